@@ -1,0 +1,30 @@
+# make faces: train on the drawn avatars for ten minutes and draw 64 ranked faces
+# make test:  formatting, lint, types and the whole test suite
+
+PYTHON ?= python3
+PY := .venv/bin/python
+
+.PHONY: faces test clean
+
+faces: .venv/installed
+	$(PY) main.py train --name=faces --overwrite --max-minutes=10 --save-every=1
+	$(PY) main.py generate --name=faces --gen-num=64 --gen-img=imgs/faces/best.png
+
+test: .venv/tools
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy config.py models.py main.py gan
+	$(PY) -m pytest
+
+.venv/installed: requirements.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed; give make PYTHON=python3.12" if sys.version_info < (3, 10) else 0)'
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet -r requirements.txt
+	touch $@
+
+.venv/tools: requirements-dev.txt .venv/installed
+	$(PY) -m pip install --quiet -r requirements-dev.txt
+	touch $@
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,298 @@
+"""Every knob of the toolkit: its type, default, unit, one-line help and check.
+
+Order of authority: default below < the family's default < `--config` file < the user's flag.
+Only the standard library is imported here, so that `--help` answers at once.
+"""
+
+import dataclasses
+import difflib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from gan.errors import Refused
+
+TRAIN, GENERATE, BOTH = ("train",), ("generate",), ("train", "generate")
+ALIASES = {"image_size": "img_size", "h": "help"}
+BUDGET = ("max_epoch", "max_images", "max_minutes")
+
+
+def knob(
+    default: Any,
+    text: str,
+    *,
+    used: tuple[str, ...] = TRAIN,
+    low: float | None = None,
+    above: float | None = None,
+    high: float | None = None,
+    only: tuple[Any, ...] = (),
+    fixed: str = "",
+) -> Any:
+    """A dataclass field: `low <= value <= high`, `value > above`, or one of `only`.
+
+    `used` names the commands that take it; `fixed` says why `--resume` may not change it.
+    """
+    return dataclasses.field(
+        default=default,
+        metadata={
+            "help": text,
+            "used": used,
+            "low": low,
+            "above": above,
+            "high": high,
+            "only": only,
+            "fixed": fixed,
+        },
+    )
+
+
+@dataclass
+class Config:
+    """All knobs of one run; the table `train --help` prints is made from these lines."""
+
+    # the run
+    family: str = knob(
+        "dcgan", "which GAN: a row of FAMILIES in models.py", used=BOTH, fixed="other networks"
+    )
+    name: str = knob("", "name of the run: its sub-folder in checkpoints, imgs and runs", used=BOTH)
+    gpu: bool | str = knob(
+        "auto", "True, False or auto (CUDA, then Apple MPS, then CPU)", used=BOTH, only=("auto",)
+    )
+    seed: int = knob(
+        0, "the run is a function of it", used=BOTH, low=0, high=2**63 - 1, fixed="other noise"
+    )
+    resume: bool | str = knob(False, "go on: the newest state of this run, or the file named")
+    overwrite: bool = knob(False, "replace the earlier run of this name")
+
+    # data
+    data_path: str = knob("", "folder or zip of images; nothing: 4,096 drawn avatars")
+    img_size: int = knob(
+        96,
+        "pixels on a side (also --image-size)",
+        used=BOTH,
+        low=28,
+        high=256,
+        fixed="other networks",
+    )
+    channels: int = knob(
+        3, "3 colour, 1 greyscale", used=BOTH, low=1, high=3, only=(1, 3), fixed="other networks"
+    )
+    flip: bool = knob(True, "mirror half of the images at random", fixed="other data")
+    num_workers: int = knob(0, "processes that decode images; 0: one a core", low=0, high=1024)
+
+    # networks
+    nz: int = knob(
+        100, "numbers in a noise vector", used=BOTH, low=1, high=65536, fixed="other networks"
+    )
+    ngf: int = knob(
+        64, "channels of G's last hidden layer", used=BOTH, low=1, high=4096, fixed="other networks"
+    )
+    ndf: int = knob(
+        64, "channels of D's first layer", used=BOTH, low=1, high=4096, fixed="other networks"
+    )
+    netg_path: str = knob("", "weights of G to start from, or to draw with", used=BOTH)
+    netd_path: str = knob("", "weights of D to start from, or to rank with", used=BOTH)
+
+    # updates
+    batch_size: int = knob(
+        64,
+        "images a step",
+        used=BOTH,
+        low=2,
+        high=65536,
+        fixed="it sets which image comes when",
+    )
+    lr1: float = knob(2e-4, "Adam's learning rate of G", above=0, high=1)
+    lr2: float = knob(2e-4, "Adam's learning rate of D", above=0, high=1)
+    beta1: float = knob(0.5, "Adam's first beta", low=0, high=0.9999)
+    beta2: float = knob(0.999, "Adam's second beta", low=0, high=0.999999)
+    d_every: int = knob(1, "update D on every n-th batch (1: each)", low=1, high=10**6)
+    g_every: int = knob(1, "update G on every n-th batch (5: five D updates to one of G)", low=1)
+    ema: bool = knob(True, "draw with the moving average of G", fixed="it starts at step 0")
+    ema_images: int = knob(20_000, "EMA half-life, images (at most 5 % of those seen)", low=1)
+
+    # budget: the first one reached ends the run; 0 is no limit
+    max_epoch: int = knob(200, "passes over the data; counts only if it is the budget given", low=0)
+    max_images: int = knob(0, "images shown to D, all sessions of the run together", low=0)
+    max_minutes: float = knob(0.0, "minutes of training, all sessions of the run together", low=0)
+
+    # what is written when
+    save_every: int = knob(10, "epochs from one preview, weights and state to the next", low=1)
+    save_minutes: float = knob(10.0, "save at least this often, minutes", above=0)
+    log_every: int = knob(20, "steps from one log line to the next", low=1)
+
+    # generate
+    gen_num: int = knob(64, "faces to keep", used=GENERATE, low=1)
+    gen_search_num: int = knob(512, "candidates to draw and rank", used=GENERATE, low=1)
+    gen_mean: float = knob(0.0, "mean of the noise", used=GENERATE)
+    gen_std: float = knob(1.0, "standard deviation of the noise", used=GENERATE, above=0)
+    gen_img: str = knob("result.png", "file of the grid, best face first", used=GENERATE)
+    gen_dir: str = knob("", "folder for one file a face", used=GENERATE)
+    gen_index: str = knob("", "draw these candidates again: 17 or 17,4,99", used=GENERATE)
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")
+
+
+FIELDS = {field.name: field for field in dataclasses.fields(Config)}
+
+
+def names(command: str) -> list[str]:
+    return [name for name, field in FIELDS.items() if command in field.metadata["used"]]
+
+
+def flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _parse(name: str, kind: type, text: str) -> Any:
+    """One word from the command line as `kind`, or ValueError."""
+    if kind is bool:
+        return {"true": True, "1": True, "false": False, "0": False}[text.strip().lower()]
+    if kind is int:
+        number = float(text)  # so that 1e5 is a number of images
+        exact = int(text) if text.strip().lstrip("+-").replace("_", "").isdigit() else int(number)
+        if exact != number and abs(number) < 2**53:
+            raise ValueError(text)
+        return exact
+    if kind is float:
+        number = float(text)
+        if not math.isfinite(number):
+            raise ValueError(text)
+        return number
+    only = FIELDS[name].metadata["only"]
+    if only and text not in only:
+        raise ValueError(text)
+    return text
+
+
+def coerce(name: str, text: str) -> Any:
+    """The value of knob `name` written as `text`; raises Refused for a wrong type or range."""
+    field = FIELDS[name]
+    kinds = get_args(field.type) or (field.type,)
+    for kind in kinds:
+        try:
+            value = _parse(name, kind, text)
+            break
+        except (ValueError, KeyError, OverflowError):
+            continue
+    else:
+        says = {bool: "True or False", int: "a whole number", float: "a number", str: "auto"}
+        wanted = " or ".join(says[kind] for kind in kinds)
+        raise Refused(f"{flag(name)}={text}: wants {wanted} (default {field.default!r})")
+    rule = field.metadata
+    if not isinstance(value, (bool, str)):
+        if rule["low"] is not None and value < rule["low"]:
+            raise Refused(f"{flag(name)}={text}: at least {rule['low']}")
+        if rule["above"] is not None and value <= rule["above"]:
+            raise Refused(f"{flag(name)}={text}: more than {rule['above']}")
+        if rule["high"] is not None and value > rule["high"]:
+            raise Refused(f"{flag(name)}={text}: at most {rule['high']}")
+        if rule["only"] and value not in rule["only"]:
+            raise Refused(f"{flag(name)}={text}: one of {', '.join(map(str, rule['only']))}")
+    return value
+
+
+def read_flags(command: str, stray: Iterable[str], options: Mapping[str, str]) -> dict[str, Any]:
+    """The flags of one call, typed and checked; raises Refused for the first that is wrong."""
+    known = [*names(command), *(["config"] if command == "train" else [])]
+    for word in stray:
+        hint = f"did you mean {flag(str(word))}=...?" if str(word) in known else "flags are --x=y"
+        raise Refused(f"{word}: a stray word; {hint}")
+    flags: dict[str, Any] = {}
+    for given, text in options.items():
+        name = ALIASES.get(given, given)
+        if name not in known and name.startswith("no") and name[2:] in known:
+            name, text = name[2:], {"True": "False"}.get(str(text), f"no{text}")
+            if bool not in (get_args(FIELDS[name].type) or (FIELDS[name].type,)):
+                raise Refused(f"{flag(given)}: {flag(name)} is not a switch; give it a value")
+        if name not in known:
+            near = difflib.get_close_matches(name, [*known, *ALIASES], 1)
+            hint = f"did you mean {flag(near[0])}?" if near else f"see {command} --help"
+            if name in FIELDS:
+                hint = f"it belongs to {' and '.join(FIELDS[name].metadata['used'])}"
+            raise Refused(f"{flag(given)}: no such flag of {command}; {hint}")
+        if name in flags:
+            raise Refused(f"{flag(given)}: given twice")
+        flags[name] = str(text) if name == "config" else coerce(name, str(text))
+    if not flags.get("name", "x").replace("-", "").replace("_", "").replace(".", "").isalnum():
+        raise Refused(f"--name={flags['name']}: letters, digits, '-', '_' and '.' only")
+    return flags
+
+
+def read_file(path: str) -> dict[str, Any]:
+    """The knobs of a saved config, checked like flags."""
+    try:
+        saved = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise Refused(f"--config={path}: {error.strerror}") from error
+    except ValueError as error:
+        raise Refused(f"--config={path}: not JSON ({error})") from error
+    if not isinstance(saved, dict):
+        raise Refused(f"--config={path}: not a table of knobs")
+    for name in saved:
+        if name not in FIELDS:
+            near = difflib.get_close_matches(name, FIELDS, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise Refused(f"--config={path}: no knob is called {name}{hint}")
+    return {name: coerce(name, str(value)) for name, value in saved.items()}
+
+
+def resolve(*layers: Mapping[str, Any]) -> Config:
+    """One Config from layers of knobs, weakest first.
+
+    A layer that names any part of the budget replaces the whole of it, so that
+    `--max-minutes=60` is not cut short by the default number of epochs.
+    """
+    knobs: dict[str, Any] = {}
+    for layer in layers:
+        if any(layer.get(name) for name in BUDGET):
+            knobs.update(dict.fromkeys(BUDGET, 0))
+        knobs.update(layer)
+    config = Config(**knobs)
+    if not any(getattr(config, name) for name in BUDGET):
+        raise Refused("--max-epoch, --max-images, --max-minutes: all are 0; set one of them")
+    if config.gen_num > config.gen_search_num:
+        raise Refused(
+            f"--gen-num={config.gen_num}: more than the {config.gen_search_num} candidates; "
+            f"give --gen-search-num={config.gen_num} or more"
+        )
+    return config
+
+
+def changes(saved: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """{knob: [old, new]} for `--resume`; raises Refused for one that may not change in mid-run."""
+    changed = {
+        name: [saved[name], value]
+        for name, value in flags.items()
+        if name in saved and saved[name] != value and name not in ("resume", "gpu")
+    }
+    for name, (old, new) in changed.items():
+        reason = FIELDS[name].metadata["fixed"]
+        if reason:
+            raise Refused(
+                f"{flag(name)}={new}: the run has {old} and cannot change it in mid-run "
+                f"({reason}); leave it out, or start another run with --name=..."
+            )
+    return changed
+
+
+def help_table(command: str) -> str:
+    """The flags of `command`, one a line."""
+    rows = [("flag", "type", "default", "meaning")]
+    for name in names(command):
+        field = FIELDS[name]
+        kinds = "|".join(kind.__name__ for kind in get_args(field.type) or (field.type,))
+        default = repr(field.default) if isinstance(field.default, str) else str(field.default)
+        rows.append((flag(name), kinds, default, field.metadata["help"]))
+    if command == "train":
+        rows.append(("--config", "str", "''", "start from the knobs of a saved config.json"))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = [
+        "  " + "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[3]])
+        for row in rows
+    ]
+    return "\n".join([f"python main.py {command} [--flag=value ...]", "", *lines])

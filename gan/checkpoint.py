@@ -1,0 +1,87 @@
+"""Atomic save, verified load, newest, prune. Knows dicts and files, no networks.
+
+Files are ordinary `torch.save` archives, so any PyTorch code can load them with
+`weights_only=True`; their zip checksums are what a damaged file is known by.
+"""
+
+import os
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gan.errors import Refused
+
+
+def write_beside(path: Path, write: Callable[[Path], Any]) -> None:
+    """Call `write(part)` on a file beside `path`, sync it and put it in the place of `path`.
+
+    Whoever reads `path`, at any moment and after a power cut, finds the old or the new file whole.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        write(part)
+        with open(part, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)  # the rename itself has to reach the disk too
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def save(path: Path, payload: dict[str, Any]) -> None:
+    """Write `payload` (tensors, numbers, strings and containers of them) to `path`, atomically."""
+    write_beside(path, lambda part: torch.save(payload, part))
+
+
+def load(path: Path) -> Any:
+    """What `path` holds, on the CPU; raises Refused if it is missing, damaged or foreign."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:  # torch itself does not check the sums
+                damaged = archive.testzip()
+            if damaged:
+                raise Refused(f"{path}: damaged (checksum of {damaged})")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of the old file format; it still loads
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise Refused(f"{path}: no such file") from None
+    except Refused:
+        raise
+    except Exception as error:  # torch raises half a dozen types for a file it cannot read
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise Refused(f"{path}: damaged, or not a checkpoint ({reason[:100]})") from error
+
+
+def states(folder: Path) -> list[Path]:
+    """The run's states in `folder`, newest first."""
+    return sorted(folder.glob("state_*.pth"), key=lambda path: path.name, reverse=True)
+
+
+def newest(folder: Path) -> Iterator[tuple[Path, Any]]:
+    """The loadable states of `folder`, newest first; a damaged one is named and passed over."""
+    for path in states(folder):
+        try:
+            yield path, load(path)
+        except Refused as error:
+            warnings.warn(f"{error}; trying the state before it", stacklevel=2)
+
+
+def prune(current: Path, keep: int) -> None:
+    """Keep `current` and the `keep - 1` states before it; the run's other states are deleted.
+
+    Later ones too: they are of a future that was given up by resuming from an older state.
+    """
+    ordered = states(current.parent)
+    first = ordered.index(current)
+    for path in [*ordered[:first], *ordered[first + keep :]]:
+        path.unlink(missing_ok=True)

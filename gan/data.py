@@ -1,0 +1,331 @@
+"""Folder, zip or the drawn avatars -> one verified uint8 memory map; a batch is f(seed, step).
+
+Pictures are decoded once, on all cores, into `cache/<key>/images.u8`; the key is a hash of the
+names, sizes and dates of the files and of the geometry, so a changed folder gets a new cache.
+This room does not import torch: its worker processes start in a fraction of a second.
+"""
+
+import functools
+import hashlib
+import io
+import itertools
+import json
+import os
+import shutil
+import signal
+import sys
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+from gan import avatars
+from gan.errors import Refused
+
+VERSION = 1  # of the cache's layout and of the decoding; part of the key
+MAX_BYTES = 512 * 2**20  # of one file; a larger one is no photograph but a zip bomb
+
+
+@dataclass(frozen=True)
+class Images:
+    """A data set, ready to train on."""
+
+    array: NDArray[np.uint8]  # [N, C, H, W], a read-only memory map
+    digest: str  # SHA-256 of all pixels: two data sets with one digest are one
+    skipped: dict[str, str]  # file name -> why it is not among the images
+    folder: Path
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def batch_at(self, step: int, batch_size: int, seed: int) -> NDArray[np.uint8]:
+        """The images of training step `step`: uint8 [batch_size, C, H, W].
+
+        Each epoch is a permutation of its own, a function of (seed, epoch), and shows every
+        image once; its last incomplete batch is dropped.
+        """
+        epoch, i = divmod(step, len(self) // batch_size)
+        chosen = order(seed, epoch, len(self))[i * batch_size : (i + 1) * batch_size]
+        return self.array[chosen]
+
+
+@functools.lru_cache(maxsize=2)
+def order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
+    """The permutation of `count` images in `epoch`, a function of its arguments alone."""
+    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(count)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any picture Pillow opens as 8-bit RGB, upright, transparent parts over white."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith(("I", "F")):  # 16-bit, 32-bit or float grey: convert() would clip
+        grey = np.asarray(image, dtype=np.float64)
+        top = 65535 if image.mode.startswith("I") else 255
+        scale = next((limit for limit in (1, 255, 65535) if grey.max() <= limit), grey.max())
+        scale = max(scale, top) if image.mode.startswith("I") else scale
+        image = Image.fromarray((grey / scale * 255).clip(0, 255).round().astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def square(image: Image.Image, size: int, channels: int) -> NDArray[np.uint8]:
+    """Short side to `size` (antialiased), centre crop: uint8 [channels, size, size]."""
+    if image.format == "JPEG":
+        image.draft(None, (2 * size, 2 * size))  # large photos: decode at a fraction of the size
+    image = to_rgb(image)
+    if channels == 1:
+        image = image.convert("L")
+    image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+    return np.asarray(image).reshape(size, size, channels).transpose(2, 0, 1)
+
+
+# --- sources: what there is to read --------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where pictures come from: their names, what the cache's key is made of, how to open one."""
+
+    label: str  # as people call it, for messages and the cache's folder
+    names: list[str]
+    stamp: str
+    open: Callable[[str, int], Image.Image]  # (name, size in pixels if it can be chosen)
+    ignored: int = 0
+
+
+def _readable() -> set[str]:
+    Image.init()
+    return {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+
+
+def _is_picture(name: str, suffixes: set[str]) -> bool:
+    parts = name.split("/")
+    return (
+        os.path.splitext(name)[1].lower() in suffixes
+        and not any(part.startswith(".") for part in parts)
+        and "__MACOSX" not in parts
+    )
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    """Every file below `root`, through links, each folder once."""
+    seen: set[str] = set()
+    for folder, inner, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            inner.clear()
+            continue
+        seen.add(real)
+        yield from (Path(folder, file) for file in files)
+
+
+def _stamp(file: Path) -> str:
+    try:
+        status = file.stat()
+    except OSError as error:  # a broken link: it will be among the skipped
+        return str(error.strerror)
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def _open_file(root: Path, name: str, size: int) -> Image.Image:
+    path = root / name
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"larger than {MAX_BYTES >> 20} MiB")
+    return Image.open(path)
+
+
+@functools.lru_cache(maxsize=1)
+def _archive(path: Path) -> zipfile.ZipFile:
+    return zipfile.ZipFile(path)
+
+
+def _open_member(path: Path, name: str, size: int) -> Image.Image:
+    archive = _archive(path)
+    if archive.getinfo(name).file_size > MAX_BYTES:
+        raise ValueError(f"larger than {MAX_BYTES >> 20} MiB")
+    return Image.open(io.BytesIO(archive.read(name)))
+
+
+def _open_avatar(name: str, size: int) -> Image.Image:
+    return avatars.portrait(int(name.split()[1]), size)
+
+
+def find(data_path: str) -> Source:
+    """The pictures at `data_path`; raises Refused if there are none."""
+    if not data_path:
+        names = [f"avatar {index:05}" for index in range(avatars.COUNT)]
+        return Source("avatars", names, avatars.version(), _open_avatar)
+    path = Path(data_path).expanduser()
+    suffixes = _readable()
+    if path.is_dir():
+        stamps = {file.relative_to(path).as_posix(): _stamp(file) for file in _walk(path)}
+        opener: Callable[[str, int], Image.Image] = functools.partial(_open_file, path)
+    elif zipfile.is_zipfile(path):
+        try:
+            members = [m for m in _archive(path).infolist() if not m.is_dir()]
+        except (zipfile.BadZipFile, OSError) as error:
+            raise Refused(f"--data-path={data_path}: cannot be read ({error})") from error
+        stamps = {m.filename: f"{m.file_size} {m.CRC}" for m in members}
+        opener = functools.partial(_open_member, path)
+    elif path.exists():
+        raise Refused(f"--data-path={data_path}: neither a folder nor a zip")
+    else:
+        raise Refused(f"--data-path={data_path}: no such folder or zip")
+    names = sorted(name for name in stamps if _is_picture(name, suffixes))
+    if not names:
+        raise Refused(f"--data-path={data_path}: no pictures in it ({len(stamps)} other files)")
+    stamp = "\n".join(f"{name} {stamps[name]}" for name in names)
+    return Source(path.resolve().stem, names, stamp, opener, len(stamps) - len(names))
+
+
+# --- the cache -----------------------------------------------------------------------------------
+
+
+def _decode(
+    source_open: Callable[[str, int], Image.Image], size: int, channels: int, name: str
+) -> bytes | str:
+    """Bytes of one picture, or why there are none: no file may stop the others."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with source_open(name, size) as image:
+                return square(image, size, channels).tobytes()
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's plug-ins raise anything for a damaged file
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def _ignore_interrupt() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the workers
+
+
+def _decode_all(source: Source, size: int, channels: int, workers: int) -> Iterator[bytes | str]:
+    work = functools.partial(_decode, source.open, size, channels)
+    workers = min(workers or os.cpu_count() or 1, len(source.names) // 64)
+    if workers <= 1:
+        yield from map(work, source.names)
+        return
+    # Spawned, not forked: a fork of a process with torch's threads in it may hang.
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_ignore_interrupt)
+    try:
+        names = iter(source.names)
+        # In portions, so that decoded pictures never pile up faster than the disk takes them.
+        while portion := list(itertools.islice(names, 2048)):
+            yield from pool.map(work, portion, chunksize=16)
+    except BrokenProcessPool as error:
+        raise Refused(
+            "a process decoding images was killed (out of memory?); try --num-workers=1"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _build(folder: Path, source: Source, size: int, channels: int, workers: int) -> None:
+    part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    skipped: dict[str, str] = {}
+    kept: list[str] = []
+    digest = hashlib.sha256()
+    try:
+        with open(part / "images.u8", "wb") as file:
+            pictures = _decode_all(source, size, channels, workers)
+            bar = tqdm(
+                pictures,
+                f"reading {source.label}",
+                len(source.names),
+                unit="img",
+                mininterval=0.1 if sys.stderr.isatty() else 10,
+            )
+            for name, picture in zip(source.names, bar, strict=True):
+                if isinstance(picture, str):
+                    skipped[name] = picture
+                    continue
+                kept.append(name)
+                digest.update(picture)
+                file.write(picture)
+            file.flush()
+            os.fsync(file.fileno())
+        index = {
+            "shape": [len(kept), channels, size, size],
+            "digest": digest.hexdigest(),
+            "names": kept,
+            "skipped": skipped,
+        }
+        (part / "index.json").write_text(json.dumps(index), encoding="utf-8")
+        if skipped:
+            lines = "".join(f"{name}\t{reason}\n" for name, reason in skipped.items())
+            (part / "skipped.txt").write_text(lines, encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(part, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _opened(folder: Path) -> Images | None:
+    """The cache in `folder` if it is whole."""
+    try:
+        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        count, *shape = index["shape"]
+        size = (folder / "images.u8").stat().st_size
+        if size != count * int(np.prod(shape)):
+            return None
+        array = (
+            np.memmap(folder / "images.u8", np.uint8, "r", shape=(count, *shape))
+            if count
+            else np.empty((0, *shape), np.uint8)  # an empty file cannot be mapped
+        )
+        return Images(array, index["digest"], index["skipped"], folder)
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def open_images(
+    data_path: str, size: int, channels: int, cache: Path, *, batch_size: int = 1, workers: int = 0
+) -> Images:
+    """The pictures at `data_path` ("": the drawn avatars), decoded at the first call.
+
+    Raises Refused for a path without pictures, and for fewer usable ones than one batch.
+    """
+    source = find(data_path)
+    text = f"{VERSION} {size} {channels}\n{source.stamp}"
+    key = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:12]
+    folder = cache / f"{source.label}-{size}px-{channels}ch-{key}"
+    images = _opened(folder)
+    if images is None:
+        _build(folder, source, size, channels, workers)
+        images = _opened(folder)
+        assert images is not None
+    _report(images, source)
+    if len(images) < batch_size:
+        smaller = f"give --batch-size={len(images)} or less, or" if len(images) > 1 else "please"
+        raise Refused(
+            f"--batch-size={batch_size}: only {len(images)} usable images in "
+            f"{data_path or 'the avatars'} ({len(images.skipped)} skipped); {smaller} add images"
+        )
+    return images
+
+
+def _report(images: Images, source: Source) -> None:
+    print(f"data: {len(images):,} images, {images.array.nbytes / 2**20:.0f} MiB in {images.folder}")
+    if source.ignored:
+        print(f"data: {source.ignored} files that are no pictures passed over")
+    if images.skipped:
+        first = ", ".join(itertools.islice(images.skipped, 5))
+        print(
+            f"data: {len(images.skipped)} unreadable pictures skipped ({first}, ...): "
+            f"all with their reasons in {images.folder / 'skipped.txt'}",
+            file=sys.stderr,
+        )

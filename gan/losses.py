@@ -1,0 +1,83 @@
+"""Score losses and the games built from them: pure functions of scores.
+
+Scores are D's raw outputs (logits), shape [N]; every loss is a mean over the batch, a scalar.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Logs = dict[str, Tensor]
+
+
+class Players(Protocol):
+    """Two networks: the generator and the discriminator."""
+
+    G: nn.Module
+    D: nn.Module
+
+
+@dataclass
+class Batch:
+    """What one step is played with; the fakes are drawn once and shared by both updates."""
+
+    real: Tensor  # [N, C, H, W] in [-1, 1]
+    noise: Tensor  # [N, nz]
+    drawn: Tensor | None = None
+
+    def fake(self, nets: Players) -> Tensor:
+        """[N, C, H, W] in [-1, 1]; with a graph whenever G's weights ask for gradients."""
+        if self.drawn is None:
+            self.drawn = nets.G(self.noise)
+        return self.drawn
+
+
+Loss = Callable[[Any, Batch, Any], tuple[Tensor, Logs]]
+
+
+class Game(NamedTuple):
+    """What D and G each want of the scores."""
+
+    d: Callable[[Tensor, Tensor], Tensor]  # (real, fake) -> loss
+    g: Callable[[Tensor], Tensor]  # (fake) -> loss
+
+
+def logistic_d(real: Tensor, fake: Tensor) -> Tensor:
+    """-log s(real) - log(1 - s(fake)): binary cross-entropy with labels 1 and 0.
+
+    Goodfellow et al. 2014, algorithm 1 (arXiv:1406.2661).
+    """
+    return F.softplus(-real).mean() + F.softplus(fake).mean()
+
+
+def logistic_g(fake: Tensor) -> Tensor:
+    """-log s(fake), the generator's non-saturating loss (arXiv:1406.2661, section 3)."""
+    return F.softplus(-fake).mean()
+
+
+nonsaturating = Game(logistic_d, logistic_g)
+
+
+def adversarial(game: Game) -> tuple[Loss, Loss]:
+    """The two losses of a family that plays `game` with noise against images."""
+
+    def d_loss(nets: Players, batch: Batch, config: Any) -> tuple[Tensor, Logs]:
+        # Two passes: a D with batch norm has to see reals and fakes apart (Radford et al. 2016).
+        real = nets.D(batch.real)
+        fake = nets.D(batch.fake(nets).detach())
+        loss = game.d(real, fake)
+        return loss, {
+            "loss_d": loss.detach(),
+            "D(x)": torch.sigmoid(real.detach()).mean(),
+            "D(G(z))": torch.sigmoid(fake.detach()).mean(),
+        }
+
+    def g_loss(nets: Players, batch: Batch, config: Any) -> tuple[Tensor, Logs]:
+        loss = game.g(nets.D(batch.fake(nets)))
+        return loss, {"loss_g": loss.detach()}
+
+    return d_loss, g_loss

@@ -1,0 +1,142 @@
+"""What a run tells: JSON lines, TensorBoard, the progress bar. The log is a function of the run."""
+
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensorboardX import SummaryWriter
+from torch import Tensor
+from torchnet.meter import AverageValueMeter
+from tqdm import tqdm
+
+PLAIN_EVERY = 30.0  # seconds from one line to the next where there is no terminal for a bar
+
+
+class Meters:
+    """Averages of what the losses log, over the steps since the last reading.
+
+    Values stay on the training device until `read`, so that no step waits for the host.
+    """
+
+    def __init__(self) -> None:
+        self.meters: dict[str, AverageValueMeter] = {}
+        self.pending: dict[str, list[Tensor]] = {}
+
+    def add(self, logs: dict[str, Tensor]) -> None:
+        for name, value in logs.items():
+            self.pending.setdefault(name, []).append(value)
+
+    def _fetch(self) -> None:
+        for name, values in self.pending.items():
+            meter = self.meters.setdefault(name, AverageValueMeter())
+            for value in torch.stack(values).tolist():
+                meter.add(value)
+        self.pending.clear()
+
+    def read(self) -> dict[str, float]:
+        """The averages, and start anew."""
+        self._fetch()
+        means = {name: float(meter.value()[0]) for name, meter in self.meters.items()}
+        self.meters.clear()
+        return means
+
+    def finite(self) -> bool:
+        """Whether every value since the last reading is a number."""
+        self._fetch()
+        return all(math.isfinite(meter.sum) for meter in self.meters.values())
+
+    def state_dict(self) -> dict[str, dict[str, float]]:
+        self._fetch()
+        return {
+            name: {key: float(value) for key, value in vars(meter).items()}
+            for name, meter in self.meters.items()
+        }
+
+    def load_state_dict(self, state: dict[str, dict[str, float]]) -> None:
+        for name, values in state.items():
+            vars(self.meters.setdefault(name, AverageValueMeter())).update(values)
+
+
+class Report:
+    """The log of one run in `folder`: `log.jsonl` and TensorBoard's events, from step `step` on.
+
+    Lines later than `step` are cut off: they come from steps that a killed run did not save and
+    that are now done again.
+    """
+
+    def __init__(self, folder: Path, step: int, images: int, fraction: float) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "log.jsonl"
+        kept = [line for line in _lines(path) if line["step"] <= step] if step else []
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+        self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
+        self.board = SummaryWriter(str(folder), purge_step=images + 1 if images else None)
+        self.bar = tqdm(
+            total=1.0,
+            initial=fraction,
+            disable=None,  # no bar where there is no terminal: then `say` prints lines
+            bar_format="{percentage:3.0f}%|{bar:20}| {elapsed}<{remaining} {postfix}",
+        )
+        self.last_line = time.monotonic()
+
+    def scalars(self, step: int, images: int, values: dict[str, float]) -> None:
+        """One line of the log, and a point on each of TensorBoard's curves (against images)."""
+        self.event(step, {"images": images, **values})
+        for name, value in values.items():
+            if name not in ("epoch", "seconds"):
+                self.board.add_scalar(name, value, images)
+        shown = {
+            name: f"{values[name]:.3g}"
+            for name in ("images/s", "loss_d", "loss_g", "D(x)", "D(G(z))")
+            if name in values
+        }
+        text = " ".join(f"{name} {value}" for name, value in shown.items())
+        self.bar.set_postfix_str(text, refresh=False)
+        if self.bar.disable and time.monotonic() - self.last_line > PLAIN_EVERY:
+            self.say(f"epoch {values['epoch']:.1f}, {images:,} images, {text}")
+
+    def event(self, step: int, values: dict[str, Any]) -> None:
+        self.file.write(json.dumps({"step": step, **values}) + "\n")
+        self.file.flush()
+
+    def picture(self, tag: str, grid: Tensor, images: int) -> None:
+        """Show `grid`, uint8 [3, H, W], in TensorBoard."""
+        self.board.add_image(tag, grid.numpy(), images)
+
+    def progress(self, fraction: float) -> None:
+        """`fraction` of the budget, 0 to 1, is used."""
+        self.bar.update(min(fraction, 1.0) - self.bar.n)
+
+    def say(self, text: str) -> None:
+        """A line for people, above the bar."""
+        self.last_line = time.monotonic()
+        self.bar.write(text, file=sys.stdout)
+        sys.stdout.flush()
+
+    def close(self) -> None:
+        self.bar.close()
+        self.board.close()
+        self.file.close()
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a log; one cut off by a kill is dropped."""
+    lines = []
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError:
+        return []
+    for line in text.splitlines():
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            continue
+    return lines

@@ -1,0 +1,119 @@
+"""Draw, rank, grids. Noise is a function of (seed, index), whatever the batch it is drawn in."""
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
+from torchvision.utils import make_grid
+
+from gan.checkpoint import write_beside
+
+BN_IMAGES = 512  # what batch norm's statistics are estimated on before the average is drawn from
+
+
+def noise(seed: int, first: int, count: int, nz: int) -> Tensor:
+    """Standard normal vectors of the faces `first` to `first + count - 1`: [count, nz].
+
+    Philox is a counter (Salmon et al. 2011), so face 1,000,000 costs what face 0 costs, and a
+    face is the same alone or among others. Uniforms go through the inverse normal distribution,
+    which takes exactly one for one.
+    """
+    blocks = -(-nz // 4)  # Philox gives four numbers for each value of its counter
+    stream = np.random.Philox(key=[seed, 0], counter=[first * blocks, 0, 0, 0])
+    uniform = np.random.Generator(stream).random((count, 4 * blocks))[:, :nz]
+    return torch.special.ndtri(torch.from_numpy(uniform + 2.0**-54)).float()
+
+
+def reestimate_bn(G: nn.Module, seed: int, nz: int, batch_size: int, device: torch.device) -> None:
+    """Give an averaged G the batch norm statistics of its own weights, in place."""
+    batches = [
+        noise(seed, first, batch_size, nz).to(device) for first in range(0, BN_IMAGES, batch_size)
+    ]
+    update_bn(batches, G)
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """[-1, 1] -> uint8, on the CPU."""
+    return images.add(1).mul(127.5).round().clamp(0, 255).to("cpu", torch.uint8)
+
+
+@torch.no_grad()
+def draw(G: nn.Module, z: Tensor, batch_size: int, device: torch.device) -> Iterator[Tensor]:
+    """Pictures of the noise `z` [N, nz], a batch at a time: [n, C, H, W] in [-1, 1]."""
+    G.eval()
+    for part in z.split(batch_size):
+        yield G(part.to(device))
+
+
+def draw_uint8(G: nn.Module, z: Tensor, batch_size: int, device: torch.device) -> Tensor:
+    """Pictures of the noise `z` [N, nz] as uint8 [N, C, H, W] on the CPU."""
+    return torch.cat([to_uint8(part) for part in draw(G, z, batch_size, device)])
+
+
+class Ranked(NamedTuple):
+    """Faces, best first."""
+
+    images: Tensor  # uint8 [n, C, H, W]
+    scores: Tensor  # [n], D's logits
+    numbers: Tensor  # [n], which candidate each is
+
+
+@torch.no_grad()
+def rank(G: nn.Module, D: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], keep: int) -> Ranked:
+    """The `keep` candidates that D scores highest, best first; of equals the one drawn first.
+
+    `batches` yields (numbers [n], noise [n, nz]) on G's device. Only the best so far are held, so
+    a million candidates need no more memory than one batch and `keep` pictures.
+    """
+    G.eval()
+    D.eval()
+    best: Ranked | None = None
+    for numbers, z in batches:
+        images = G(z)
+        new = Ranked(to_uint8(images), D(images).float().cpu(), numbers)
+        if best is not None:
+            new = Ranked(*(torch.cat(pair) for pair in zip(best, new, strict=True)))
+        order = new.scores.sort(descending=True, stable=True).indices[:keep]
+        best = Ranked(*(part[order] for part in new))
+    assert best is not None, "no candidates"
+    return best
+
+
+def candidates(
+    vectors: Callable[[int, int], Tensor], count: int, batch_size: int, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """(numbers, noise) of candidates 0 to `count - 1`; `vectors(first, n)` gives the noise."""
+    for first in range(0, count, batch_size):
+        n = min(batch_size, count - first)
+        yield torch.arange(first, first + n), vectors(first, n).to(device)
+
+
+def only(
+    vectors: Callable[[int, int], Tensor], numbers: list[int], batch_size: int, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """(numbers, noise) of the candidates called `numbers`."""
+    for part in torch.tensor(numbers).split(batch_size):
+        yield part, torch.cat([vectors(int(i), 1) for i in part]).to(device)
+
+
+def as_picture(image: Tensor) -> Image.Image:
+    """uint8 [C, H, W] -> a Pillow image."""
+    array: NDArray[np.uint8] = image.permute(1, 2, 0).numpy()
+    return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
+
+
+def grid(images: Tensor, columns: int = 8) -> Tensor:
+    """uint8 [N, C, H, W] -> one uint8 [3, H', W'], row by row."""
+    return make_grid(images, nrow=columns, padding=2, pad_value=255)
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write `picture` in the format of the suffix of `path`, atomically."""
+    kind = Image.registered_extensions().get(path.suffix.lower(), "PNG")
+    write_beside(path, lambda part: picture.save(part, kind))

@@ -1,0 +1,331 @@
+"""Train GANs that draw faces, and draw ranked faces with them.
+
+python main.py train --help
+python main.py generate --help
+"""
+
+import difflib
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import config as knobs
+from gan.errors import Refused
+
+if TYPE_CHECKING:
+    import torch
+
+    from models import Nets
+
+USAGE = """Train GANs that draw faces, and draw ranked faces with them.
+
+  python main.py train [--data-path=FOLDER_OR_ZIP] [--max-minutes=60] [--gpu=True] ...
+  python main.py train --resume
+  python main.py generate [--gen-num=64] [--gen-img=faces.png] ...
+  python main.py COMMAND --help     all flags of a command, with their defaults
+
+Weights go to checkpoints/, previews to imgs/, curves to runs/ (tensorboard --logdir runs)."""
+
+
+def pick_device(gpu: bool | str) -> "torch.device":
+    """True, False or "auto" -> a device; raises Refused if the GPU asked for is not there."""
+    import torch
+
+    found = [
+        name
+        for name, there in (
+            ("cuda", torch.cuda.is_available()),
+            ("mps", torch.backends.mps.is_available()),
+        )
+        if there
+    ]
+    if gpu is True and not found:
+        raise Refused(
+            "--gpu=True: PyTorch finds no CUDA or MPS device here, only the CPU; leave --gpu out, "
+            "or install a PyTorch build for your GPU"
+        )
+    if gpu is False or not found:
+        return torch.device("cpu")
+    torch.backends.cudnn.benchmark = True
+    return torch.device(found[0])
+
+
+def room(kind: str, name: str) -> Path:
+    """The folder of run `name` in `checkpoints`, `imgs` or `runs`."""
+    return Path(kind) / name if name else Path(kind)
+
+
+def command_to_resume(config: knobs.Config) -> str:
+    name = f" --name={config.name}" if config.name else ""
+    return f"python main.py train{name} --resume" + (
+        f" --data-path={config.data_path}" if config.data_path else ""
+    )
+
+
+def find_state(resume: bool | str, name: str) -> tuple[Path, dict[str, Any]]:
+    """The newest valid state of run `name`, or the one named."""
+    from gan import checkpoint
+
+    if isinstance(resume, str):
+        path = Path(resume)
+        return path, checkpoint.load(path)
+    folder = room("checkpoints", name)
+    for path, state in checkpoint.newest(folder):
+        return path, state
+    raise Refused(
+        f"--resume: no valid state in {folder}; start the run without --resume, or name another "
+        "one with --name=..."
+    )
+
+
+def earlier_run(config: knobs.Config) -> list[Path]:
+    """The files of an earlier run of this name."""
+    files = []
+    for kind, patterns in {
+        "checkpoints": ("state_*.pth", "netg_*.pth", "netd_*.pth", "config.json"),
+        "imgs": ("[0-9]*.png",),
+        "runs": ("log.jsonl", "events.out.tfevents.*"),
+    }.items():
+        files += [file for p in patterns for file in room(kind, config.name).glob(p)]
+    return files
+
+
+def set_up(flags: dict[str, Any]) -> tuple[knobs.Config, dict[str, Any] | None, list[Any]]:
+    """Config, state to go on from, and what the log should say of it."""
+    from models import family_of
+
+    if flags.get("resume"):
+        for other in ("config", "overwrite", "netg_path", "netd_path"):
+            if flags.get(other):
+                raise Refused(f"{knobs.flag(other)}: not with --resume; the run has its own")
+        path, saved = find_state(flags["resume"], flags.get("name", ""))
+        if not isinstance(saved, dict) or "config" not in saved:
+            raise Refused(f"--resume={path}: not a training state")
+        print(f"resume: {path}")
+        own = {k: v for k, v in saved["config"].items() if k in knobs.FIELDS}
+        changed = knobs.changes(own, flags)
+        for name, (old, new) in changed.items():
+            print(f"resume: {knobs.flag(name)} {old} -> {new}")
+        config = knobs.resolve(own, flags)
+        return config, saved, [{"event": "resume", "state": str(path), "changed": changed}]
+    file = knobs.read_file(flags.pop("config")) if "config" in flags else {}
+    family = family_of(flags.get("family", file.get("family", knobs.Config.family)))
+    config = knobs.resolve(family.defaults, file, flags)
+    if not config.overwrite and earlier_run(config):
+        raise Refused(
+            f"{room('checkpoints', config.name)} holds an earlier run; --resume goes on with it, "
+            "--name=... starts another beside it, --overwrite replaces it"
+        )
+    return config, None, [{"event": "start"}]
+
+
+def train(*stray: str, **options: str) -> None:
+    """Train a GAN: see `python main.py train --help`."""
+    flags = knobs.read_flags("train", stray, options)
+    from gan import data, loop
+    from models import family_of
+
+    config, saved, events = set_up(flags)
+    family = family_of(config.family)
+    device = pick_device(config.gpu)
+    images = data.open_images(
+        config.data_path,
+        config.img_size,
+        config.channels,
+        Path("data/cache"),
+        batch_size=config.batch_size,
+        workers=config.num_workers,
+    )
+    start = None
+    if saved is None:
+        start = given_weights(config)
+        for file in earlier_run(config):
+            file.unlink()
+    folders = loop.Folders(*(room(kind, config.name) for kind in ("checkpoints", "imgs", "runs")))
+    print(f"train: {config.family} {config.img_size} px on {device}; Ctrl-C saves and stops")
+    done = loop.fit(
+        family, config, images, folders, device, saved=saved, start=start, events=events
+    )
+    print(
+        f"train: {done.images:,} images, epoch {done.epoch}, {done.seconds / 60:.1f} minutes; "
+        f"state {done.state}, preview {folders.imgs / f'{done.epoch}.png'}"
+    )
+    if done.signal is not None:
+        print(f"stopped; go on with: {command_to_resume(config)}")
+        sys.exit(128 + done.signal)
+
+
+def given_weights(config: knobs.Config) -> Any:
+    """A function that loads `--netg-path` and `--netd-path` into new nets; they are read now."""
+    from gan import checkpoint
+    from models import load_weights
+
+    given = [
+        (player, path, checkpoint.load(Path(path)))
+        for player, path in (("G", config.netg_path), ("D", config.netd_path))
+        if path
+    ]
+
+    def load(nets: "Nets") -> None:
+        for player, path, weights in given:
+            load_weights(getattr(nets, player), weights, path)
+
+    return load if given else None
+
+
+def trained(flags: dict[str, Any]) -> tuple["Nets", knobs.Config, str]:
+    """Nets to draw and rank with, their config under `flags`, and where they come from."""
+    from gan import checkpoint
+    from models import restore
+
+    if "netg_path" in flags or "netd_path" in flags:
+        return weights_given(flags)
+    top = room("checkpoints", flags.get("name", ""))
+    folders = [top] if "name" in flags else [top, *top.glob("*/")]
+    states = [path for folder in folders for path in checkpoint.states(folder)]
+    states.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in states:
+        try:
+            nets, saved = restore(path)
+        except Refused as error:
+            print(f"{error}; trying the state before it", file=sys.stderr)
+            continue
+        own = vars(saved)
+        for name in ("img_size", "channels", "nz", "ngf", "ndf", "family"):
+            if name in flags and flags[name] != own[name]:
+                raise Refused(f"{knobs.flag(name)}={flags[name]}: {path} has {own[name]}")
+        return nets, knobs.resolve(own, flags), str(path)
+    where = f"of run {flags['name']} in {top}" if "name" in flags else f"in {top}"
+    raise Refused(f"no checkpoint {where}; train first, or give --netg-path and --netd-path")
+
+
+def weights_given(flags: dict[str, Any]) -> tuple["Nets", knobs.Config, str]:
+    """Nets from bare weights; their config is the one beside them, if any, under `flags`."""
+    from models import family_of
+
+    if not flags.get("netg_path"):
+        raise Refused("--netg-path: give the weights of G too")
+    path = Path(flags["netg_path"])
+    if "netd_path" not in flags:
+        twin = path.with_name(path.name.replace("netg", "netd"))
+        if twin == path or not twin.exists():
+            raise Refused("--netd-path: give the weights of D, which ranks what G draws")
+        flags["netd_path"] = str(twin)
+    beside = path.with_name("config.json")
+    saved = knobs.read_file(str(beside)) if beside.exists() else {}
+    family = family_of(flags.get("family", saved.get("family", knobs.Config.family)))
+    config = knobs.resolve(family.defaults, saved, flags)
+    nets = family.build(config)
+    load = given_weights(config)
+    load(nets)
+    return nets, config, str(path)
+
+
+def generate(*stray: str, **options: str) -> None:
+    """Draw faces, best first: see `python main.py generate --help`."""
+    flags = knobs.read_flags("generate", stray, options)
+    from PIL import Image
+
+    from gan import sample
+
+    target = flags.get("gen_img", knobs.Config.gen_img)
+    if Image.registered_extensions().get(Path(target).suffix.lower()) not in Image.SAVE:
+        raise Refused(f"--gen-img={target}: give it a suffix that can be written, such as .png")
+    nets, config, source = trained(flags)
+    device = pick_device(config.gpu)
+    nets.G.to(device)
+    nets.D.to(device)
+
+    def vectors(first: int, count: int) -> "torch.Tensor":
+        return sample.noise(config.seed, first, count, config.nz) * config.gen_std + config.gen_mean
+
+    if config.gen_index:
+        index = indices(config.gen_index)
+        parts = sample.only(vectors, index, config.batch_size, device)
+        keep = len(index)
+    else:
+        parts = sample.candidates(vectors, config.gen_search_num, config.batch_size, device)
+        keep = config.gen_num
+    best = sample.rank(nets.G, nets.D, parts, keep)
+    write_faces(best, config, source)
+
+
+def indices(text: str) -> list[int]:
+    """ "17,4" -> [17, 4]."""
+    try:
+        index = [int(word) for word in text.split(",")]
+    except ValueError:
+        index = [-1]
+    if min(index) < 0:
+        raise Refused(f"--gen-index={text}: whole numbers from 0, with commas between")
+    return index
+
+
+def write_faces(best: Any, config: knobs.Config, source: str) -> None:
+    """The grid, one file a face if asked for, and the JSON that says which face is which."""
+    from gan import sample
+
+    path = Path(config.gen_img)
+    faces = []
+    for place, (image, score, index) in enumerate(zip(*best, strict=True)):
+        face: dict[str, Any] = {"place": place, "seed": config.seed, "index": int(index)}
+        face["score"] = float(score.sigmoid())
+        if config.gen_dir:
+            file = Path(config.gen_dir) / f"{place:04}_{int(index)}.png"
+            sample.save_picture(sample.as_picture(image), file)
+            face["file"] = str(file)
+        faces.append(face)
+    sample.save_picture(sample.as_picture(sample.grid(best.images)), path)
+    listing = path.with_suffix(".json")
+    about = {
+        "checkpoint": source,
+        "gen_mean": config.gen_mean,
+        "gen_std": config.gen_std,
+        "faces": faces,
+    }
+    listing.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    print(f"generate: {len(faces)} faces from {source}, best first: {path}")
+    print(f"generate: seed, index and score of each: {listing}")
+    if config.gen_dir:
+        print(f"generate: one file a face: {config.gen_dir}")
+
+
+COMMANDS = {"train": train, "generate": generate}
+
+
+def run(words: list[str]) -> None:
+    """One call of the command line."""
+    if not words or words[0] in ("--help", "-h", "help"):
+        print(USAGE)
+        return
+    command, *rest = words
+    if command not in COMMANDS:
+        near = difflib.get_close_matches(command, COMMANDS, 1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+        raise Refused(f"{command}: no such command; {hint}")
+    if any(word in ("--help", "-h") for word in rest):
+        print(knobs.help_table(command))
+        return
+    if "-" in rest or "--" in rest:
+        raise Refused("-: a stray word; flags are --x=y")
+    import fire
+    from fire.decorators import SetParseFn
+
+    # Fire guesses types; here every value arrives as the word it is and `config.py` reads it.
+    fire.Fire({command: SetParseFn(str)(COMMANDS[command])}, command=words, name="main.py")
+
+
+def main() -> None:
+    try:
+        run(sys.argv[1:])
+    except Refused as error:
+        print(f"main.py: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped before anything was saved", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,187 @@
+"""Every network, and at the end the table of families; `restore` rebuilds a trained pair."""
+
+import difflib
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import config as knobs
+from config import Config
+from gan import checkpoint
+from gan.errors import Refused
+from gan.losses import Loss, adversarial, nonsaturating
+
+# Sizes whose classic script ends in layers of stride 3; every other size is halved throughout.
+STRIDES = {96: (3, 2, 2, 2), 144: (3, 3, 2, 2)}
+
+
+def pyramid(img_size: int) -> list[tuple[int, int]]:
+    """(side, stride to the next) from the picture down, ending with (smallest side, 0).
+
+    96 -> 32 -> 16 -> 8 -> 4 and 144 -> 48 -> 16 -> 8 -> 4 as in the classic scripts;
+    64 -> 32 -> 16 -> 8 -> 4; 28 -> 14 -> 7; 100 -> 50 -> 25 -> 12 -> 6 (an odd side rounds down).
+    """
+    sides, side = [], img_size
+    strides = list(STRIDES.get(img_size, ()))
+    while strides or side >= 8:
+        stride = strides.pop(0) if strides else 2
+        sides.append((side, stride))
+        side //= stride
+    return [*sides, (side, 0)]
+
+
+def width(level: int, base: int) -> int:
+    """Channels `level` layers away from the picture: base, 2 base, 4 base, then 8 base."""
+    return base * min(2**level, 8)
+
+
+class NetG(nn.Module):
+    """DCGAN generator (Radford et al. 2016, arXiv:1511.06434): noise [N, nz] -> [N, C, s, s].
+
+    The picture is in [-1, 1]. Transposed convolutions k4 s1 p0 from one pixel, then k4 s2 p1
+    (k5 s3 p1 for a stride of 3), each with batch norm and ReLU; the last one with tanh.
+    Parameters are called `main.N.*` as in the classic 96-pixel script, whose third layer alone
+    has a bias: weights go both ways.
+    """
+
+    def __init__(self, nz: int = 100, ngf: int = 64, img_size: int = 96, channels: int = 3) -> None:
+        super().__init__()
+        levels = pyramid(img_size)
+        depth = len(levels) - 1
+        layers: list[nn.Module] = [
+            nn.ConvTranspose2d(nz, width(depth - 1, ngf), levels[-1][0], 1, 0, bias=False)
+        ]
+        for level in reversed(range(depth)):
+            side, stride = levels[level]
+            c_in = width(level, ngf)
+            c_out = width(level - 1, ngf) if level else channels
+            layers += [
+                nn.BatchNorm2d(c_in),
+                nn.ReLU(inplace=True),
+                nn.ConvTranspose2d(
+                    c_in,
+                    c_out,
+                    stride + 2,
+                    stride,
+                    1,
+                    output_padding=side % stride,
+                    bias=len(layers) == 4,  # this one is layer 6, the third convolution
+                ),
+            ]
+        self.main = nn.Sequential(*layers, nn.Tanh())
+        self.may_lack = "main.6.bias"
+
+    def forward(self, noise: Tensor) -> Tensor:
+        return self.main(noise[:, :, None, None])
+
+
+class NetD(nn.Module):
+    """DCGAN discriminator, the mirror of `NetG`: pictures [N, C, s, s] -> logits [N].
+
+    The score shown to people is their sigmoid. No batch norm on the first layer; a bias on the
+    last one alone, as in the classic script.
+    """
+
+    def __init__(self, ndf: int = 64, img_size: int = 96, channels: int = 3) -> None:
+        super().__init__()
+        levels = pyramid(img_size)
+        layers: list[nn.Module] = []
+        for level, (_, stride) in enumerate(levels[:-1]):
+            c_in = width(level - 1, ndf) if level else channels
+            c_out = width(level, ndf)
+            layers.append(nn.Conv2d(c_in, c_out, stride + 2, stride, 1, bias=False))
+            if level:
+                layers.append(nn.BatchNorm2d(c_out))
+            layers.append(nn.LeakyReLU(0.2, inplace=True))
+        layers.append(nn.Conv2d(width(len(levels) - 2, ndf), 1, levels[-1][0], 1, 0))
+        self.main = nn.Sequential(*layers)
+        self.may_lack = f"main.{len(layers) - 1}.bias"
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.main(images).flatten()  # [N]
+
+
+@dataclass
+class Nets:
+    """The two players."""
+
+    G: nn.Module
+    D: nn.Module
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of GAN: its networks, its two losses, and the knobs its source sets otherwise."""
+
+    build: Callable[[Config], Nets]
+    d_loss: Loss
+    g_loss: Loss
+    data: str = "images"
+    after_d: Callable[[Nets, Config], None] | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+def dcgan_nets(config: Config) -> Nets:
+    return Nets(
+        NetG(config.nz, config.ngf, config.img_size, config.channels),
+        NetD(config.ndf, config.img_size, config.channels),
+    )
+
+
+def load_weights(net: nn.Module, weights: Any, path: Path | str) -> None:
+    """Load a bare state dict; raises Refused, naming what differs, unless it fits exactly.
+
+    The two biases of the classic nets may be missing, as in its later variants: they are zero.
+    """
+    own = net.state_dict()
+    if not isinstance(weights, Mapping) or not all(torch.is_tensor(v) for v in weights.values()):
+        raise Refused(f"{path}: not a bare state dict of tensors")
+    filled = OrderedDict(weights)
+    optional = str(getattr(net, "may_lack", ""))
+    if optional in own:
+        filled.setdefault(optional, torch.zeros_like(own[optional]))
+    for key, ours in own.items():
+        if key.endswith("num_batches_tracked") and key not in filled:
+            filled[key] = ours  # files older than PyTorch 0.4.1 do not have it
+        elif key not in filled:
+            raise Refused(f"{path}: has no {key}; these are weights of another network")
+        elif filled[key].shape != ours.shape:
+            raise Refused(
+                f"{path}: {key} is {list(filled[key].shape)}, this network's {list(ours.shape)}; "
+                "give the --nz, --ngf, --ndf, --img-size and --channels they were trained with"
+            )
+    extra = [key for key in filled if key not in own]
+    if extra:
+        raise Refused(f"{path}: has {extra[0]} too; these are weights of another network")
+    net.load_state_dict(filled)
+
+
+def family_of(name: str) -> Family:
+    """The row of `FAMILIES` called `name`; raises Refused with the nearest one."""
+    if name not in FAMILIES:
+        near = difflib.get_close_matches(name, FAMILIES, 1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise Refused(f"--family={name}: no such family; {hint}there are {', '.join(FAMILIES)}")
+    return FAMILIES[name]
+
+
+def restore(path: Path) -> tuple[Nets, Config]:
+    """The nets of the state at `path`, G with its averaged weights, and the run's config."""
+    state = checkpoint.load(path)
+    if not isinstance(state, Mapping) or not {"config", "nets", "ema"} <= state.keys():
+        raise Refused(f"{path}: not a training state; bare weights go to --netg-path")
+    config = Config(**{k: v for k, v in state["config"].items() if k in knobs.FIELDS})
+    nets = family_of(config.family).build(config)
+    load_weights(nets.D, state["nets"]["D"], path)
+    load_weights(nets.G, state["ema"] or state["nets"]["G"], path)
+    return nets, config
+
+
+FAMILIES: dict[str, Family] = {
+    "dcgan": Family(dcgan_nets, *adversarial(nonsaturating)),
+}
