@@ -7,6 +7,7 @@ python main.py generate --help
 import difflib
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,6 +105,7 @@ def set_up(flags: dict[str, Any]) -> tuple[knobs.Config, dict[str, Any] | None, 
             raise Refused(f"--resume={path}: not a training state")
         print(f"resume: {path}")
         own = {k: v for k, v in saved["config"].items() if k in knobs.FIELDS}
+        own["gpu"] = own["gpu"] and "auto"  # this may be another machine
         changed = knobs.changes(own, flags)
         for name, (old, new) in changed.items():
             print(f"resume: {knobs.flag(name)} {old} -> {new}")
@@ -229,37 +231,32 @@ def generate(*stray: str, **options: str) -> None:
 
     from gan import sample
 
+    knobs.resolve(flags)
     target = flags.get("gen_img", knobs.Config.gen_img)
     if Image.registered_extensions().get(Path(target).suffix.lower()) not in Image.SAVE:
         raise Refused(f"--gen-img={target}: give it a suffix that can be written, such as .png")
+    numbers = indices(flags["gen_index"]) if "gen_index" in flags else []
     nets, config, source = trained(flags)
-    device = pick_device(config.gpu)
+    device = pick_device(flags.get("gpu", "auto"))  # not the one it was trained on
     nets.G.to(device)
     nets.D.to(device)
 
     def vectors(first: int, count: int) -> "torch.Tensor":
         return sample.noise(config.seed, first, count, config.nz) * config.gen_std + config.gen_mean
 
-    if config.gen_index:
-        index = indices(config.gen_index)
-        parts = sample.only(vectors, index, config.batch_size, device)
-        keep = len(index)
+    if numbers:
+        parts = sample.only(vectors, numbers, config.batch_size, device)
     else:
         parts = sample.candidates(vectors, config.gen_search_num, config.batch_size, device)
-        keep = config.gen_num
-    best = sample.rank(nets.G, nets.D, parts, keep)
+    best = sample.rank(nets.G, nets.D, parts, len(numbers) or config.gen_num)
     write_faces(best, config, source)
 
 
 def indices(text: str) -> list[int]:
-    """ "17,4" -> [17, 4]."""
-    try:
-        index = [int(word) for word in text.split(",")]
-    except ValueError:
-        index = [-1]
-    if min(index) < 0:
+    """The numbers in "17,4"."""
+    if not all(word.isdecimal() for word in text.split(",")):
         raise Refused(f"--gen-index={text}: whole numbers from 0, with commas between")
-    return index
+    return [int(word) for word in text.split(",")]
 
 
 def write_faces(best: Any, config: knobs.Config, source: str) -> None:
@@ -317,9 +314,13 @@ def run(words: list[str]) -> None:
 
 
 def main() -> None:
+    warnings.formatwarning = lambda message, *_: f"{message}\n"
     try:
         run(sys.argv[1:])
     except Refused as error:
+        print(f"main.py: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:  # no rights, no room: nothing a traceback would explain
         print(f"main.py: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -1,0 +1,238 @@
+"""Pictures of every kind, broken ones, the cache, and the order of the data."""
+
+import os
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gan import avatars, data
+from gan.errors import Refused
+
+
+def solid(mode: str, colour: Any, size: tuple[int, int] = (40, 40)) -> Image.Image:
+    return Image.new(mode, size, colour)
+
+
+def opened(folder: Path, cache: Path, **more: Any) -> data.Images:
+    return data.open_images(str(folder), 32, more.pop("channels", 3), cache, workers=1, **more)
+
+
+def palette(colour: tuple[int, int, int]) -> Image.Image:
+    return solid("RGB", colour).convert("P", palette=Image.Palette.ADAPTIVE)
+
+
+def sixteen(value: int) -> Image.Image:
+    return Image.fromarray(np.full((40, 40), value, np.uint16))
+
+
+ODD = {
+    # file name: (picture, RGB that must come out)
+    "a.JPG": (solid("RGB", (200, 100, 50)), (200, 100, 50)),
+    "b.PnG": (solid("RGB", (200, 100, 50)), (200, 100, 50)),
+    "c.webp": (solid("RGB", (200, 100, 50)), (200, 100, 50)),
+    "d.bmp": (solid("RGB", (200, 100, 50)), (200, 100, 50)),
+    "e.gif": (palette((200, 100, 50)), (200, 100, 50)),
+    "grey.png": (solid("L", 77), (77, 77, 77)),
+    "bit.png": (solid("1", 1), (255, 255, 255)),
+    "palette.png": (palette((10, 20, 30)), (10, 20, 30)),
+    "clear.png": (solid("RGBA", (0, 0, 0, 0)), (255, 255, 255)),
+    "half.png": (solid("RGBA", (0, 0, 0, 51)), (204, 204, 204)),  # 255 * (1 - 51/255)
+    "la.png": (solid("LA", (0, 0)), (255, 255, 255)),
+    "sixteen.png": (sixteen(32896), (128, 128, 128)),  # 32896 = 128 * 257
+    "dark16.tif": (sixteen(257 * 3), (3, 3, 3)),
+    "float.tif": (solid("F", 0.5), (128, 128, 128)),
+    "cmyk.jpg": (solid("CMYK", (255, 0, 0, 0)), (0, 255, 255)),
+    "cmyk.tiff": (solid("CMYK", (0, 255, 0, 0)), (255, 0, 255)),
+}
+
+
+def test_every_kind_of_picture(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    (folder / "class 1" / "deep").mkdir(parents=True)
+    for i, (name, (picture, _)) in enumerate(ODD.items()):
+        picture.save((folder, folder / "class 1", folder / "class 1" / "deep")[i % 3] / name)
+    images = opened(folder, tmp_path / "cache")
+    assert images.array.shape == (len(ODD), 3, 32, 32)
+    names = sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*.*") if path.is_file()
+    )
+    for name, picture in zip(names, images.array, strict=True):
+        expected = np.array(ODD[name.split("/")[-1]][1]).reshape(3, 1, 1)
+        off = np.abs(picture.astype(int) - expected).max()
+        assert off <= 3, f"{name}: {picture[:, 0, 0]} instead of {expected.ravel()}"
+
+
+def test_the_picture_is_upright_and_cut_from_the_centre(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    # left half red, right half blue, twice as wide as high; the file says "rotate by 90 degrees"
+    picture = solid("RGB", "red", (80, 40))
+    picture.paste("blue", (40, 0, 80, 40))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture.save(folder / "rotated.png", exif=exif)
+    picture.save(folder / "wide.png")
+    rotated, wide = opened(folder, tmp_path / "cache").array
+    assert tuple(rotated[:, 2, 16]) == (255, 0, 0)  # rotated clockwise: red on top
+    assert tuple(rotated[:, 29, 16]) == (0, 0, 255)
+    assert tuple(wide[:, 16, 2]) == (255, 0, 0)
+    assert tuple(wide[:, 16, 29]) == (0, 0, 255)
+
+
+def test_shrinking_averages_instead_of_picking_pixels(tmp_path: Path) -> None:
+    stripes = np.zeros((320, 320), np.uint8)
+    stripes[:, ::2] = 255
+    (tmp_path / "in").mkdir()
+    Image.fromarray(stripes).save(tmp_path / "in" / "stripes.png")
+    picture = opened(tmp_path / "in", tmp_path / "cache").array[0].astype(int)
+    assert np.abs(picture - 127.5).max() <= 4  # at the borders; picking gives 0 or 255
+
+
+def test_one_channel(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    solid("RGB", (255, 0, 0)).save(tmp_path / "in" / "red.png")
+    array = opened(tmp_path / "in", tmp_path / "cache", channels=1).array
+    assert array.shape == (1, 1, 32, 32)
+    assert array[0, 0, 5, 5] == 76  # 0.299 * 255
+
+
+@pytest.fixture
+def messy(tmp_path: Path) -> Path:
+    """Three good pictures among hostile files."""
+    folder = tmp_path / "messy"
+    folder.mkdir()
+    for i in range(3):
+        solid("RGB", (i, i, i)).save(folder / f"good{i}.png")
+    whole = (folder / "good0.png").read_bytes()
+    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
+    noise.save(folder / "cut.jpg")
+    (folder / "cut.jpg").write_bytes((folder / "cut.jpg").read_bytes()[:-900])
+    (folder / "text.jpg").write_text("<html>not found</html>")
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (folder / "notes.txt").write_text("not a picture at all")
+    (folder / "._good0.png").write_bytes(b"resource fork")
+    (folder / "loop").symlink_to(folder)
+    return folder
+
+
+BROKEN = {"cut.png", "cut.jpg", "text.jpg", "empty.png", "gone.png"}
+
+
+def test_broken_files_are_skipped_counted_and_named(
+    messy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = opened(messy, tmp_path / "cache")
+    assert len(images) == 3
+    assert set(images.skipped) == BROKEN
+    listed = (images.folder / "skipped.txt").read_text()
+    assert all(name in listed for name in BROKEN)
+    said = capsys.readouterr()
+    assert "5 unreadable pictures skipped" in said.err
+    assert "skipped.txt" in said.err
+    assert "2 files that are no pictures" in said.out
+
+
+def test_fewer_images_than_a_batch(messy: Path, tmp_path: Path) -> None:
+    with pytest.raises(Refused, match=r"--batch-size=4: only 3 usable .*--batch-size=3 or less"):
+        opened(messy, tmp_path / "cache", batch_size=4)
+
+
+@pytest.mark.parametrize("content", [{}, {"a.txt": "x"}])
+def test_nothing_to_train_on(tmp_path: Path, content: dict[str, str]) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name, text in content.items():
+        (folder / name).write_text(text)
+    with pytest.raises(Refused, match="no pictures"):
+        opened(folder, tmp_path / "cache")
+    (folder / "bad.png").write_text("x")
+    with pytest.raises(Refused, match="only 0 usable"):
+        opened(folder, tmp_path / "cache")
+    with pytest.raises(Refused, match="no such folder or zip"):
+        opened(tmp_path / "none", tmp_path / "cache")
+    with pytest.raises(Refused, match="neither a folder nor a zip"):
+        opened(folder / "bad.png", tmp_path / "cache")
+
+
+def test_a_zip_gives_what_its_folder_gives(messy: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "faces.zip"
+    with zipfile.ZipFile(archive, "w") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for path in sorted(messy.glob("*.*")):
+            if path.exists() and path.is_file():
+                file.write(path, f"faces/{path.name}")
+        file.write(messy / "good0.png", "__MACOSX/good9.png")
+    images = opened(archive, tmp_path / "cache")
+    assert images.digest == opened(messy, tmp_path / "cache").digest
+    archive.write_bytes(archive.read_bytes()[:-30])
+    with pytest.raises(Refused, match="neither a folder nor a zip"):
+        opened(archive, tmp_path / "cache")
+
+
+def test_the_cache_is_reused_and_follows_the_folder(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for i in range(4):
+        Image.open(faces / f"{i:03}.png").save(folder / f"{i}.png")
+    first = opened(folder, tmp_path / "cache")
+    with monkeypatch.context() as patch:
+        patch.setattr(data, "_build", lambda *_: pytest.fail("decoded again"))
+        again = opened(folder, tmp_path / "cache")
+    assert np.array_equal(first.array, again.array)
+    os.utime(folder / "0.png", ns=(1, 1))  # touched: another cache, the same pixels
+    touched = opened(folder, tmp_path / "cache")
+    assert touched.folder != first.folder
+    assert touched.digest == first.digest
+    (folder / "3.png").unlink()
+    assert len(opened(folder, tmp_path / "cache")) == 3
+    # a cache cut short by a full disk is made again
+    with open(touched.folder / "images.u8", "rb+") as file:
+        file.truncate(100)
+    assert not list((tmp_path / "cache").glob("*.part"))
+
+
+def test_a_damaged_cache_is_made_again(messy: Path, tmp_path: Path) -> None:
+    first = opened(messy, tmp_path / "cache")
+    digest = first.digest
+    for damage in ("images.u8", "index.json"):
+        with open(first.folder / damage, "rb+") as file:
+            file.truncate(10)
+        assert opened(messy, tmp_path / "cache").digest == digest
+
+
+def test_many_processes_give_what_one_gives(faces: Path, tmp_path: Path) -> None:
+    one = data.open_images(str(faces), 32, 3, tmp_path / "one", workers=1)
+    two = data.open_images(str(faces), 32, 3, tmp_path / "two", workers=2)
+    assert one.digest == two.digest
+
+
+def test_every_image_once_an_epoch_in_an_order_of_its_own(images: data.Images) -> None:
+    count, batch = len(images), 30
+    steps = count // batch
+    assert (count, steps) == (200, 6)
+    orders = [data.order(7, epoch, count) for epoch in range(3)]
+    for order in orders:
+        assert sorted(order) == list(range(count))
+    assert not np.array_equal(orders[0], orders[1])
+    assert not np.array_equal(orders[0], data.order(8, 0, count))
+    for step in (0, 5, 6, 17):  # the last 20 images of each epoch are dropped
+        epoch, i = divmod(step, steps)
+        expected = images.array[orders[epoch][i * batch : (i + 1) * batch]]
+        assert np.array_equal(images.batch_at(step, batch, 7), expected)
+
+
+def test_an_avatar_is_a_function_of_its_index() -> None:
+    faces = avatars.draw(3, 2, 48)
+    assert faces.shape == (2, 3, 48, 48)
+    assert np.array_equal(faces[1], avatars.draw(4, 1, 48)[0])
+    assert not np.array_equal(faces[0], faces[1])
+    assert faces.std() > 30  # not blank

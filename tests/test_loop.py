@@ -1,0 +1,215 @@
+"""The loop: who is updated when, on what, and that a resumed run is the run."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from config import Config
+from gan import checkpoint, loop
+from gan.data import Images
+from gan.errors import Refused
+from gan.losses import Batch, logistic_d, logistic_g
+from models import FAMILIES
+
+CPU = torch.device("cpu")
+DCGAN = FAMILIES["dcgan"]
+Tiny = Callable[..., Config]
+
+
+def folders(top: Path) -> loop.Folders:
+    return loop.Folders(top / "checkpoints", top / "imgs", top / "runs")
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equal to the last bit, through dicts and lists."""
+    if isinstance(a, Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return bool(a == b)
+
+
+@pytest.mark.parametrize(
+    ("d_every", "g_every", "d_steps", "g_steps"),
+    [
+        (1, 1, [0, 1, 2, 3, 4, 5, 6], [0, 1, 2, 3, 4, 5, 6]),
+        (1, 5, [0, 1, 2, 3, 4, 5, 6], [0, 5]),
+        (5, 1, [0, 5], [0, 1, 2, 3, 4, 5, 6]),
+        (2, 3, [0, 2, 4, 6], [0, 3, 6]),
+    ],
+)
+def test_who_is_updated_on_which_batch(
+    tiny: Tiny, images: Images, d_every: int, g_every: int, d_steps: list, g_steps: list
+) -> None:
+    state = loop.State(DCGAN, tiny(d_every=d_every, g_every=g_every), CPU)
+    moved: dict[str, list[int]] = {"D": [], "G": []}
+    for step in range(7):
+        before = {p: copy.deepcopy(getattr(state.nets, p).main[0].weight) for p in moved}
+        loop.train_step(DCGAN, state, loop.make_batch(state, images))
+        for player, steps in moved.items():
+            if not torch.equal(before[player], getattr(state.nets, player).main[0].weight):
+                steps.append(step)
+    assert moved == {"D": d_steps, "G": g_steps}
+
+
+def plain_step(nets: Any, opt_g: Any, opt_d: Any, batch: Batch) -> None:
+    """The loop as tutorials write it: nothing shared, nothing frozen."""
+    opt_d.zero_grad()
+    fake = nets.G(batch.noise).detach()
+    logistic_d(nets.D(batch.real), nets.D(fake)).backward()
+    opt_d.step()
+    opt_g.zero_grad()
+    logistic_g(nets.D(nets.G(batch.noise))).backward()
+    opt_g.step()
+
+
+def test_sharing_and_freezing_change_nothing(tiny: Tiny, images: Images) -> None:
+    ours, plain = (loop.State(DCGAN, tiny(), CPU) for _ in range(2))
+    for _ in range(3):
+        batch = loop.make_batch(ours, images)
+        plain_step(plain.nets, plain.opt_g, plain.opt_d, Batch(batch.real, batch.noise))
+        loop.train_step(DCGAN, ours, batch)
+    for player in ("G", "D"):
+        a = dict(getattr(ours.nets, player).named_parameters())
+        b = dict(getattr(plain.nets, player).named_parameters())
+        assert same(a, b)
+
+
+def test_the_work_that_is_not_done(tiny: Tiny, images: Images) -> None:
+    state = loop.State(DCGAN, tiny(g_every=2), CPU)
+    drawn = []
+    state.nets.G.register_forward_hook(lambda net, args, out: drawn.append(out.requires_grad))
+    for _ in range(2):
+        loop.train_step(DCGAN, state, loop.make_batch(state, images))
+    assert drawn == [True, False]  # one drawing a batch, with a graph only where G is due
+    # D's gradients are those of its own update: G's adds nothing to them
+    state = loop.State(DCGAN, tiny(), CPU)
+    batch = loop.make_batch(state, images)
+    alone = copy.deepcopy(state.nets)
+    DCGAN.d_loss(alone, Batch(batch.real, batch.noise), None)[0].backward()
+    loop.train_step(DCGAN, state, batch)
+    for ours, theirs in zip(state.nets.D.parameters(), alone.D.parameters(), strict=True):
+        assert torch.equal(ours.grad, theirs.grad)  # type: ignore[arg-type]
+
+
+def test_ema_by_hand() -> None:
+    net = nn.Linear(1, 1, bias=False)
+    ema = loop.Ema(net, cap=100)
+    weights = [1.0, 2.0, 4.0]
+    expected = 0.0
+    for i, weight in enumerate(weights):
+        nn.init.constant_(net.weight, weight)
+        seen = 1000 * (i + 1)
+        ema.update(net, 50, seen)
+        half_life = min(100, 0.05 * seen)  # 50, 100, 100
+        decay = 0.5 ** (50 / half_life)
+        expected = weight if i == 0 else decay * expected + (1 - decay) * weight
+    assert ema.module.weight.item() == pytest.approx(expected)
+    d = 2**-0.5
+    assert expected == pytest.approx(d * (d * 1 + (1 - d) * 2) + (1 - d) * 4)
+
+
+def test_reals_are_scaled_and_mirrored(tiny: Tiny, images: Images) -> None:
+    plain = loop.make_batch(loop.State(DCGAN, tiny(flip=False), CPU), images).real
+    pixels = torch.from_numpy(images.batch_at(0, 20, 0)).float()
+    assert torch.allclose(plain, pixels / 127.5 - 1)
+    flipped = loop.make_batch(loop.State(DCGAN, tiny(), CPU), images).real
+    kinds = [
+        (torch.equal(f, p), torch.equal(f, p.flip(2))) for f, p in zip(flipped, plain, strict=True)
+    ]
+    assert all(any(kind) for kind in kinds)
+    assert 4 < sum(same for same, _ in kinds) < 16  # of 20
+
+
+def test_12_steps_are_5_and_7(tiny: Tiny, images: Images, tmp_path: Path) -> None:
+    knobs = {"max_epoch": 0, "d_every": 2, "g_every": 3, "log_every": 4}
+    whole = tiny(max_images=12 * 20, **knobs)
+    straight = loop.fit(DCGAN, whole, images, folders(tmp_path / "a"), CPU)
+    part = tiny(max_images=5 * 20, **knobs)
+    first = loop.fit(DCGAN, part, images, folders(tmp_path / "b"), CPU)
+    saved = checkpoint.load(first.state)
+    second = loop.fit(DCGAN, whole, images, folders(tmp_path / "b"), CPU, saved=saved)
+    assert straight.state.name == second.state.name == "state_00000012.pth"
+    a, b = checkpoint.load(straight.state), checkpoint.load(second.state)
+    for key in ("nets", "ema", "optimizers", "meters", "step", "data", "config"):
+        assert same(a[key], b[key]), key
+    logs = [(tmp_path / run / "runs" / "log.jsonl").read_text() for run in "ab"]
+    assert strip(logs[0]) == strip(logs[1])
+    for preview in ("1.png", "2.png"):  # 10 steps an epoch: step 5 is in epoch 1, 12 in 2
+        assert (tmp_path / "b" / "imgs" / preview).exists()
+
+
+def strip(log: str) -> list[dict[str, Any]]:
+    """A log without what depends on the clock."""
+    import json
+
+    lines = [json.loads(line) for line in log.splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("seconds", "images/s")} for line in lines]
+
+
+def test_rates_changed_with_resume_are_used(tiny: Tiny, images: Images, tmp_path: Path) -> None:
+    first = loop.fit(DCGAN, tiny(max_epoch=0, max_images=40), images, folders(tmp_path), CPU)
+    state = loop.State(DCGAN, tiny(lr1=1e-5, lr2=3e-5), CPU)
+    state.load_state_dict(checkpoint.load(first.state))
+    assert state.opt_g.param_groups[0]["lr"] == 1e-5
+    assert state.opt_d.param_groups[0]["lr"] == 3e-5
+    assert state.step == 2
+
+
+def test_a_state_of_other_images_and_a_spent_budget_are_refused(
+    tiny: Tiny, images: Images, tmp_path: Path
+) -> None:
+    config = tiny(max_epoch=0, max_images=40)
+    done = loop.fit(DCGAN, config, images, folders(tmp_path), CPU)
+    saved = checkpoint.load(done.state)
+    with pytest.raises(Refused, match="budget of this run is spent"):
+        loop.fit(DCGAN, config, images, folders(tmp_path), CPU, saved=saved)
+    with pytest.raises(Refused, match="other images"):
+        loop.fit(DCGAN, config, images, folders(tmp_path), CPU, saved={**saved, "data": "another"})
+
+
+def test_numbers_that_are_none_stop_the_run_and_save_nothing(
+    tiny: Tiny, images: Images, tmp_path: Path
+) -> None:
+    config = tiny(lr1=1.0, max_epoch=3, save_every=1)
+
+    def poison(nets: Any) -> None:
+        nn.init.constant_(nets.D.main[0].weight, float("nan"))
+
+    with pytest.raises(Refused, match="no longer numbers"):
+        loop.fit(DCGAN, config, images, folders(tmp_path), CPU, start=poison)
+    assert not list(tmp_path.glob("checkpoints/*.pth"))
+
+
+def test_budgets_end_where_they_say(tiny: Tiny, images: Images, tmp_path: Path) -> None:
+    for knobs, steps in (({"max_epoch": 2}, 20), ({"max_epoch": 2, "max_images": 90}, 5)):
+        done = loop.fit(DCGAN, tiny(**knobs), images, folders(tmp_path / str(steps)), CPU)
+        assert checkpoint.load(done.state)["step"] == steps
+    config = tiny(max_epoch=0, max_minutes=0.01)
+    done = loop.fit(DCGAN, config, images, folders(tmp_path / "m"), CPU)
+    assert done.seconds >= 0.6
+
+
+def test_every_save_writes_preview_weights_and_two_states(
+    tiny: Tiny, images: Images, tmp_path: Path
+) -> None:
+    loop.fit(DCGAN, tiny(max_epoch=5, save_every=2), images, folders(tmp_path), CPU)
+    names = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+    weights = [f"net{player}_{epoch}.pth" for player in "dg" for epoch in (2, 4, 5)]
+    assert names == ["config.json", *weights, "state_00000040.pth", "state_00000050.pth"]
+    assert sorted(p.name for p in (tmp_path / "imgs").iterdir()) == ["2.png", "4.png", "5.png"]
+    bare = torch.load(tmp_path / "checkpoints" / "netg_5.pth", weights_only=True)
+    assert all(isinstance(value, Tensor) for value in bare.values())
+
+
+def test_seeds_of_steps_are_unrelated() -> None:
+    seeds = {loop.step_seed(s, i, r) for s in range(4) for i in range(500) for r in range(3)}
+    assert len(seeds) == 6000
+    assert all(0 <= seed < 2**64 for seed in seeds)

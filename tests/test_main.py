@@ -1,0 +1,219 @@
+"""The command line as people use it, in processes of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image
+
+import main
+from gan.errors import Refused
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+TINY = ("--img-size=28", "--nz=8", "--ngf=4", "--ndf=4", "--batch-size=20", "--gpu=False")
+
+
+def refused(done: subprocess.CompletedProcess[str], says: str) -> None:
+    """One line, exit code 2, no traceback."""
+    assert done.returncode == 2, done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert says in lines[0]
+
+
+def test_train_and_generate_from_end_to_end(cli: Cli, faces: Path, tmp_path: Path) -> None:
+    done = cli(
+        "train", *TINY, f"--data-path={faces}", "--max-epoch=2", "--save-every=1", "--lr2=1e-4"
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "imgs" / "2.png").exists()
+    assert json.loads((tmp_path / "checkpoints" / "config.json").read_text())["lr2"] == 1e-4
+    done = cli(
+        "generate", "--gen-num=9", "--gen-search-num=50", "--gen-dir=out", "--gen-img=a/top.png"
+    )
+    assert done.returncode == 0, done.stderr
+    about = json.loads((tmp_path / "a" / "top.json").read_text())
+    scores = [face["score"] for face in about["faces"]]
+    assert len(scores) == 9
+    assert scores == sorted(scores, reverse=True)
+    assert all(0 < score < 1 for score in scores)
+    assert Image.open(tmp_path / "a" / "top.png").size == (8 * 30 + 2, 2 * 30 + 2)
+    # any face again, from its seed and index alone
+    face = about["faces"][4]
+    again = cli(
+        "generate", f"--gen-index={face['index']}", f"--seed={face['seed']}", "--gen-num=1",
+        "--gen-dir=again", "--gen-img=again.png",
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    first, second = (
+        np.asarray(Image.open(tmp_path / path), dtype=int)
+        for path in (face["file"], f"again/0000_{face['index']}.png")
+    )
+    assert np.abs(first - second).max() <= 1  # another batch size rounds differently
+    # bare weights, with the D beside them and the config beside both
+    bare = cli("generate", "--netg-path=checkpoints/netg_2.pth", "--gen-num=3", "--gen-img=b.png")
+    assert bare.returncode == 0, bare.stderr
+    best = json.loads((tmp_path / "b.json").read_text())["faces"]
+    assert [f["index"] for f in best]
+    refused(cli("generate", "--netg-path=checkpoints/netg_2.pth", "--ngf=8"), "main.0.weight")
+    refused(cli("generate", "--ngf=8"), "--ngf=8")
+    # a second run does not overwrite the first by accident
+    refused(cli("train", *TINY, f"--data-path={faces}"), "--overwrite")
+    # a new run from given weights
+    done = cli(
+        "train", *TINY, f"--data-path={faces}", "--max-images=20", "--name=second",
+        "--netg-path=checkpoints/netg_2.pth", "--netd-path=checkpoints/netd_2.pth", "--lr1=1e-9",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    old, new = (
+        torch.load(tmp_path / "checkpoints" / path, weights_only=True)["main.0.weight"]
+        for path in ("netg_2.pth", "second/netg_1.pth")
+    )
+    assert torch.allclose(old, new, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("trian", "did you mean train?"),
+        ("train --lr3=1", "--lr"),
+        ("train fast", "fast: a stray word"),
+        ("train -", "a stray word"),
+        ("train --img-size=12", "--img-size=12: at least 28"),
+        ("train --data-path=nowhere", "--data-path=nowhere: no such"),
+        ("train --resume", "no valid state"),
+        ("train --resume=none.pth", "none.pth: no such file"),
+        ("train --resume --overwrite", "--overwrite: not with --resume"),
+        ("train --family=dcgam", "did you mean dcgan?"),
+        ("train --config=none.json", "--config=none.json"),
+        ("train --data-path=FACES --batch-size=201", "only 200 usable"),
+        ("train --data-path=FACES --netg-path=no.pth", "no.pth: no such file"),
+        ("generate", "no checkpoint"),
+        ("generate --name=x", "no checkpoint of run x"),
+        ("generate --gen-num=600", "--gen-num=600: more than the 512 candidates"),
+        ("generate --gen-img=faces.xyz", "--gen-img=faces.xyz"),
+        ("generate --gen-index=1,b", "--gen-index=1,b"),
+        ("generate --netd-path=x.pth", "--netg-path"),
+        pytest.param(
+            "train --data-path=FACES --gpu=True",
+            "--gpu=True",
+            marks=pytest.mark.skipif(
+                torch.cuda.is_available() or torch.backends.mps.is_available(), reason="has a GPU"
+            ),
+        ),
+    ],
+)
+def test_mistakes_are_refused_before_anything_starts(
+    words: str, says: str, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Refused) as refusal:
+        main.run(words.replace("FACES", str(faces)).split())
+    assert says in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    assert {p.name for p in tmp_path.iterdir()} <= {"data"}  # at most the cache of the pictures
+
+
+def test_a_mistake_is_one_line_and_exit_code_2(cli: Cli) -> None:
+    refused(cli("train", "--learning-rate=1"), "--learning-rate: no such flag of train")
+    refused(cli("generate"), "train first")
+
+
+def test_help(cli: Cli) -> None:
+    for words, says in (
+        ((), "train"),
+        (("--help",), "generate"),
+        (("train", "--help"), "--d-every"),
+        (("generate", "-h"), "--gen-search-num"),
+    ):
+        done = cli(*words)
+        assert done.returncode == 0
+        assert says in done.stdout
+        assert not done.stderr
+
+
+def start(tmp_path: Path, *words: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "main.py"), "train", *words],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+
+
+def wait_for(folder: Path, pattern: str, process: "subprocess.Popen[str]") -> None:
+    while not list(folder.glob(pattern)):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+def test_a_killed_run_resumed_is_the_run(cli: Cli, faces: Path, tmp_path: Path) -> None:
+    words = (*TINY, f"--data-path={faces}", "--max-epoch=40", "--save-every=3", "--g-every=3")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    assert cli("train", *words, cwd=whole).returncode == 0
+    process = start(killed, *words)
+    wait_for(killed, "checkpoints/state_*.pth", process)
+    time.sleep(0.1)  # into the next epochs
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    done = cli("train", "--resume", cwd=killed)
+    assert done.returncode == 0, done.stderr
+    a, b = (torch.load(top / "checkpoints" / "state_00000400.pth") for top in (whole, killed))
+    for player in ("G", "D"):
+        for key, value in a["nets"][player].items():
+            assert torch.equal(value, b["nets"][player][key]), key
+    for key, value in a["ema"].items():
+        assert torch.equal(value, b["ema"][key]), key
+    assert (whole / "imgs" / "40.png").read_bytes() == (killed / "imgs" / "40.png").read_bytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_says_how_to_go_on(
+    cli: Cli, faces: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    process = start(tmp_path, *TINY, f"--data-path={faces}", "--max-epoch=10000", "--name=x")
+    wait_for(tmp_path, "runs/x/log.jsonl", process)
+    time.sleep(0.5)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, err
+    assert not err.strip().startswith("Traceback")
+    states = list((tmp_path / "checkpoints" / "x").glob("state_*.pth"))
+    assert len(states) == 1
+    command = out.strip().splitlines()[-1].split("go on with: python main.py ")[1].split()
+    assert command[:3] == ["train", "--name=x", "--resume"]
+    step = torch.load(states[0])["step"]
+    done = cli(*command, f"--max-images={(step + 3) * 20}", "--lr2=5e-5")
+    assert done.returncode == 0, done.stderr
+    assert "--lr2 0.0002 -> 5e-05" in done.stdout
+    log = (tmp_path / "runs" / "x" / "log.jsonl").read_text()
+    assert '"lr2": [0.0002, 5e-05]' in log
+    refused(cli("train", "--name=x", "--resume", "--ngf=8"), "cannot change it in mid-run")
+
+
+def test_a_truncated_state_is_named_and_the_one_before_it_used(
+    cli: Cli, faces: Path, tmp_path: Path
+) -> None:
+    words = (*TINY, f"--data-path={faces}", "--max-epoch=2", "--save-every=1")
+    assert cli("train", *words).returncode == 0
+    newest = tmp_path / "checkpoints" / "state_00000020.pth"
+    newest.write_bytes(newest.read_bytes()[:1000])
+    done = cli("train", "--resume")
+    assert done.returncode == 0, done.stderr
+    assert "state_00000020.pth: damaged" in done.stderr
+    assert "resume: checkpoints/state_00000010.pth" in done.stdout
+    assert torch.load(newest)["step"] == 20

@@ -1,0 +1,137 @@
+"""The classic nets, layer by layer, and the weights of the classic scripts."""
+
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gan.errors import Refused
+from models import FAMILIES, NetD, NetG, family_of, load_weights, pyramid, restore
+
+
+def count(net: nn.Module) -> int:
+    return sum(p.numel() for p in net.parameters())
+
+
+def test_parameter_counts_of_the_classic_96_pixel_nets() -> None:
+    # conv = in * out * k * k; batch norm = 2 * channels; the only biases: 128 and 1
+    g = 100 * 512 * 16 + 1024 + 512 * 256 * 16 + 512 + 256 * 128 * 16 + 128 + 256
+    g += 128 * 64 * 16 + 128 + 64 * 3 * 25
+    d = 3 * 64 * 25 + 64 * 128 * 16 + 256 + 128 * 256 * 16 + 512 + 256 * 512 * 16 + 1024
+    d += 512 * 1 * 16 + 1
+    assert (count(NetG()), count(NetD())) == (g, d) == (3_578_560, 2_767_297)
+
+
+def test_parameter_counts_of_the_classic_144_pixel_nets() -> None:
+    g = 40 * 256 * 16 + 512 + 256 * 128 * 16 + 256 + 128 * 64 * 16 + 64 + 128
+    g += 64 * 32 * 25 + 64 + 32 * 3 * 25
+    d = 3 * 32 * 25 + 32 * 64 * 25 + 128 + 64 * 128 * 16 + 256 + 128 * 256 * 16 + 512
+    d += 256 * 1 * 16 + 1
+    assert (count(NetG(40, 32, 144)), count(NetD(32, 144))) == (g, d) == (873_824, 713_953)
+
+
+def test_sides_of_the_layers() -> None:
+    def sides(size: int) -> list[int]:
+        return [side for side, _ in pyramid(size)]
+
+    assert sides(96) == [96, 32, 16, 8, 4]
+    assert sides(144) == [144, 48, 16, 8, 4]
+    assert sides(64) == [64, 32, 16, 8, 4]
+    assert sides(48) == [48, 24, 12, 6]
+    assert sides(28) == [28, 14, 7]
+    assert sides(100) == [100, 50, 25, 12, 6]
+
+
+def test_any_size_and_both_channel_counts() -> None:
+    sizes = {*range(28, 66), *range(67, 257, 9), 80, 96, 100, 112, 128, 144, 192, 255, 256}
+    with torch.device("meta"):  # shapes without numbers
+        for size in sorted(sizes):
+            for channels in (1, 3):
+                images = NetG(5, 2, size, channels)(torch.empty(2, 5))
+                assert images.shape == (2, channels, size, size)
+                assert NetD(2, size, channels)(images).shape == (2,)
+
+
+def classic_g() -> nn.Sequential:
+    """The published 96-pixel generator, written out."""
+    t = nn.ConvTranspose2d
+    return nn.Sequential(
+        t(100, 512, 4, 1, 0, bias=False), nn.BatchNorm2d(512), nn.ReLU(),
+        t(512, 256, 4, 2, 1, bias=False), nn.BatchNorm2d(256), nn.ReLU(),
+        t(256, 128, 4, 2, 1), nn.BatchNorm2d(128), nn.ReLU(),
+        t(128, 64, 4, 2, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU(),
+        t(64, 3, 5, 3, 1, bias=False), nn.Tanh(),
+    )  # fmt: skip
+
+
+def classic_d() -> nn.Sequential:
+    """The published 96-pixel discriminator, written out; it ends in a sigmoid."""
+    c, leaky = nn.Conv2d, nn.LeakyReLU
+    return nn.Sequential(
+        c(3, 64, 5, 3, 1, bias=False), leaky(0.2),
+        c(64, 128, 4, 2, 1, bias=False), nn.BatchNorm2d(128), leaky(0.2),
+        c(128, 256, 4, 2, 1, bias=False), nn.BatchNorm2d(256), leaky(0.2),
+        c(256, 512, 4, 2, 1, bias=False), nn.BatchNorm2d(512), leaky(0.2),
+        c(512, 1, 4, 1, 0), nn.Sigmoid(),
+    )  # fmt: skip
+
+
+def published(net: nn.Sequential) -> "OrderedDict[str, Tensor]":
+    return OrderedDict((f"main.{key}", value) for key, value in net.state_dict().items())
+
+
+def test_classic_weights_load_and_give_the_same_pictures_and_scores() -> None:
+    torch.manual_seed(0)
+    g, d, net_g, net_d = classic_g().eval(), classic_d().eval(), NetG().eval(), NetD().eval()
+    load_weights(net_g, published(g), "g.pth")
+    load_weights(net_d, published(d), "d.pth")
+    z = torch.randn(2, 100)
+    with torch.no_grad():
+        images = g(z[:, :, None, None])
+        assert torch.equal(net_g(z), images)
+        assert torch.equal(net_d(images).sigmoid(), d(images).flatten())
+
+
+def test_ours_load_in_the_classic_script() -> None:
+    for net, classic in ((NetG(), classic_g()), (NetD(), classic_d())):
+        bare = {key.removeprefix("main."): value for key, value in net.state_dict().items()}
+        classic.load_state_dict(bare)  # strict
+
+
+@pytest.mark.parametrize(
+    ("net", "key"), [(NetG(), "main.6.bias"), (NetD(), "main.11.bias")], ids=["G", "D"]
+)
+def test_one_missing_bias_is_zero_and_anything_else_is_refused(net: nn.Module, key: str) -> None:
+    whole = dict(net.state_dict())
+    without = {k: v for k, v in whole.items() if k != key}
+    load_weights(net, without, "w.pth")
+    assert not net.state_dict()[key].any()
+    for broken, says in (
+        ({k: v for k, v in whole.items() if k != "main.0.weight"}, "has no main.0.weight"),
+        ({**whole, "main.99.bias": torch.zeros(1)}, "has main.99.bias too"),
+        ({**whole, "main.0.weight": torch.zeros(2, 2)}, r"main.0.weight is \[2, 2\]"),
+        ({"state_dict": whole}, "not a bare state dict"),
+        ([1], "not a bare state dict"),
+    ):
+        with pytest.raises(Refused, match=f"^w.pth: .*{says}"):
+            load_weights(net, broken, "w.pth")
+
+
+def test_weights_older_than_the_batch_counter_load() -> None:
+    old = {k: v for k, v in NetG().state_dict().items() if not k.endswith("num_batches_tracked")}
+    load_weights(NetG(), old, "old.pth")
+
+
+def test_an_unknown_family_is_refused_with_the_nearest() -> None:
+    assert family_of("dcgan") is FAMILIES["dcgan"]
+    with pytest.raises(Refused, match=r"did you mean dcgan\?"):
+        family_of("dcgann")
+
+
+def test_a_file_that_is_no_state_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "netg.pth"
+    torch.save(NetG(img_size=28, ngf=2).state_dict(), path)
+    with pytest.raises(Refused, match="not a training state"):
+        restore(path)

@@ -1,0 +1,97 @@
+"""Noise by index, ranking, grids."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from gan import sample
+
+CPU = torch.device("cpu")
+
+
+class Echo(nn.Module):
+    """A "generator" whose pictures are its noise."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z[:, :1, None, None].expand(-1, 1, 4, 4).tanh()
+
+
+class Brightness(nn.Module):
+    """A "discriminator" that likes bright pictures."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.mean((1, 2, 3))
+
+
+def test_a_face_is_the_same_alone_or_among_others() -> None:
+    for nz in (1, 7, 100):
+        many = sample.noise(3, 0, 50, nz)
+        assert many.shape == (50, nz)
+        assert torch.equal(sample.noise(3, 17, 4, nz), many[17:21])
+    assert not torch.equal(sample.noise(4, 0, 5, 7), sample.noise(3, 0, 5, 7))
+
+
+def test_noise_is_standard_normal() -> None:
+    z = sample.noise(0, 10**6, 2000, 50)
+    assert abs(z.mean().item()) < 4 / 100_000**0.5
+    assert abs(z.std().item() - 1) < 4 / 200_000**0.5
+    within = (z.abs() < 1).float().mean().item()
+    assert within == pytest.approx(0.6827, abs=0.006)
+    assert len(torch.unique(z[:, 0])) == 2000
+
+
+def vectors(first: int, count: int) -> Tensor:
+    return sample.noise(0, first, count, 8)
+
+
+def test_ranking_is_the_full_sort_whatever_the_batch() -> None:
+    z = vectors(0, 100)
+    scores = Brightness()(Echo()(z))
+    expected = scores.sort(descending=True).indices[:10]
+    for batch in (3, 10, 64, 1000):
+        best = sample.rank(Echo(), Brightness(), sample.candidates(vectors, 100, batch, CPU), 10)
+        assert torch.equal(best.numbers, expected)
+        assert torch.allclose(best.scores, scores[expected])
+        assert torch.equal(best.images, sample.to_uint8(Echo()(z[expected])))
+
+
+def test_only_the_candidates_named_are_drawn() -> None:
+    best = sample.rank(Echo(), Brightness(), sample.only(vectors, [40, 2, 99], 2, CPU), 3)
+    assert set(best.numbers.tolist()) == {40, 2, 99}
+    assert best.scores.tolist() == sorted(best.scores.tolist(), reverse=True)
+
+
+def test_the_first_of_equals_wins() -> None:
+    flat = nn.Module()
+    flat.forward = lambda images: torch.zeros(len(images))  # type: ignore[method-assign]
+    best = sample.rank(Echo(), flat, sample.candidates(vectors, 50, 7, CPU), 5)
+    assert best.numbers.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_pixels_are_rounded_not_cut() -> None:
+    values = torch.tensor([-1.0, -0.999, 0.0, 0.999, 1.0, 1.5])
+    assert sample.to_uint8(values).tolist() == [0, 0, 128, 255, 255, 255]
+
+
+def test_batch_norm_of_an_average_is_estimated_on_its_own_noise() -> None:
+    G = nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2))
+    sample.reestimate_bn(G, 0, 4, 64, CPU)
+    z = sample.noise(0, 0, sample.BN_IMAGES, 4)
+    with torch.no_grad():
+        out = G[0](z)
+    mean = G[1].running_mean
+    assert torch.allclose(mean, out.mean(0), atol=1e-5)  # type: ignore[arg-type]
+    assert G.training  # as it was
+
+
+def test_a_grid_is_saved_row_by_row(tmp_path: Path) -> None:
+    images = torch.zeros(6, 3, 10, 10, dtype=torch.uint8)
+    images[4] = 200
+    grid = sample.grid(images, columns=4)
+    assert grid.shape == (3, 2 * 12 + 2, 4 * 12 + 2)
+    assert grid[0, 12 + 7, 7] == 200  # the fifth picture opens the second row
+    sample.save_picture(sample.as_picture(grid), tmp_path / "new" / "grid.png")
+    assert Image.open(tmp_path / "new" / "grid.png").size == (50, 26)
