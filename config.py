@@ -15,7 +15,8 @@ from typing import Any, get_args
 
 from gan.errors import Refused
 
-TRAIN, GENERATE, BOTH = ("train",), ("generate",), ("train", "generate")
+TRAIN, GENERATE, EVALUATE = ("train",), ("generate",), ("evaluate",)
+DRAW, ALL = (*GENERATE, *EVALUATE), (*TRAIN, *GENERATE, *EVALUATE)
 ALIASES = {"image_size": "img_size", "h": "help"}
 BUDGET = ("max_epoch", "max_images", "max_minutes")
 
@@ -55,52 +56,64 @@ class Config:
 
     # the run
     family: str = knob(
-        "dcgan", "which GAN: a row of FAMILIES in models.py", used=BOTH, fixed="other networks"
+        "dcgan", "which GAN: a row of FAMILIES in models.py", used=ALL, fixed="other networks"
     )
-    name: str = knob("", "name of the run: its sub-folder in checkpoints, imgs and runs", used=BOTH)
+    name: str = knob("", "name of the run: its sub-folder in checkpoints, imgs and runs", used=ALL)
     gpu: bool | str = knob(
-        "auto", "True, False or auto (CUDA, then Apple MPS, then CPU)", used=BOTH, only=("auto",)
+        "auto", "True, False or auto (CUDA, then Apple MPS, then CPU)", used=ALL, only=("auto",)
     )
     seed: int = knob(
-        0, "the run is a function of it", used=BOTH, low=0, high=2**63 - 1, fixed="other noise"
+        0, "the run is a function of it", used=ALL, low=0, high=2**63 - 1, fixed="other noise"
     )
     resume: bool | str = knob(False, "go on: the newest state of this run, or the file named")
     overwrite: bool = knob(False, "replace the earlier run of this name")
 
     # data
-    data_path: str = knob("", "folder or zip of images; nothing: 4,096 drawn avatars")
+    data_path: str = knob(
+        "", "folder or zip of images; nothing: 4,096 drawn avatars", used=(*TRAIN, *EVALUATE)
+    )
     img_size: int = knob(
         96,
         "pixels on a side (also --image-size)",
-        used=BOTH,
+        used=ALL,
         low=28,
         high=256,
         fixed="other networks",
     )
     channels: int = knob(
-        3, "3 colour, 1 greyscale", used=BOTH, low=1, high=3, only=(1, 3), fixed="other networks"
+        3, "3 colour, 1 greyscale", used=ALL, low=1, high=3, only=(1, 3), fixed="other networks"
+    )
+    held_out: float = knob(
+        0.1,
+        "share of the images to score with, not to train on (0: none, else at least 28)",
+        used=(*TRAIN, *EVALUATE),
+        low=0,
+        high=0.5,
+        fixed="other data",
     )
     flip: bool = knob(True, "mirror half of the images at random", fixed="other data")
-    num_workers: int = knob(0, "processes that decode images; 0: one a core", low=0, high=1024)
+    num_workers: int = knob(
+        0, "processes that decode images; 0: one a core", used=(*TRAIN, *EVALUATE), low=0
+    )
 
     # networks
     nz: int = knob(
-        100, "numbers in a noise vector", used=BOTH, low=1, high=65536, fixed="other networks"
+        100, "numbers in a noise vector", used=ALL, low=1, high=65536, fixed="other networks"
     )
     ngf: int = knob(
-        64, "channels of G's last hidden layer", used=BOTH, low=1, high=4096, fixed="other networks"
+        64, "channels of G's last hidden layer", used=ALL, low=1, high=4096, fixed="other networks"
     )
     ndf: int = knob(
-        64, "channels of D's first layer", used=BOTH, low=1, high=4096, fixed="other networks"
+        64, "channels of D's first layer", used=ALL, low=1, high=4096, fixed="other networks"
     )
-    netg_path: str = knob("", "weights of G to start from, or to draw with", used=BOTH)
-    netd_path: str = knob("", "weights of D to start from, or to rank with", used=BOTH)
+    netg_path: str = knob("", "weights of G to start from, or to draw with", used=ALL)
+    netd_path: str = knob("", "weights of D to start from, or to rank with", used=ALL)
 
     # updates
     batch_size: int = knob(
         64,
         "images a step",
-        used=BOTH,
+        used=ALL,
         low=2,
         high=65536,
         fixed="it sets which image comes when",
@@ -123,15 +136,26 @@ class Config:
     save_every: int = knob(10, "epochs from one preview, weights and state to the next", low=1)
     save_minutes: float = knob(10.0, "save at least this often, minutes", above=0)
     log_every: int = knob(20, "steps from one log line to the next", low=1)
+    eval_every: int = knob(0, "images from one score to the next; 0: about 5 % of the run", low=0)
+    rescue: bool = knob(True, "after NaN or collapse go back to the best state, at half the rates")
 
-    # generate
-    gen_num: int = knob(64, "faces to keep", used=GENERATE, low=1)
+    # generate and evaluate
+    best: bool = knob(True, "draw with the best-scored state of the run, not the newest", used=DRAW)
+    gen_num: int = knob(64, "faces to keep, or to score (evaluate: 2000)", used=DRAW, low=1)
     gen_search_num: int = knob(512, "candidates to draw and rank", used=GENERATE, low=1)
     gen_mean: float = knob(0.0, "mean of the noise", used=GENERATE)
     gen_std: float = knob(1.0, "standard deviation of the noise", used=GENERATE, above=0)
     gen_img: str = knob("result.png", "file of the grid, best face first", used=GENERATE)
     gen_dir: str = knob("", "folder for one file a face", used=GENERATE)
     gen_index: str = knob("", "draw these candidates again: 17 or 17,4,99", used=GENERATE)
+    fake_path: str = knob("", "score the images of this folder or zip instead", used=EVALUATE)
+    features: str = knob(
+        "lite0",
+        "what sees: lite0, inception or random",
+        used=EVALUATE,
+        only=("lite0", "inception", "random"),
+    )
+    report: str = knob("evaluate.html", "page to write, with a .json beside it", used=EVALUATE)
 
     def save(self, path: Path) -> None:
         path.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")
@@ -180,7 +204,8 @@ def coerce(name: str, text: str) -> Any:
         except (ValueError, KeyError, OverflowError):
             continue
     else:
-        says = {bool: "True or False", int: "a whole number", float: "a number", str: "auto"}
+        words = " or ".join(map(str, field.metadata["only"]))
+        says = {bool: "True or False", int: "a whole number", float: "a number", str: words}
         wanted = " or ".join(says[kind] for kind in kinds)
         raise Refused(f"{flag(name)}={text}: wants {wanted} (default {field.default!r})")
     rule = field.metadata

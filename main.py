@@ -17,6 +17,7 @@ from gan.errors import Refused
 if TYPE_CHECKING:
     import torch
 
+    from gan import data, loop
     from models import Nets
 
 USAGE = """Train GANs that draw faces, and draw ranked faces with them.
@@ -24,6 +25,7 @@ USAGE = """Train GANs that draw faces, and draw ranked faces with them.
   python main.py train [--data-path=FOLDER_OR_ZIP] [--max-minutes=60] [--gpu=True] ...
   python main.py train --resume
   python main.py generate [--gen-num=64] [--gen-img=faces.png] ...
+  python main.py evaluate [--fake-path=FOLDER_OR_ZIP] ...
   python main.py COMMAND --help     all flags of a command, with their defaults
 
 Weights go to checkpoints/, previews to imgs/, curves to runs/ (tensorboard --logdir runs)."""
@@ -84,7 +86,7 @@ def earlier_run(config: knobs.Config) -> list[Path]:
     """The files of an earlier run of this name."""
     files = []
     for kind, patterns in {
-        "checkpoints": ("state_*.pth", "netg_*.pth", "netd_*.pth", "config.json"),
+        "checkpoints": ("state_*.pth", "best.pth", "netg_*.pth", "netd_*.pth", "config.json"),
         "imgs": ("[0-9]*.png",),
         "runs": ("log.jsonl", "events.out.tfevents.*"),
     }.items():
@@ -138,6 +140,7 @@ def train(*stray: str, **options: str) -> None:
         Path("data/cache"),
         batch_size=config.batch_size,
         workers=config.num_workers,
+        held_out=config.held_out,
     )
     start = None
     if saved is None:
@@ -147,7 +150,15 @@ def train(*stray: str, **options: str) -> None:
     folders = loop.Folders(*(room(kind, config.name) for kind in ("checkpoints", "imgs", "runs")))
     print(f"train: {config.family} {config.img_size} px on {device}; Ctrl-C saves and stops")
     done = loop.fit(
-        family, config, images, folders, device, saved=saved, start=start, events=events
+        family,
+        config,
+        images,
+        folders,
+        device,
+        saved=saved,
+        start=start,
+        score=scorer(images, device),
+        events=events,
     )
     print(
         f"train: {done.images:,} images, epoch {done.epoch}, {done.seconds / 60:.1f} minutes; "
@@ -156,6 +167,23 @@ def train(*stray: str, **options: str) -> None:
     if done.signal is not None:
         print(f"stopped; go on with: {command_to_resume(config)}")
         sys.exit(128 + done.signal)
+
+
+def scorer(images: "data.Images", device: "torch.device") -> "loop.Score | None":
+    """What rates drawn pictures in mid-run: KID and coverage against the held-out images."""
+    from gan import features, metrics
+
+    if not len(images.held_out):
+        return None
+    real = features.Subset(images.array, images.held_out)
+    reference = features.Reference(images.folder / "features.npz")
+
+    def score(fake: Any) -> dict[str, float]:
+        found = metrics.quality(fake, real, reference=reference, device=str(device))
+        values = {name: row["value"] for name, row in found.items()}
+        return {"score": values.pop("score (lite0)"), **values}
+
+    return score
 
 
 def given_weights(config: knobs.Config) -> Any:
@@ -187,6 +215,8 @@ def trained(flags: dict[str, Any]) -> tuple["Nets", knobs.Config, str]:
     folders = [top] if "name" in flags else [top, *top.glob("*/")]
     states = [path for folder in folders for path in checkpoint.states(folder)]
     states.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    if states and flags.get("best", True) and (best := states[0].with_name("best.pth")).exists():
+        states.insert(0, best)
     for path in states:
         try:
             nets, saved = restore(path)
@@ -288,7 +318,62 @@ def write_faces(best: Any, config: knobs.Config, source: str) -> None:
         print(f"generate: one file a face: {config.gen_dir}")
 
 
-COMMANDS = {"train": train, "generate": generate}
+def evaluate(*stray: str, **options: str) -> None:
+    """Score drawn faces against held-out ones: see `python main.py evaluate --help`."""
+    flags = {"gen_num": 2000, **knobs.read_flags("evaluate", stray, options)}
+    flags["gen_search_num"] = flags["gen_num"]
+    from gan import data, features, metrics, report, sample
+
+    page = Path(flags.get("report", knobs.Config.report))
+    if page.suffix.lower() not in (".html", ".htm"):
+        raise Refused(f"--report={page}: a name that ends in .html")
+    given = "fake_path" in flags
+    nets, config, source = (
+        (None, knobs.resolve(flags), flags["fake_path"]) if given else trained(flags)
+    )
+    cache, size, channels = Path("data/cache"), config.img_size, config.channels
+    images = data.open_images(
+        config.data_path, size, channels, cache, workers=config.num_workers,
+        held_out=config.held_out or knobs.Config.held_out,
+    )  # fmt: skip
+    device = pick_device(flags.get("gpu", "auto"))
+    if nets is None:
+        fakes = data.open_images(source, size, channels, cache, workers=config.num_workers).array
+    else:
+        z = sample.noise(config.seed, 0, config.gen_num, config.nz)
+        fakes = sample.draw_uint8(nets.G.to(device), z, config.batch_size, device).numpy()
+    train, held_out = (features.Subset(images.array, p) for p in (images.train, images.held_out))
+    reference = features.Reference(images.folder / "features.npz")
+    found = metrics.evaluate(fakes, train, held_out, config.features, reference, str(device))
+    found = {"drawn_by": source, "data": config.data_path or "avatars", **found}
+    print(report.table(found))
+    report.write_page(page, found, pictures(found, fakes, train))
+    print(f"evaluate: page {page}, numbers {page.with_suffix('.json')}")
+
+
+def pictures(found: dict[str, Any], fakes: Any, train: Any) -> dict[str, Any]:
+    """What an evaluation shows: a random grid, and the fakes nearest to a training image."""
+    import torch
+
+    from gan import sample
+
+    def picture(images: list[Any]) -> Any:
+        stacked = torch.stack([torch.from_numpy(image.copy()) for image in images])
+        return sample.as_picture(sample.grid(stacked))
+
+    rows: list[Any] = []
+    pairs = found["memorisation"]["pairs"]
+    for start in range(0, len(pairs), 8):
+        eight = pairs[start : start + 8]
+        rows += [fakes[pair["fake"]] for pair in eight]
+        rows += [train[p["train"]][..., :: -1 if p["mirrored"] else 1] for p in eight]
+    return {
+        "64 of them, not chosen": picture(list(fakes[:64])),
+        "The closest to a training image: drawn above, training image below": picture(rows),
+    }
+
+
+COMMANDS = {"train": train, "generate": generate, "evaluate": evaluate}
 
 
 def run(words: list[str]) -> None:

@@ -10,6 +10,7 @@ import hashlib
 import io
 import itertools
 import json
+import math
 import os
 import shutil
 import signal
@@ -28,10 +29,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from gan import avatars
+from gan import avatars, split
 from gan.errors import Refused
 
-VERSION = 1  # of the cache's layout and of the decoding; part of the key
+VERSION = 2  # of the cache's layout and of the decoding; part of the key
 MAX_BYTES = 512 * 2**20  # of one file; a larger one is no photograph but a zip bomb
 
 
@@ -40,12 +41,15 @@ class Images:
     """A data set, ready to train on."""
 
     array: NDArray[np.uint8]  # [N, C, H, W], a read-only memory map
+    train: NDArray[np.int64]  # which of them to train on
+    held_out: NDArray[np.int64]  # which to score with: none is like one trained on
     digest: str  # SHA-256 of all pixels: two data sets with one digest are one
     skipped: dict[str, str]  # file name -> why it is not among the images
     folder: Path
 
     def __len__(self) -> int:
-        return len(self.array)
+        """How many images there are to train on."""
+        return len(self.train)
 
     def batch_at(self, step: int, batch_size: int, seed: int) -> NDArray[np.uint8]:
         """The images of training step `step`: uint8 [batch_size, C, H, W].
@@ -55,7 +59,7 @@ class Images:
         """
         epoch, i = divmod(step, len(self) // batch_size)
         chosen = order(seed, epoch, len(self))[i * batch_size : (i + 1) * batch_size]
-        return self.array[chosen]
+        return self.array[self.train[chosen]]
 
 
 @functools.lru_cache(maxsize=2)
@@ -238,6 +242,7 @@ def _build(folder: Path, source: Source, size: int, channels: int, workers: int)
     part.mkdir(parents=True)
     skipped: dict[str, str] = {}
     kept: list[str] = []
+    hashes: list[int] = []
     digest = hashlib.sha256()
     try:
         with open(part / "images.u8", "wb") as file:
@@ -254,12 +259,18 @@ def _build(folder: Path, source: Source, size: int, channels: int, workers: int)
                     skipped[name] = picture
                     continue
                 kept.append(name)
+                hashes.append(split.content_hash(picture))
                 digest.update(picture)
                 file.write(picture)
             file.flush()
             os.fsync(file.fileno())
+        shape = (len(kept), channels, size, size)
+        clusters = split.near_duplicates(_mapped(part, shape))
+        np.save(
+            part / "split.npy", np.stack([np.array(hashes, np.uint64), clusters.astype(np.uint64)])
+        )
         index = {
-            "shape": [len(kept), channels, size, size],
+            "shape": shape,
             "digest": digest.hexdigest(),
             "names": kept,
             "skipped": skipped,
@@ -274,52 +285,68 @@ def _build(folder: Path, source: Source, size: int, channels: int, workers: int)
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _opened(folder: Path) -> Images | None:
+def _mapped(folder: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    if not shape[0]:  # an empty file cannot be mapped
+        return np.empty(shape, np.uint8)
+    return np.memmap(folder / "images.u8", np.uint8, "r", shape=shape)
+
+
+def _opened(folder: Path, held_out: float) -> Images | None:
     """The cache in `folder` if it is whole."""
     try:
         index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-        count, *shape = index["shape"]
-        size = (folder / "images.u8").stat().st_size
-        if size != count * int(np.prod(shape)):
+        shape = tuple(index["shape"])
+        if (folder / "images.u8").stat().st_size != math.prod(shape):
             return None
-        array = (
-            np.memmap(folder / "images.u8", np.uint8, "r", shape=(count, *shape))
-            if count
-            else np.empty((0, *shape), np.uint8)  # an empty file cannot be mapped
-        )
-        return Images(array, index["digest"], index["skipped"], folder)
+        hashes, clusters = np.load(folder / "split.npy")
+        train, held = split.held_out(hashes, clusters.astype(np.int64), held_out)
+        array = _mapped(folder, shape)
+        return Images(array, train, held, index["digest"], index["skipped"], folder)
     except (OSError, ValueError, KeyError):
         return None
 
 
 def open_images(
-    data_path: str, size: int, channels: int, cache: Path, *, batch_size: int = 1, workers: int = 0
+    data_path: str,
+    size: int,
+    channels: int,
+    cache: Path,
+    *,
+    batch_size: int = 1,
+    workers: int = 0,
+    held_out: float = 0.0,
 ) -> Images:
     """The pictures at `data_path` ("": the drawn avatars), decoded at the first call.
 
+    `held_out` is the share that is kept from training, to score with.
     Raises Refused for a path without pictures, and for fewer usable ones than one batch.
     """
     source = find(data_path)
     text = f"{VERSION} {size} {channels}\n{source.stamp}"
     key = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:12]
     folder = cache / f"{source.label}-{size}px-{channels}ch-{key}"
-    images = _opened(folder)
+    images = _opened(folder, held_out)
     if images is None:
         _build(folder, source, size, channels, workers)
-        images = _opened(folder)
+        images = _opened(folder, held_out)
         assert images is not None
     _report(images, source)
     if len(images) < batch_size:
         smaller = f"give --batch-size={len(images)} or less, or" if len(images) > 1 else "please"
         raise Refused(
             f"--batch-size={batch_size}: only {len(images)} usable images in "
-            f"{data_path or 'the avatars'} ({len(images.skipped)} skipped); {smaller} add images"
+            f"{data_path or 'the avatars'} ({len(images.skipped)} skipped, {len(images.held_out)} "
+            f"held out); {smaller} add images"
         )
     return images
 
 
 def _report(images: Images, source: Source) -> None:
-    print(f"data: {len(images):,} images, {images.array.nbytes / 2**20:.0f} MiB in {images.folder}")
+    size = images.array.nbytes / 2**20
+    print(
+        f"data: {len(images):,} images to train on, {len(images.held_out):,} held out to score "
+        f"with, {size:.0f} MiB in {images.folder}"
+    )
     if source.ignored:
         print(f"data: {source.ignored} files that are no pictures passed over")
     if images.skipped:

@@ -5,7 +5,7 @@ import dataclasses
 import signal
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from gan import checkpoint, sample
+from gan import checkpoint, health, sample
 from gan.data import Images
 from gan.errors import Refused
 from gan.losses import Batch
@@ -22,6 +22,13 @@ from gan.report import Meters, Report
 
 PREVIEWS = 64  # faces in a preview: candidates 0 to 63 of `generate` under the same seed
 KEEP = 2  # states: the newest, and the one before it should the newest be damaged
+BEST = "best.pth"  # the state with the best score so far
+EVAL_FAKES = 256  # drawn for a score in mid-run
+EVAL_SHARE = 0.05  # of the budget between two scores, and of the time that scoring may take
+MAX_RESCUES = 3
+GAP_EVERY = 10  # readings from one look at held-out images to the next
+
+Score = Callable[[Any], dict[str, float]]  # uint8 [N, C, H, W] -> named scores; "score": the less
 
 
 @dataclass(frozen=True)
@@ -87,8 +94,11 @@ class State:
         self.opt_d = torch.optim.Adam(self.nets.D.parameters(), config.lr2, betas, fused=fused)
         self.ema = Ema(self.nets.G, config.ema_images) if config.ema else None
         self.meters = Meters()
+        self.monitor = health.Monitor()
         self.step = 0
         self.seconds = 0.0
+        self.rescues = 0  # each halves both learning rates
+        self.best: float | None = None  # the best score so far
 
     @property
     def images(self) -> int:
@@ -102,25 +112,36 @@ class State:
             "ema": self.ema.module.state_dict() if self.ema else None,
             "optimizers": {"G": self.opt_g.state_dict(), "D": self.opt_d.state_dict()},
             "meters": self.meters.state_dict(),
+            "health": self.monitor.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
+            "rescues": self.rescues,
+            "best": self.best,
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
+        self.step = saved["step"]
+        self.seconds = saved["seconds"]
+        self.rescues = saved["rescues"]
+        self.best = saved["best"]
+        self.meters.load_state_dict(saved["meters"])
+        self.monitor.load_state_dict(saved["health"])
+        self.load_players(saved)
+
+    def load_players(self, saved: dict[str, Any]) -> None:
+        """The nets, the average and the optimisers alone, at this run's learning rates."""
         self.nets.G.load_state_dict(saved["nets"]["G"])
         self.nets.D.load_state_dict(saved["nets"]["D"])
         if self.ema:
             self.ema.module.load_state_dict(saved["ema"])
             self.ema.n_averaged.fill_(1)  # 0 would make the next update a plain copy
-        rates = {"G": self.config.lr1, "D": self.config.lr2}
+        scale = 0.5**self.rescues
+        rates = {"G": scale * self.config.lr1, "D": scale * self.config.lr2}
         for name, optimizer in (("G", self.opt_g), ("D", self.opt_d)):
             optimizer.load_state_dict(saved["optimizers"][name])
             for group in optimizer.param_groups:  # these may have been changed with --resume
                 group["lr"] = rates[name]
                 group["betas"] = (self.config.beta1, self.config.beta2)
-        self.meters.load_state_dict(saved["meters"])
-        self.step = saved["step"]
-        self.seconds = saved["seconds"]
 
     def sampler(self) -> nn.Module:
         """The network to draw with: the average, its batch norm in order, or G itself."""
@@ -143,11 +164,16 @@ def step_seed(seed: int, step: int, rank: int = 0) -> int:
     return x ^ (x >> 31)
 
 
+def to_real(pixels: Tensor, device: torch.device) -> Tensor:
+    """uint8 -> [-1, 1] on the device."""
+    return pixels.to(device, non_blocking=True).float().div_(127.5).sub_(1)
+
+
 def make_batch(state: State, data: Images) -> Batch:
     """The batch of the state's step, on its device: reals in [-1, 1], half of them mirrored."""
     config = state.config
     pixels = torch.from_numpy(data.batch_at(state.step, config.batch_size, config.seed))
-    real = pixels.to(state.device, non_blocking=True).float().div_(127.5).sub_(1)
+    real = to_real(pixels, state.device)
     torch.manual_seed(step_seed(config.seed, state.step))
     if config.flip:
         mirrored = torch.rand(len(real), 1, 1, 1, device=state.device) < 0.5
@@ -229,17 +255,23 @@ class Stop:
 
 
 class Run:
-    """One session of a run: its state, its clock and what it writes."""
+    """One session of a run: its state, its clock, what it watches and what it writes."""
 
     def __init__(
-        self, state: State, data: Images, folders: Folders, events: Iterable[dict[str, Any]]
+        self,
+        state: State,
+        data: Images,
+        folders: Folders,
+        score: Score | None,
+        events: Iterable[dict[str, Any]],
     ) -> None:
-        self.state, self.data, self.folders = state, data, folders
+        self.state, self.data, self.folders, self.score = state, data, folders, score
         config = state.config
         self.steps_per_epoch = len(data) // config.batch_size
         self.budget = Budget(config, self.steps_per_epoch)
-        self.started = time.monotonic() - state.seconds
-        self.saved_at = time.monotonic()
+        self.began = time.monotonic()
+        self.started = self.began - state.seconds
+        self.saved_at = self.began
         self.saved: tuple[int, Path] | None = None
         if self.fraction() >= 1:
             raise Refused(
@@ -250,7 +282,9 @@ class Run:
         self.report = Report(folders.runs, state.step, state.images, self.fraction())
         for event in events:
             self.report.event(state.step, event)
-        self.window = (time.monotonic(), state.step)
+        self.window = (self.began, state.step)
+        self.scored_at = (self.fraction(), state.images)
+        self.scoring = 0.0  # seconds of this session
 
     def fraction(self) -> float:
         return self.budget.fraction(self.state.images, self.state.seconds)
@@ -260,27 +294,83 @@ class Run:
         """The pass over the data that the last step was part of, from 1."""
         return -(-self.state.step // self.steps_per_epoch)
 
-    def log(self) -> None:
-        """Write the averages since the last log."""
+    def aside(self, began: float) -> None:
+        """Leave the time since `began`, which was no training, out of the images/s."""
+        self.window = (self.window[0] + time.monotonic() - began, self.window[1])
+
+    def log(self, batch: Batch) -> None:
+        """Write the averages since the last log, and act on what they say of the game's health."""
         state, now = self.state, time.monotonic()
-        if not state.meters.finite():
-            raise Refused(
-                f"the losses are no longer numbers at step {state.step}; lower --lr1 and --lr2 and "
-                f"go on from {self.saved[1] if self.saved else 'the last state'} with --resume"
-            )
+        finite = state.meters.finite()
+        reading = self.look(batch, finite)
+        means = {name: mean for name, mean in state.meters.read().items() if finite}
+        reading.pair_auc = means.get("pair_auc")
         then, step = self.window
         speed = (state.step - step) * state.config.batch_size / max(now - then, 1e-9)
-        values = {"epoch": state.step / self.steps_per_epoch, "seconds": round(state.seconds, 1)}
-        self.report.scalars(
-            state.step, state.images, {**values, "images/s": speed, **state.meters.read()}
-        )
+        signals = {"diversity": reading.diversity, "gradient": reading.gradient, "gap": reading.gap}
+        values = {
+            "epoch": state.step / self.steps_per_epoch,
+            "seconds": round(state.seconds, 1),
+            "images/s": speed,
+            **means,
+            **{name: value for name, value in signals.items() if value is not None},
+        }
+        self.report.scalars(state.step, state.images, values)
         self.window = (now, state.step)
+        for alarm in state.monitor.read(reading):
+            self.report.say(f"health: {alarm.line}")
+            self.report.event(state.step, {"event": "health", **dataclasses.asdict(alarm)})
+            if alarm.rescue:
+                self.rescue(alarm)
+
+    def look(self, batch: Batch, finite: bool) -> health.Reading:
+        """The signals of the game's health that the losses do not hold."""
+        state, data = self.state, self.data
+        reading = health.Reading(state.step, finite)
+        if not finite or batch.drawn is None:
+            return reading
+        fake = batch.drawn.detach()
+        reading.diversity = float(health.spread(fake) / health.spread(batch.real).clamp(min=1e-6))
+        if (state.step - 1) % state.config.g_every == 0:
+            reading.gradient = float(health.gradient_norm(state.nets.G))
+        if len(data.held_out) and state.step % (GAP_EVERY * state.config.log_every) == 0:
+            chosen = data.array[data.held_out[: state.config.batch_size]]
+            held_out = to_real(torch.from_numpy(chosen), state.device)
+            reading.gap = health.memory_gap(state.nets.D, batch.real, held_out, fake)
+        return reading
+
+    def rescue(self, alarm: health.Alarm) -> None:
+        """Go back to the best state, or the newest, and on from there at half the rates."""
+        state = self.state
+        best = self.folders.checkpoints / BEST
+        paths = [best] if best.exists() else checkpoint.states(self.folders.checkpoints)[:1]
+        if not state.config.rescue or not paths or state.rescues == MAX_RESCUES:
+            if alarm.kind != "nan":
+                return  # a line is all that can be done
+            tried = f" after {state.rescues} rescues" if state.rescues else ""
+            raise Refused(
+                f"step {state.step}: {alarm.line}{tried}; "
+                f"{'go on from the last state with --resume' if paths else 'start again'}"
+            )
+        state.rescues += 1
+        state.load_players(checkpoint.load(paths[0]))
+        state.monitor.forget()
+        scale = 0.5**state.rescues
+        self.report.say(
+            f"rescue {state.rescues} of {MAX_RESCUES}: back to {paths[0]}, learning rates x {scale}"
+        )
+        self.report.event(
+            state.step, {"event": "rescue", "state": str(paths[0]), "rates": scale, **vars(alarm)}
+        )
+
+    def payload(self, G: nn.Module) -> dict[str, Any]:
+        """The whole state, with the average as it is drawn from."""
+        saved = {**self.state.state_dict(), "data": self.data.digest}
+        return {**saved, "ema": G.state_dict()} if self.state.ema else saved
 
     def save(self) -> None:
         """Preview, weights and state; the state last, so that whatever it names exists."""
         state, config = self.state, self.state.config
-        if not state.meters.finite():
-            self.log()
         began = time.monotonic()
         G = state.sampler()
         z = sample.noise(config.seed, 0, PREVIEWS, config.nz)
@@ -292,13 +382,10 @@ class Run:
         checkpoint.save(folder / f"netd_{self.epoch}.pth", state.nets.D.state_dict())
         checkpoint.write_beside(folder / "config.json", config.save)
         path = folder / f"state_{state.step:08}.pth"
-        payload = {**state.state_dict(), "data": self.data.digest}
-        if state.ema:
-            payload["ema"] = G.state_dict()
-        checkpoint.save(path, payload)
+        checkpoint.save(path, self.payload(G))
         checkpoint.prune(path, KEEP)
         self.saved, self.saved_at = (state.step, path), time.monotonic()
-        self.window = (self.window[0] + self.saved_at - began, self.window[1])
+        self.aside(began)
 
     def save_due(self) -> bool:
         config = self.state.config
@@ -307,21 +394,52 @@ class Run:
             or time.monotonic() - self.saved_at >= 60 * config.save_minutes
         )
 
+    def evaluate(self) -> None:
+        """Score the average against held-out images; keep the state if it is the best so far."""
+        assert self.score is not None
+        state, config = self.state, self.state.config
+        began = time.monotonic()
+        G = state.sampler()
+        z = sample.noise(config.seed, 0, EVAL_FAKES, config.nz)
+        scores = self.score(sample.draw_uint8(G, z, config.batch_size, state.device).numpy())
+        if state.best is None or scores["score"] < state.best:
+            state.best = scores["score"]
+            checkpoint.save(self.folders.checkpoints / BEST, self.payload(G))
+        self.report.scores(state.step, state.images, scores)
+        self.scored_at = (self.fraction(), state.images)
+        self.scoring += time.monotonic() - began
+        self.aside(began)
+
+    def evaluate_due(self) -> bool:
+        if self.score is None:
+            return False
+        fraction, images = self.scored_at
+        if self.state.config.eval_every:
+            return self.state.images - images >= self.state.config.eval_every
+        spent = self.scoring / (time.monotonic() - self.began)
+        return self.fraction() - fraction >= EVAL_SHARE and spent < EVAL_SHARE
+
     def play(self, family: Any) -> Outcome:
         """Train until the budget is spent or a signal comes; then save."""
         state = self.state
         with Stop() as stop:
             while self.fraction() < 1 and stop.signal is None:
-                state.meters.add(train_step(family, state, make_batch(state, self.data)))
+                batch = make_batch(state, self.data)
+                state.meters.add(train_step(family, state, batch))
                 state.seconds = time.monotonic() - self.started
-                if state.step % state.config.log_every == 0:
-                    self.log()
-                if self.save_due():
+                spent = self.fraction() >= 1
+                save = self.save_due() or spent or stop.signal is not None
+                evaluate = self.evaluate_due() or (spent and self.score is not None)
+                # whatever is to be saved is looked at first: no state of NaN replaces a good one
+                doubt = (save or evaluate) and not state.meters.finite()
+                if state.step % state.config.log_every == 0 or doubt:
+                    self.log(batch)
+                if evaluate:
+                    self.evaluate()
+                if save:
                     self.save()
                 self.report.progress(self.fraction())
-            if self.saved is None or self.saved[0] != state.step:
-                self.save()
-        assert self.saved is not None
+        assert self.saved is not None  # the last round of the loop saves
         return Outcome(self.saved[1], self.epoch, state.images, state.seconds, stop.signal)
 
 
@@ -333,13 +451,15 @@ def fit(
     device: torch.device,
     *,
     saved: dict[str, Any] | None = None,
-    start: Any = None,
+    start: Callable[[Any], None] | None = None,
+    score: Score | None = None,
     events: Iterable[dict[str, Any]] = (),
 ) -> Outcome:
     """Train `family` on `data` within the budget of `config`.
 
-    `saved` is a state to go on from; `start(nets)` loads given weights into a new run; `events`
-    are written to the log first. Raises Refused if the state belongs to other images.
+    `saved` is a state to go on from; `start(nets)` loads given weights into a new run; `score`
+    rates drawn pictures in mid-run; `events` are written to the log first. Raises Refused if the
+    state belongs to other images.
     """
     if saved is not None and saved["data"] != data.digest:
         raise Refused(
@@ -352,7 +472,7 @@ def fit(
         state.restart()
     if saved is not None:
         state.load_state_dict(saved)
-    run = Run(state, data, folders, events)
+    run = Run(state, data, folders, score, events)
     try:
         return run.play(family)
     finally:

@@ -46,6 +46,15 @@ class Game(NamedTuple):
     g: Callable[[Tensor], Tensor]  # (fake) -> loss
 
 
+def pair_auc(real: Tensor, fake: Tensor) -> Tensor:
+    """Share of the pairs (real, fake) in which the real scores higher, ties half: 0 to 1.
+
+    0.5 is a D that cannot tell. Unlike the sign of D's scores it means the same for every game.
+    """
+    difference = real[:, None] - fake[None, :]
+    return (difference.sign().mean() + 1) / 2
+
+
 def logistic_d(real: Tensor, fake: Tensor) -> Tensor:
     """-log s(real) - log(1 - s(fake)): binary cross-entropy with labels 1 and 0.
 
@@ -74,6 +83,7 @@ def adversarial(game: Game) -> tuple[Loss, Loss]:
             "loss_d": loss.detach(),
             "D(x)": torch.sigmoid(real.detach()).mean(),
             "D(G(z))": torch.sigmoid(fake.detach()).mean(),
+            "pair_auc": pair_auc(real.detach(), fake.detach()),
         }
 
     def g_loss(nets: Players, batch: Batch, config: Any) -> tuple[Tensor, Logs]:

@@ -1,5 +1,8 @@
 """What a run tells: JSON lines, TensorBoard, the progress bar. The log is a function of the run."""
 
+import base64
+import html
+import io
 import json
 import math
 import os
@@ -9,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from tensorboardX import SummaryWriter
 from torch import Tensor
 from torchnet.meter import AverageValueMeter
@@ -86,6 +90,7 @@ class Report:
             bar_format="{percentage:3.0f}%|{bar:20}| {elapsed}<{remaining} {postfix}",
         )
         self.last_line = time.monotonic()
+        self.score = ""
 
     def scalars(self, step: int, images: int, values: dict[str, float]) -> None:
         """One line of the log, and a point on each of TensorBoard's curves (against images)."""
@@ -98,10 +103,19 @@ class Report:
             for name in ("images/s", "loss_d", "loss_g", "D(x)", "D(G(z))")
             if name in values
         }
-        text = " ".join(f"{name} {value}" for name, value in shown.items())
+        text = " ".join(f"{name} {value}" for name, value in shown.items()) + self.score
         self.bar.set_postfix_str(text, refresh=False)
         if self.bar.disable and time.monotonic() - self.last_line > PLAIN_EVERY:
             self.say(f"epoch {values['epoch']:.1f}, {images:,} images, {text}")
+
+    def scores(self, step: int, images: int, scores: dict[str, float]) -> None:
+        """A score in mid-run, to the log, TensorBoard, and people."""
+        self.event(step, {"event": "score", "images": images, **scores})
+        for name, value in scores.items():
+            self.board.add_scalar(f"score/{name}", value, images)
+        text = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
+        self.score = f" score {scores['score']:.3f}"
+        self.say(f"score at {images:,} images: {text}")
 
     def event(self, step: int, values: dict[str, Any]) -> None:
         self.file.write(json.dumps({"step": step, **values}) + "\n")
@@ -140,3 +154,54 @@ def _lines(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             continue
     return lines
+
+
+def table(found: dict[str, Any]) -> str:
+    """The scores of `gan.metrics.evaluate` for a terminal: value, floor, and on how many images."""
+    rows = [("score", "value", "floor", "images")]
+    count = f"{found['n_fake']} / {found['n_held_out']}"
+    for name, row in found["scores"].items():
+        error = f" ± {row['error']:.4f}" if "error" in row else ""
+        rows.append((name, f"{row['value']:.4f}{error}", f"{row['floor']:.4f}", count))
+    copies = found["memorisation"]
+    count = f"{found['n_fake']} / {found['n_train']}"
+    rows.append(("memorisation ratio", f"{copies['ratio']:.4f}", "1.0000", count))
+    rows.append(("copied share", f"{copies['copied']:.4f}", "0.0100", count))
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto }}
+img {{ max-width: 100%; image-rendering: pixelated }}
+pre {{ background: #f4f4f4; padding: 1rem; overflow-x: auto }}
+</style></head><body><h1>{title}</h1>
+<p>{count} pictures, data: {data}.</p>
+<pre>{table}</pre>
+<p>KID and SWD: 0 is equal, lower is better. Precision, recall, density and coverage: higher is
+better. "floor" is what as many training images score against the same held-out ones: a perfect
+generator. "images" is fakes / reals. A memorisation ratio well below 1 means copies.</p>
+{pictures}</body></html>
+"""
+
+
+def write_page(path: Path, found: dict[str, Any], pictures: dict[str, Image.Image]) -> None:
+    """One self-contained HTML page of scores and pictures, and the numbers beside it as JSON."""
+    parts = []
+    for title, picture in pictures.items():
+        file = io.BytesIO()
+        picture.save(file, "PNG")
+        code = base64.b64encode(file.getvalue()).decode()
+        parts.append(f'<h2>{html.escape(title)}</h2><img src="data:image/png;base64,{code}">\n')
+    text = PAGE.format(
+        title=html.escape(f"Scores of {found['drawn_by']}"),
+        count=found["n_fake"],
+        data=html.escape(found["data"]),
+        table=html.escape(table(found)),
+        pictures="".join(parts),
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    path.write_text(text, encoding="utf-8")

