@@ -60,10 +60,7 @@ def room(kind: str, name: str) -> Path:
 
 
 def command_to_resume(config: knobs.Config) -> str:
-    name = f" --name={config.name}" if config.name else ""
-    return f"python main.py train{name} --resume" + (
-        f" --data-path={config.data_path}" if config.data_path else ""
-    )
+    return f"python main.py train{f' --name={config.name}' if config.name else ''} --resume"
 
 
 def find_state(resume: bool | str, name: str) -> tuple[Path, dict[str, Any]]:
@@ -338,7 +335,7 @@ def evaluate(*stray: str, **options: str) -> None:
     )  # fmt: skip
     device = pick_device(flags.get("gpu", "auto"))
     if nets is None:
-        fakes = data.open_images(source, size, channels, cache, workers=config.num_workers).array
+        fakes = data.open_images(source, size, channels, cache, flag="--fake-path").array
     else:
         z = sample.noise(config.seed, 0, config.gen_num, config.nz)
         fakes = sample.draw_uint8(nets.G.to(device), z, config.batch_size, device).numpy()

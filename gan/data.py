@@ -165,8 +165,8 @@ def _open_avatar(name: str, size: int) -> Image.Image:
     return avatars.portrait(int(name.split()[1]), size)
 
 
-def find(data_path: str) -> Source:
-    """The pictures at `data_path`; raises Refused if there are none."""
+def find(data_path: str, flag: str = "--data-path") -> Source:
+    """The pictures at `data_path`; raises Refused, naming `flag`, if there are none."""
     if not data_path:
         names = [f"avatar {index:05}" for index in range(avatars.COUNT)]
         return Source("avatars", names, avatars.version(), _open_avatar)
@@ -179,16 +179,16 @@ def find(data_path: str) -> Source:
         try:
             members = [m for m in _archive(path).infolist() if not m.is_dir()]
         except (zipfile.BadZipFile, OSError) as error:
-            raise Refused(f"--data-path={data_path}: cannot be read ({error})") from error
+            raise Refused(f"{flag}={data_path}: cannot be read ({error})") from error
         stamps = {m.filename: f"{m.file_size} {m.CRC}" for m in members}
         opener = functools.partial(_open_member, path)
     elif path.exists():
-        raise Refused(f"--data-path={data_path}: neither a folder nor a zip")
+        raise Refused(f"{flag}={data_path}: neither a folder nor a zip")
     else:
-        raise Refused(f"--data-path={data_path}: no such folder or zip")
+        raise Refused(f"{flag}={data_path}: no such folder or zip")
     names = sorted(name for name in stamps if _is_picture(name, suffixes))
     if not names:
-        raise Refused(f"--data-path={data_path}: no pictures in it ({len(stamps)} other files)")
+        raise Refused(f"{flag}={data_path}: no pictures in it ({len(stamps)} other files)")
     stamp = "\n".join(f"{name} {stamps[name]}" for name in names)
     return Source(path.resolve().stem, names, stamp, opener, len(stamps) - len(names))
 
@@ -315,13 +315,14 @@ def open_images(
     batch_size: int = 1,
     workers: int = 0,
     held_out: float = 0.0,
+    flag: str = "--data-path",
 ) -> Images:
     """The pictures at `data_path` ("": the drawn avatars), decoded at the first call.
 
-    `held_out` is the share that is kept from training, to score with.
+    `held_out` is the share that is kept from training, to score with; `flag` is named in refusals.
     Raises Refused for a path without pictures, and for fewer usable ones than one batch.
     """
-    source = find(data_path)
+    source = find(data_path, flag)
     text = f"{VERSION} {size} {channels}\n{source.stamp}"
     key = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:12]
     folder = cache / f"{source.label}-{size}px-{channels}ch-{key}"

@@ -21,7 +21,7 @@ SIDE = 12  # pixels at which variety is measured: hair, face and pose, no textur
 @torch.no_grad()
 def spread(images: Tensor) -> Tensor:
     """Mean distance of two of the images [N, C, H, W], at 12 x 12 pixels: a scalar >= 0."""
-    small = F.adaptive_avg_pool2d(images, SIDE).flatten(1)
+    small = F.adaptive_avg_pool2d(images.float().cpu(), SIDE).flatten(1)  # not any size on MPS
     count = len(small)
     return torch.cdist(small, small).sum() / max(count * (count - 1), 1)
 

@@ -18,7 +18,10 @@ from gan.errors import Refused
 from gan.features import Features, Images, Reference, Subset, batches, extract, resized
 
 SCALES = {1: "", 2: ", half size"}  # a score is taken of the pictures at 1/scale of their size
+SECOND_OPINION = "random"
 NEIGHBOURS = 5  # k of precision, recall, density and coverage
+
+Scores = dict[str, dict[str, float]]  # name -> {"value", "error" where there is one}
 
 
 # ---- statistics --------------------------------------------------------------------------------
@@ -237,9 +240,9 @@ def memorisation(fake: Images, train: Images, held_out: Images, pairs: int = 16)
 # ---- scores ------------------------------------------------------------------------------------
 
 
-def _quality(fake: list[Features], real: list[Features], name: str) -> dict[str, dict[str, float]]:
+def _quality(fake: list[Features], real: list[Features], name: str) -> Scores:
     """`quality` of features at full and half size."""
-    found: dict[str, dict[str, float]] = {}
+    found: Scores = {}
     pairs = list(zip(SCALES.values(), fake, real, strict=True))
     for suffix, x, y in pairs:
         value, error = kid(x, y)
@@ -260,7 +263,7 @@ def quality(
     name: str = "lite0",
     reference: Reference | None = None,
     device: str = "cpu",
-) -> dict[str, dict[str, float]]:
+) -> Scores:
     """KID and coverage at both scales, and "score", the mean of the two KID: lower is better.
 
     Full size alone saturates early in training and then sees fine texture only. This is the part
@@ -274,9 +277,7 @@ def quality(
     )
 
 
-def _all_scores(
-    fake: list[Features], real: list[Features], name: str
-) -> dict[str, dict[str, float]]:
+def _all_scores(fake: list[Features], real: list[Features], name: str) -> Scores:
     found = _quality(fake, real, name)
     found[f"FID ({name})"] = {"value": fid(fake[0], real[0])}
     precision, recall = precision_recall(fake[0], real[0])
@@ -295,6 +296,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Every score of `fake` against `held_out`, ready for JSON.
 
+    Beside `name`, the untrained network has its say on KID and coverage: it is nearly blind to
+    noise but sees colours go missing, which ImageNet's networks hardly do.
     "scores": name -> {"value", "error" (KID), "floor"}; the floor is the same score of as many
     training images (evenly spread ones), what a perfect generator gets at these numbers.
     "memorisation": see there. "n_fake", "n_train", "n_held_out", "n_floor": how many were used.
@@ -307,10 +310,13 @@ def evaluate(
     known = reference or Reference()
     count = min(len(fake), len(train))
     spread = Subset(train, np.linspace(0, len(train) - 1, count).round().astype(np.int64))
-    real = [known.features(held_out, name, scale, device) for scale in SCALES]
-    other = [known.features(spread, name, scale, device) for scale in SCALES]
-    drawn = [extract(fake, name, scale, device) for scale in SCALES]
-    scores, floor = _all_scores(drawn, real, name), _all_scores(other, real, name)
+    scores: Scores = {}
+    floor: Scores = {}
+    for net, measure in {SECOND_OPINION: _quality, name: _all_scores}.items():
+        real = [known.features(held_out, net, scale, device) for scale in SCALES]
+        other = [known.features(spread, net, scale, device) for scale in SCALES]
+        drawn = [extract(fake, net, scale, device) for scale in SCALES]
+        scores, floor = measure(drawn, real, net) | scores, measure(other, real, net) | floor
     for found, images in ((scores, fake), (floor, spread)):
         levels = swd(images, held_out)
         found |= {f"SWD {level} px": {"value": value} for level, value in levels.items()}

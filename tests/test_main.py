@@ -35,15 +35,20 @@ def refused(done: subprocess.CompletedProcess[str], says: str) -> None:
 
 def test_train_and_generate_from_end_to_end(cli: Cli, faces: Path, tmp_path: Path) -> None:
     done = cli(
-        "train", *TINY, f"--data-path={faces}", "--max-epoch=2", "--save-every=1", "--lr2=1e-4"
-    )
+        "train", *TINY, f"--data-path={faces}", "--max-epoch=2", "--save-every=1", "--lr2=1e-4",
+        "--held-out=0.15",
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert "170 images to train on, 30 held out" in done.stdout
+    assert "coverage (lite0)" in done.stdout
     assert (tmp_path / "imgs" / "2.png").exists()
+    assert (tmp_path / "checkpoints" / "best.pth").exists()
     assert json.loads((tmp_path / "checkpoints" / "config.json").read_text())["lr2"] == 1e-4
     done = cli(
         "generate", "--gen-num=9", "--gen-search-num=50", "--gen-dir=out", "--gen-img=a/top.png"
     )
     assert done.returncode == 0, done.stderr
+    assert "9 faces from checkpoints/best.pth" in done.stdout
     about = json.loads((tmp_path / "a" / "top.json").read_text())
     scores = [face["score"] for face in about["faces"]]
     assert len(scores) == 9
@@ -106,6 +111,10 @@ def test_train_and_generate_from_end_to_end(cli: Cli, faces: Path, tmp_path: Pat
         ("generate --gen-img=faces.xyz", "--gen-img=faces.xyz"),
         ("generate --gen-index=1,b", "--gen-index=1,b"),
         ("generate --netd-path=x.pth", "--netg-path"),
+        ("evaluate", "no checkpoint"),
+        ("evaluate --report=page.pdf", "--report=page.pdf"),
+        ("evaluate --features=vgg", "--features=vgg: wants lite0 or inception or random"),
+        ("evaluate --fake-path=nowhere --data-path=FACES", "--fake-path=nowhere: no such folder"),
         pytest.param(
             "train --data-path=FACES --gpu=True",
             "--gpu=True",
@@ -129,6 +138,23 @@ def test_mistakes_are_refused_before_anything_starts(
 def test_a_mistake_is_one_line_and_exit_code_2(cli: Cli) -> None:
     refused(cli("train", "--learning-rate=1"), "--learning-rate: no such flag of train")
     refused(cli("generate"), "train first")
+
+
+def test_two_folders_are_compared(cli: Cli, faces: Path, tmp_path: Path) -> None:
+    """The "fakes" are the training images and the held-out ones: good, and copies."""
+    done = cli(
+        "evaluate", f"--data-path={faces}", f"--fake-path={faces}", "--features=random",
+        "--img-size=32", "--report=out/page.html",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "KID (random), half size" in done.stdout
+    found = json.loads((tmp_path / "out" / "page.json").read_text())
+    assert (found["n_fake"], found["n_train"], found["n_held_out"]) == (200, 172, 28)
+    assert found["memorisation"]["ratio"] < 0.1
+    assert found["memorisation"]["copied"] > 0.8
+    page = (tmp_path / "out" / "page.html").read_text()
+    assert page.count("data:image/png;base64,") == 2
+    assert "memorisation ratio" in page
 
 
 def test_help(cli: Cli) -> None:

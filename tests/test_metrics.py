@@ -76,8 +76,8 @@ def test_lite0_knows_what_it_sees(side: int) -> None:
     draw.line((112, 112, 160, 140), fill="black", width=7)
     pixels = np.asarray(picture).transpose(2, 0, 1)[None]
     with torch.inference_mode():
-        x = features.resized(next(features.batches(pixels, 1)), (side, side))
-        chances = features.lite0_net(side)((x - 127) / 128).softmax(1)[0]
+        seen = features.resized(next(features.batches(pixels, 1)), (side, side))
+        chances = features.lite0_net(side)((seen - 127) / 128).softmax(1)[0]
     assert int(chances.argmax()) == CLOCK
     assert chances[CLOCK] > 0.5
 
