@@ -8,28 +8,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 import config as knobs
 from config import Config
 from gan import checkpoint
 from gan.errors import Refused
-from gan.losses import Loss, adversarial, nonsaturating
+from gan.losses import Loss, adversarial, hinge, nonsaturating
 
 # Sizes whose classic script ends in layers of stride 3; every other size is halved throughout.
 STRIDES = {96: (3, 2, 2, 2), 144: (3, 3, 2, 2)}
 
 
-def pyramid(img_size: int) -> list[tuple[int, int]]:
+def pyramid(
+    img_size: int, strides: Mapping[int, tuple[int, ...]] = STRIDES
+) -> list[tuple[int, int]]:
     """(side, stride to the next) from the picture down, ending with (smallest side, 0).
 
     96 -> 32 -> 16 -> 8 -> 4 and 144 -> 48 -> 16 -> 8 -> 4 as in the classic scripts;
     64 -> 32 -> 16 -> 8 -> 4; 28 -> 14 -> 7; 100 -> 50 -> 25 -> 12 -> 6 (an odd side rounds down).
     """
     sides, side = [], img_size
-    strides = list(STRIDES.get(img_size, ()))
-    while strides or side >= 8:
-        stride = strides.pop(0) if strides else 2
+    given = list(strides.get(img_size, ()))
+    while given or side >= 8:
+        stride = given.pop(0) if given else 2
         sides.append((side, stride))
         side //= stride
     return [*sides, (side, 0)]
@@ -106,6 +110,84 @@ class NetD(nn.Module):
         return self.main(images).flatten()  # [N]
 
 
+class Residual(nn.Module):
+    """x + body(x)."""
+
+    def __init__(self, *body: nn.Module) -> None:
+        super().__init__()
+        self.body = nn.Sequential(*body)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
+
+
+class ModernG(nn.Module):
+    """Generator of the `modern` family: noise [N, nz] -> [N, C, s, s] in [-1, 1].
+
+    A dense base of 4 to 7 pixels, doubled by k4 s2 convolutions, whose kernels overlap evenly
+    (Odena et al. 2016), with batch norm and leaky ReLU; at half size one residual convolution, at
+    full size a thin last stage, so that the dearest layers are narrow.
+    """
+
+    def __init__(self, nz: int = 64, ngf: int = 32, img_size: int = 96, channels: int = 3) -> None:
+        super().__init__()
+        levels = pyramid(img_size, {})
+        depth = len(levels) - 1
+        widths = [ngf // 2, *(width(level, ngf) for level in range(depth))]  # from the picture down
+        base = levels[-1][0]
+        layers: list[nn.Module] = [
+            nn.Linear(nz, widths[-1] * base * base, bias=False),
+            nn.Unflatten(1, (widths[-1], base, base)),
+            nn.BatchNorm2d(widths[-1]),
+            nn.LeakyReLU(0.2, inplace=True),
+        ]
+        for level in reversed(range(depth)):
+            wide, thin = widths[level + 1], widths[level]
+            if not level:
+                conv = nn.Conv2d(wide, wide, 3, 1, 1, bias=False)
+                layers.append(Residual(conv, nn.BatchNorm2d(wide), nn.LeakyReLU(0.2)))
+            odd = levels[level][0] % 2
+            layers += [
+                nn.ConvTranspose2d(wide, thin, 4, 2, 1, output_padding=odd, bias=False),
+                nn.BatchNorm2d(thin),
+                nn.LeakyReLU(0.2, inplace=True),
+            ]
+        self.main = nn.Sequential(*layers, nn.Conv2d(widths[0], channels, 3, 1, 1), nn.Tanh())
+
+    def forward(self, noise: Tensor) -> Tensor:
+        return self.main(noise)
+
+
+class ModernD(nn.Module):
+    """Discriminator of the `modern` family: pictures [N, C, s, s] -> scores [N].
+
+    Spectral norm on every convolution (Miyato et al. 2018, arXiv:1802.05957) and no batch norm,
+    which with it does harm; 2 x 2 pixels enter as channels, so that no layer works at full size.
+    """
+
+    def __init__(self, ndf: int = 32, img_size: int = 96, channels: int = 3) -> None:
+        super().__init__()
+        self.odd = img_size % 2
+        side, wide = (img_size + 1) // 2, ndf
+        layers = [nn.PixelUnshuffle(2), *self._stage(4 * channels, wide, 3, 1)]
+        while side >= 8:
+            c_out = min(wide * 3 // 2 if wide == ndf else 2 * wide, 6 * ndf)
+            layers += self._stage(wide, c_out, 4, 2)
+            side, wide = side // 2, c_out
+        layers += self._stage(wide, wide, 3, 1)
+        self.main = nn.Sequential(*layers, nn.Flatten(), nn.Linear(wide * side * side, 1))
+
+    @staticmethod
+    def _stage(c_in: int, c_out: int, kernel: int, stride: int) -> list[nn.Module]:
+        conv = nn.Conv2d(c_in, c_out, kernel, stride, 1)
+        return [spectral_norm(conv), nn.LeakyReLU(0.2, inplace=True)]
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.odd:
+            images = F.pad(images, (0, 1, 0, 1), mode="replicate")
+        return self.main(images).flatten()  # [N]
+
+
 @dataclass
 class Nets:
     """The two players."""
@@ -130,6 +212,13 @@ def dcgan_nets(config: Config) -> Nets:
     return Nets(
         NetG(config.nz, config.ngf, config.img_size, config.channels),
         NetD(config.ndf, config.img_size, config.channels),
+    )
+
+
+def modern_nets(config: Config) -> Nets:
+    return Nets(
+        ModernG(config.nz, config.ngf, config.img_size, config.channels),
+        ModernD(config.ndf, config.img_size, config.channels),
     )
 
 
@@ -184,4 +273,18 @@ def restore(path: Path) -> tuple[Nets, Config]:
 
 FAMILIES: dict[str, Family] = {
     "dcgan": Family(dcgan_nets, *adversarial(nonsaturating)),
+    "modern": Family(
+        modern_nets,
+        *adversarial(hinge),
+        defaults={
+            "nz": 64,
+            "ngf": 32,
+            "ndf": 32,
+            "batch_size": 32,
+            "lr1": 4e-4,
+            "lr2": 4e-4,
+            "beta1": 0.0,
+            "beta2": 0.99,
+        },
+    ),
 }

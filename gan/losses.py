@@ -71,6 +71,22 @@ def logistic_g(fake: Tensor) -> Tensor:
 nonsaturating = Game(logistic_d, logistic_g)
 
 
+def hinge_d(real: Tensor, fake: Tensor) -> Tensor:
+    """max(0, 1 - real) + max(0, 1 + fake): nothing more to gain beyond a margin of 1.
+
+    Lim & Ye 2017 (arXiv:1705.02894), Miyato et al. 2018 (arXiv:1802.05957), eq. 16.
+    """
+    return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+
+
+def hinge_g(fake: Tensor) -> Tensor:
+    """-fake: G climbs D's score (arXiv:1802.05957, eq. 17)."""
+    return -fake.mean()
+
+
+hinge = Game(hinge_d, hinge_g)
+
+
 def adversarial(game: Game) -> tuple[Loss, Loss]:
     """The two losses of a family that plays `game` with noise against images."""
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from gan.losses import logistic_d, logistic_g
+from gan.losses import hinge_d, hinge_g, logistic_d, logistic_g
 
 
 def test_at_zero_scores_each_term_is_log_2() -> None:
@@ -38,3 +38,10 @@ def test_extreme_scores_stay_finite() -> None:
     far = torch.tensor([-1e4, 1e4])
     assert torch.isfinite(logistic_d(far, far))
     assert torch.isfinite(logistic_g(far))
+
+
+def test_hinge_by_hand() -> None:
+    real, fake = torch.tensor([2.0, 0.5, -1.0]), torch.tensor([-2.0, -0.5, 1.0])
+    # reals cost 0, 0.5 and 2; fakes 0, 0.5 and 2
+    assert hinge_d(real, fake).item() == pytest.approx(2 * 2.5 / 3)
+    assert hinge_g(fake).item() == pytest.approx(0.5)

@@ -8,7 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from gan.errors import Refused
-from models import FAMILIES, NetD, NetG, family_of, load_weights, pyramid, restore
+from models import (
+    FAMILIES,
+    ModernD,
+    ModernG,
+    NetD,
+    NetG,
+    family_of,
+    load_weights,
+    pyramid,
+    restore,
+)
 
 
 def count(net: nn.Module) -> int:
@@ -52,6 +62,31 @@ def test_any_size_and_both_channel_counts() -> None:
                 images = NetG(5, 2, size, channels)(torch.empty(2, 5))
                 assert images.shape == (2, channels, size, size)
                 assert NetD(2, size, channels)(images).shape == (2,)
+                images = ModernG(5, 4, size, channels)(torch.empty(2, 5))
+                assert images.shape == (2, channels, size, size)
+
+
+@pytest.mark.parametrize("size", [28, 29, 57, 96, 100])
+def test_the_modern_discriminator_takes_any_size(size: int) -> None:
+    assert ModernD(4, size, 1)(torch.zeros(2, 1, size, size)).shape == (2,)
+
+
+def test_parameter_counts_of_the_modern_96_pixel_nets() -> None:
+    g = 64 * 256 * 36 + 2 * 256 + 256 * 128 * 16 + 2 * 128 + 128 * 64 * 16 + 2 * 64
+    g += 64 * 32 * 16 + 2 * 32 + 32 * 32 * 9 + 2 * 32 + 32 * 16 * 16 + 2 * 16 + 16 * 3 * 9 + 3
+    d = 12 * 32 * 9 + 32 + 32 * 48 * 16 + 48 + 48 * 96 * 16 + 96 + 96 * 192 * 16 + 192
+    d += 192 * 192 * 9 + 192 + 192 * 36 + 1
+    assert (count(ModernG()), count(ModernD())) == (g, d) == (1_296_851, 735_921)
+
+
+def test_spectral_norm_holds_every_convolution_of_the_modern_discriminator() -> None:
+    D = ModernD(8, 32)
+    for _ in range(50):  # one power iteration a pass
+        D(torch.randn(2, 3, 32, 32))
+    convolutions = [layer for layer in D.main if isinstance(layer, nn.Conv2d)]
+    assert len(convolutions) == 4
+    for conv in convolutions:
+        assert torch.linalg.matrix_norm(conv.weight.flatten(1), 2).item() == pytest.approx(1, 0.01)
 
 
 def classic_g() -> nn.Sequential:
