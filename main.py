@@ -15,6 +15,8 @@ import config as knobs
 from gan.errors import Refused
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
 
     from gan import data, loop
@@ -139,11 +141,13 @@ def train(*stray: str, **options: str) -> None:
         workers=config.num_workers,
         held_out=config.held_out,
     )
-    start = None
-    if saved is None:
-        start = given_weights(config)
-        for file in earlier_run(config):
+    load = given_weights(config)
+
+    def start(nets: "Nets") -> None:
+        load(nets)
+        for file in earlier_run(config):  # only now: whatever can be refused has been
             file.unlink()
+
     folders = loop.Folders(*(room(kind, config.name) for kind in ("checkpoints", "imgs", "runs")))
     print(f"train: {config.family} {config.img_size} px on {device}; Ctrl-C saves and stops")
     done = loop.fit(
@@ -153,7 +157,7 @@ def train(*stray: str, **options: str) -> None:
         folders,
         device,
         saved=saved,
-        start=start,
+        start=start if saved is None else None,
         score=scorer(images, device),
         events=events,
     )
@@ -183,7 +187,7 @@ def scorer(images: "data.Images", device: "torch.device") -> "loop.Score | None"
     return score
 
 
-def given_weights(config: knobs.Config) -> Any:
+def given_weights(config: knobs.Config) -> "Callable[[Nets], None]":
     """A function that loads `--netg-path` and `--netd-path` into new nets; they are read now."""
     from gan import checkpoint
     from models import load_weights
@@ -198,7 +202,7 @@ def given_weights(config: knobs.Config) -> Any:
         for player, path, weights in given:
             load_weights(getattr(nets, player), weights, path)
 
-    return load if given else None
+    return load
 
 
 def trained(flags: dict[str, Any]) -> tuple["Nets", knobs.Config, str]:
@@ -246,8 +250,7 @@ def weights_given(flags: dict[str, Any]) -> tuple["Nets", knobs.Config, str]:
     family = family_of(flags.get("family", saved.get("family", knobs.Config.family)))
     config = knobs.resolve(family.defaults, saved, flags)
     nets = family.build(config)
-    load = given_weights(config)
-    load(nets)
+    given_weights(config)(nets)
     return nets, config, str(path)
 
 
@@ -334,6 +337,8 @@ def evaluate(*stray: str, **options: str) -> None:
         held_out=config.held_out or knobs.Config.held_out,
     )  # fmt: skip
     device = pick_device(flags.get("gpu", "auto"))
+    if not config.held_out:
+        print("evaluate: this run trained on all its images; the held-out ones are no news to it")
     if nets is None:
         fakes = data.open_images(source, size, channels, cache, flag="--fake-path").array
     else:

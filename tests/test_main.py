@@ -76,6 +76,14 @@ def test_train_and_generate_from_end_to_end(cli: Cli, faces: Path, tmp_path: Pat
     refused(cli("generate", "--ngf=8"), "--ngf=8")
     # a second run does not overwrite the first by accident
     refused(cli("train", *TINY, f"--data-path={faces}"), "--overwrite")
+    # weights that do not fit are refused before --overwrite deletes anything
+    before = sorted(tmp_path.rglob("*.p??"))
+    done = cli(
+        "train", *TINY, f"--data-path={faces}", "--overwrite", "--ngf=8",
+        "--netg-path=checkpoints/netg_2.pth",
+    )  # fmt: skip
+    refused(done, "main.0.weight")
+    assert sorted(tmp_path.rglob("*.p??")) == before
     # a new run from given weights
     done = cli(
         "train", *TINY, f"--data-path={faces}", "--max-images=20", "--name=second",
