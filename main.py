@@ -115,7 +115,7 @@ def set_up(flags: dict[str, Any]) -> tuple[knobs.Config, dict[str, Any] | None, 
     file = knobs.read_file(flags.pop("config")) if "config" in flags else {}
     family = family_of(flags.get("family", file.get("family", knobs.Config.family)))
     config = knobs.resolve(family.defaults, file, flags)
-    if not config.overwrite and earlier_run(config):
+    if not config.overwrite and any(file.suffix == ".pth" for file in earlier_run(config)):
         raise Refused(
             f"{room('checkpoints', config.name)} holds an earlier run; --resume goes on with it, "
             "--name=... starts another beside it, --overwrite replaces it"
@@ -205,13 +205,13 @@ def given_weights(config: knobs.Config) -> "Callable[[Nets], None]":
     return load
 
 
-def trained(flags: dict[str, Any]) -> tuple["Nets", knobs.Config, str]:
-    """Nets to draw and rank with, their config under `flags`, and where they come from."""
+def trained(flags: dict[str, Any], ranks: bool) -> tuple["Nets", knobs.Config, str]:
+    """Nets to draw (and, if it `ranks`, rank) with, their config under `flags`, and their file."""
     from gan import checkpoint
     from models import restore
 
     if "netg_path" in flags or "netd_path" in flags:
-        return weights_given(flags)
+        return weights_given(flags, ranks)
     top = room("checkpoints", flags.get("name", ""))
     folders = [top] if "name" in flags else [top, *top.glob("*/")]
     states = [path for folder in folders for path in checkpoint.states(folder)]
@@ -233,14 +233,14 @@ def trained(flags: dict[str, Any]) -> tuple["Nets", knobs.Config, str]:
     raise Refused(f"no checkpoint {where}; train first, or give --netg-path and --netd-path")
 
 
-def weights_given(flags: dict[str, Any]) -> tuple["Nets", knobs.Config, str]:
+def weights_given(flags: dict[str, Any], ranks: bool) -> tuple["Nets", knobs.Config, str]:
     """Nets from bare weights; their config is the one beside them, if any, under `flags`."""
     from models import family_of
 
     if not flags.get("netg_path"):
         raise Refused("--netg-path: give the weights of G too")
     path = Path(flags["netg_path"])
-    if "netd_path" not in flags:
+    if ranks and "netd_path" not in flags:
         twin = path.with_name(path.name.replace("netg", "netd"))
         if twin == path or not twin.exists():
             raise Refused("--netd-path: give the weights of D, which ranks what G draws")
@@ -266,7 +266,7 @@ def generate(*stray: str, **options: str) -> None:
     if Image.registered_extensions().get(Path(target).suffix.lower()) not in Image.SAVE:
         raise Refused(f"--gen-img={target}: give it a suffix that can be written, such as .png")
     numbers = indices(flags["gen_index"]) if "gen_index" in flags else []
-    nets, config, source = trained(flags)
+    nets, config, source = trained(flags, ranks=True)
     device = pick_device(flags.get("gpu", "auto"))  # not the one it was trained on
     nets.G.to(device)
     nets.D.to(device)
@@ -329,7 +329,7 @@ def evaluate(*stray: str, **options: str) -> None:
         raise Refused(f"--report={page}: a name that ends in .html")
     given = "fake_path" in flags
     nets, config, source = (
-        (None, knobs.resolve(flags), flags["fake_path"]) if given else trained(flags)
+        (None, knobs.resolve(flags), flags["fake_path"]) if given else trained(flags, ranks=False)
     )
     cache, size, channels = Path("data/cache"), config.img_size, config.channels
     images = data.open_images(

@@ -279,6 +279,7 @@ class Run:
                 f"{state.seconds / 60:.1f} minutes); give a larger --max-epoch, --max-images or "
                 "--max-minutes"
             )
+        checkpoint.write_beside(folders.checkpoints / "config.json", config.save)
         self.report = Report(folders.runs, state.step, state.images, self.fraction())
         for event in events:
             self.report.event(state.step, event)
@@ -380,7 +381,6 @@ class Run:
         folder = self.folders.checkpoints
         checkpoint.save(folder / f"netg_{self.epoch}.pth", G.state_dict())
         checkpoint.save(folder / f"netd_{self.epoch}.pth", state.nets.D.state_dict())
-        checkpoint.write_beside(folder / "config.json", config.save)
         path = folder / f"state_{state.step:08}.pth"
         checkpoint.save(path, self.payload(G))
         checkpoint.prune(path, KEEP)
