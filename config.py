@@ -18,6 +18,7 @@ from gan.errors import Refused
 TRAIN, GENERATE, EVALUATE = ("train",), ("generate",), ("evaluate",)
 DRAW, ALL = (*GENERATE, *EVALUATE), (*TRAIN, *GENERATE, *EVALUATE)
 ALIASES = {"image_size": "img_size", "h": "help"}
+ORDERS = ("resume", "overwrite")  # what to do now; no part of what a run is
 BUDGET = ("max_epoch", "max_images", "max_minutes")
 
 
@@ -158,7 +159,8 @@ class Config:
     report: str = knob("evaluate.html", "page to write, with a .json beside it", used=EVALUATE)
 
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")
+        knobs = {k: v for k, v in dataclasses.asdict(self).items() if k not in ORDERS}
+        path.write_text(json.dumps(knobs, indent=2) + "\n", encoding="utf-8")
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
@@ -263,7 +265,7 @@ def read_file(path: str) -> dict[str, Any]:
             near = difflib.get_close_matches(name, FIELDS, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise Refused(f"--config={path}: no knob is called {name}{hint}")
-    return {name: coerce(name, str(value)) for name, value in saved.items()}
+    return {name: coerce(name, str(value)) for name, value in saved.items() if name not in ORDERS}
 
 
 def resolve(*layers: Mapping[str, Any]) -> Config:

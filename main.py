@@ -75,6 +75,8 @@ def find_state(resume: bool | str, name: str) -> tuple[Path, dict[str, Any]]:
     folder = room("checkpoints", name)
     for path, state in checkpoint.newest(folder):
         return path, state
+    if (best := folder / "best.pth").exists():
+        return best, checkpoint.load(best)
     raise Refused(
         f"--resume: no valid state in {folder}; start the run without --resume, or name another "
         "one with --name=..."
@@ -90,7 +92,26 @@ def earlier_run(config: knobs.Config) -> list[Path]:
         "runs": ("log.jsonl", "events.out.tfevents.*"),
     }.items():
         files += [file for p in patterns for file in room(kind, config.name).glob(p)]
-    return files
+    return [file for file in files if file.suffix != ".png" or file.stem.isdecimal()]
+
+
+def holds_work(config: knobs.Config) -> bool:
+    """Whether an earlier run of this name left weights or pictures."""
+    return any(file.suffix in (".pth", ".png") for file in earlier_run(config))
+
+
+def check_branch(path: Path, config: knobs.Config) -> None:
+    """Refuse to go on from `path` in the folder of another run; tell what going back gives up."""
+    from gan import checkpoint
+
+    folder = room("checkpoints", config.name)
+    if path.parent.resolve() != folder.resolve():
+        if holds_work(config):
+            raise Refused(f"--resume={path}: {folder} holds another run; give another --name=...")
+        return
+    later = [state for state in checkpoint.states(folder) if state.name > path.name]
+    if path.name.startswith("state_") and later:
+        print(f"resume: going back; the first save will delete {', '.join(p.name for p in later)}")
 
 
 def set_up(flags: dict[str, Any]) -> tuple[knobs.Config, dict[str, Any] | None, list[Any]]:
@@ -111,11 +132,14 @@ def set_up(flags: dict[str, Any]) -> tuple[knobs.Config, dict[str, Any] | None, 
         for name, (old, new) in changed.items():
             print(f"resume: {knobs.flag(name)} {old} -> {new}")
         config = knobs.resolve(own, flags)
+        check_branch(path, config)
+        if "lr1" in changed or "lr2" in changed:
+            saved["rescues"] = 0  # rates that were chosen are not halved
         return config, saved, [{"event": "resume", "state": str(path), "changed": changed}]
-    file = knobs.read_file(flags.pop("config")) if "config" in flags else {}
+    file: dict[str, Any] = knobs.read_file(flags.pop("config")) if "config" in flags else {}
     family = family_of(flags.get("family", file.get("family", knobs.Config.family)))
     config = knobs.resolve(family.defaults, file, flags)
-    if not config.overwrite and any(file.suffix == ".pth" for file in earlier_run(config)):
+    if not config.overwrite and holds_work(config):
         raise Refused(
             f"{room('checkpoints', config.name)} holds an earlier run; --resume goes on with it, "
             "--name=... starts another beside it, --overwrite replaces it"
@@ -145,22 +169,31 @@ def train(*stray: str, **options: str) -> None:
 
     def start(nets: "Nets") -> None:
         load(nets)
-        for file in earlier_run(config):  # only now: whatever can be refused has been
-            file.unlink()
+        given = {Path(path).resolve() for path in (config.netg_path, config.netd_path) if path}
+        for file in earlier_run(config):  # only now that data and weights are known to be good
+            if file.resolve() not in given:
+                file.unlink()
 
     folders = loop.Folders(*(room(kind, config.name) for kind in ("checkpoints", "imgs", "runs")))
     print(f"train: {config.family} {config.img_size} px on {device}; Ctrl-C saves and stops")
-    done = loop.fit(
-        family,
-        config,
-        images,
-        folders,
-        device,
-        saved=saved,
-        start=start if saved is None else None,
-        score=scorer(images, device),
-        events=events,
-    )
+    try:
+        done = loop.fit(
+            family,
+            config,
+            images,
+            folders,
+            device,
+            saved=saved,
+            start=start if saved is None else None,
+            score=scorer(images, device),
+            events=events,
+        )
+    except (MemoryError, RuntimeError) as error:
+        if "memory" not in str(error):
+            raise
+        raise Refused(
+            f"--batch-size={config.batch_size}: out of memory; take a smaller one"
+        ) from None
     print(
         f"train: {done.images:,} images, epoch {done.epoch}, {done.seconds / 60:.1f} minutes; "
         f"state {done.state}, preview {folders.imgs / f'{done.epoch}.png'}"
@@ -174,7 +207,8 @@ def scorer(images: "data.Images", device: "torch.device") -> "loop.Score | None"
     """What rates drawn pictures in mid-run: KID and coverage against the held-out images."""
     from gan import features, metrics
 
-    if not len(images.held_out):
+    if len(images.held_out) < 8:
+        print("data: too few images are held out; the run has no scores")
         return None
     real = features.Subset(images.array, images.held_out)
     reference = features.Reference(images.folder / "features.npz")
@@ -215,6 +249,7 @@ def trained(flags: dict[str, Any], ranks: bool) -> tuple["Nets", knobs.Config, s
     top = room("checkpoints", flags.get("name", ""))
     folders = [top] if "name" in flags else [top, *top.glob("*/")]
     states = [path for folder in folders for path in checkpoint.states(folder)]
+    states = states or [best for folder in folders if (best := folder / "best.pth").exists()]
     states.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     if states and flags.get("best", True) and (best := states[0].with_name("best.pth")).exists():
         states.insert(0, best)
@@ -247,6 +282,7 @@ def weights_given(flags: dict[str, Any], ranks: bool) -> tuple["Nets", knobs.Con
         flags["netd_path"] = str(twin)
     beside = path.with_name("config.json")
     saved = knobs.read_file(str(beside)) if beside.exists() else {}
+    saved = {name: value for name, value in saved.items() if name not in ("netg_path", "netd_path")}
     family = family_of(flags.get("family", saved.get("family", knobs.Config.family)))
     config = knobs.resolve(family.defaults, saved, flags)
     nets = family.build(config)
@@ -284,8 +320,8 @@ def generate(*stray: str, **options: str) -> None:
 
 def indices(text: str) -> list[int]:
     """The numbers in "17,4"."""
-    if not all(word.isdecimal() for word in text.split(",")):
-        raise Refused(f"--gen-index={text}: whole numbers from 0, with commas between")
+    if not all(word.isdecimal() and int(word) < 2**48 for word in text.split(",")):
+        raise Refused(f"--gen-index={text}: whole numbers from 0 to 2^48, with commas between")
     return [int(word) for word in text.split(",")]
 
 
@@ -328,9 +364,15 @@ def evaluate(*stray: str, **options: str) -> None:
     if page.suffix.lower() not in (".html", ".htm"):
         raise Refused(f"--report={page}: a name that ends in .html")
     given = "fake_path" in flags
+    asked = None if given else flags.pop("held_out", None)
     nets, config, source = (
         (None, knobs.resolve(flags), flags["fake_path"]) if given else trained(flags, ranks=False)
     )
+    if asked is not None and asked != config.held_out:
+        raise Refused(
+            f"--held-out={asked}: the run was trained with {config.held_out}, and images that it "
+            "was trained on are no test of it; leave the flag out"
+        )
     cache, size, channels = Path("data/cache"), config.img_size, config.channels
     images = data.open_images(
         config.data_path, size, channels, cache, workers=config.num_workers,
@@ -402,6 +444,8 @@ def run(words: list[str]) -> None:
 
 def main() -> None:
     warnings.formatwarning = lambda message, *_: f"{message}\n"
+    for stream in (sys.stdout, sys.stderr):  # file names need not be text
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         run(sys.argv[1:])
     except Refused as error:
@@ -411,7 +455,7 @@ def main() -> None:
         print(f"main.py: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("stopped before anything was saved", file=sys.stderr)
+        print("stopped at once; what was saved before goes on with --resume", file=sys.stderr)
         sys.exit(130)
 
 

@@ -5,6 +5,7 @@ names, sizes and dates of the files and of the geometry, so a changed folder get
 This room does not import torch: its worker processes start in a fraction of a second.
 """
 
+import contextlib
 import functools
 import hashlib
 import io
@@ -278,9 +279,10 @@ def _build(folder: Path, source: Source, size: int, channels: int, workers: int)
         (part / "index.json").write_text(json.dumps(index), encoding="utf-8")
         if skipped:
             lines = "".join(f"{name}\t{reason}\n" for name, reason in skipped.items())
-            (part / "skipped.txt").write_text(lines, encoding="utf-8")
+            (part / "skipped.txt").write_text(lines, "utf-8", errors="backslashreplace")
         shutil.rmtree(folder, ignore_errors=True)
-        os.replace(part, folder)
+        with contextlib.suppress(OSError):  # another process made the same cache meanwhile
+            os.replace(part, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -302,7 +304,7 @@ def _opened(folder: Path, held_out: float) -> Images | None:
         train, held = split.held_out(hashes, clusters.astype(np.int64), held_out)
         array = _mapped(folder, shape)
         return Images(array, train, held, index["digest"], index["skipped"], folder)
-    except (OSError, ValueError, KeyError):
+    except (OSError, EOFError, ValueError, KeyError):
         return None
 
 
@@ -330,7 +332,8 @@ def open_images(
     if images is None:
         _build(folder, source, size, channels, workers)
         images = _opened(folder, held_out)
-        assert images is not None
+        if images is None:
+            raise Refused(f"{folder}: cannot be written or read; delete it and try again")
     _report(images, source)
     if len(images) < batch_size:
         smaller = f"give --batch-size={len(images)} or less, or" if len(images) > 1 else "please"

@@ -4,6 +4,7 @@ Images are uint8 [N, C, H, W], C 1 or 3: an array, a memory map or a `Subset` of
 float32 [N, d]. Nothing here draws from a global random generator.
 """
 
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -57,7 +58,11 @@ def resized(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Float [n, C, H, W] at another size, antialiased bilinear; untouched where nothing changes."""
     if x.shape[-2:] == size:
         return x
-    return F.interpolate(x, size=size, mode="bilinear", antialias=True, align_corners=False)
+    device = x.device
+    if device.type == "mps":  # older PyTorch has no antialiasing there
+        x = x.cpu()
+    x = F.interpolate(x, size=size, mode="bilinear", antialias=True, align_corners=False)
+    return x.to(device)
 
 
 def batches(images: Images, size: int, scale: int = 1, device: str = "cpu") -> Iterator[Tensor]:
@@ -217,7 +222,8 @@ class Reference:
         if key not in self.kept:
             self.kept[key] = extract(images, name, scale, device)
             if self.path is not None:
-                write_beside(self.path, self._write)
+                with contextlib.suppress(OSError):  # no room, no rights: then without a cache
+                    write_beside(self.path, self._write)
         return self.kept[key]
 
     def _write(self, part: Path) -> None:

@@ -6,7 +6,7 @@ loss. The signals here are measured once every `log_every` steps on tensors that
 
 import math
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -76,10 +76,15 @@ class Monitor:
         self.raised: list[str] = []
 
     def state_dict(self) -> dict[str, Any]:
-        """Without the readings of the window: after a resume it fills anew."""
-        return {"peak": self.peak, "usual": self.usual, "raised": list(self.raised)}
+        return {
+            "recent": [asdict(reading) for reading in self.recent],
+            "peak": self.peak,
+            "usual": self.usual,
+            "raised": list(self.raised),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.recent.extend(Reading(**reading) for reading in state["recent"])
         self.peak, self.usual, self.raised = state["peak"], state["usual"], state["raised"]
 
     def forget(self) -> None:

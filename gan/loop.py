@@ -439,8 +439,22 @@ class Run:
                 if save:
                     self.save()
                 self.report.progress(self.fraction())
-        assert self.saved is not None  # the last round of the loop saves
+            if self.saved is None or self.saved[0] != state.step:  # a signal while scoring
+                if not state.meters.finite():
+                    self.log(batch)
+                self.save()
+        assert self.saved is not None
         return Outcome(self.saved[1], self.epoch, state.images, state.seconds, stop.signal)
+
+
+def keep_best(state: State, path: Path, digest: str) -> None:
+    """Take over the score of the best state on disk, which may be later than the newest."""
+    try:
+        best = checkpoint.load(path)
+    except Refused:
+        return
+    if best["data"] == digest and best["best"] is not None:
+        state.best = min(best["best"], best["best"] if state.best is None else state.best)
 
 
 def fit(
@@ -472,6 +486,7 @@ def fit(
         state.restart()
     if saved is not None:
         state.load_state_dict(saved)
+        keep_best(state, folders.checkpoints / BEST, data.digest)
     run = Run(state, data, folders, score, events)
     try:
         return run.play(family)

@@ -204,4 +204,4 @@ def write_page(path: Path, found: dict[str, Any], pictures: dict[str, Image.Imag
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    path.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -130,6 +130,11 @@ def test_a_config_file_makes_the_round_trip_and_is_checked(tmp_path: Path) -> No
     config = Config(lr1=1e-3, gpu=False, name="x", max_minutes=1.5)
     config.save(path)
     assert Config(**knobs.read_file(str(path))) == config
+    # orders are no part of a run: its config never makes another one overwrite
+    Config(overwrite=True, resume=True).save(path)
+    assert "overwrite" not in path.read_text()
+    path.write_text(json.dumps({"overwrite": True, "resume": True}))
+    assert knobs.read_file(str(path)) == {}
     for text, says in (
         ("{", "not JSON"),
         ("[]", "not a table"),

@@ -139,6 +139,14 @@ def test_broken_files_are_skipped_counted_and_named(
     assert "2 files that are no pictures" in said.out
 
 
+def test_file_names_need_not_be_text(messy: Path, tmp_path: Path) -> None:
+    name = os.fsdecode(b"b\xe9.png")
+    (messy / name).write_text("broken")
+    images = opened(messy, tmp_path / "cache")
+    assert name in images.skipped
+    assert "b\\udce9.png" in (images.folder / "skipped.txt").read_text()
+
+
 def test_fewer_images_than_a_batch(messy: Path, tmp_path: Path) -> None:
     with pytest.raises(Refused, match=r"--batch-size=4: only 3 usable .*--batch-size=3 or less"):
         opened(messy, tmp_path / "cache", batch_size=4)
@@ -203,9 +211,9 @@ def test_the_cache_is_reused_and_follows_the_folder(
 def test_a_damaged_cache_is_made_again(messy: Path, tmp_path: Path) -> None:
     first = opened(messy, tmp_path / "cache")
     digest = first.digest
-    for damage in ("images.u8", "index.json"):
+    for damage, left in (("images.u8", 10), ("index.json", 10), ("split.npy", 0)):
         with open(first.folder / damage, "rb+") as file:
-            file.truncate(10)
+            file.truncate(left)
         assert opened(messy, tmp_path / "cache").digest == digest
 
 

@@ -106,6 +106,14 @@ def test_collapse_is_variety_lost_not_variety_to_come() -> None:
     assert "10 %" in alarms[-1].line or "differ" in alarms[-1].line
 
 
+def test_a_resumed_monitor_goes_on_in_the_middle_of_its_window() -> None:
+    first, second = health.Monitor(), health.Monitor()
+    for reading in course(20) + course(4, pair_auc=1.0):
+        assert not first.read(reading)
+    second.load_state_dict(first.state_dict())
+    assert kinds(course(1, pair_auc=1.0), first) == kinds(course(1, pair_auc=1.0), second)
+
+
 def test_a_gradient_that_dies() -> None:
     assert kinds(course(50) + course(10, gradient=0.01)) == ["no gradient"]
 

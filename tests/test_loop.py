@@ -1,6 +1,8 @@
 """The loop: who is updated when, on what, and that a resumed run is the run."""
 
 import copy
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -186,6 +188,35 @@ def test_numbers_that_are_none_stop_the_run_and_save_nothing(
     with pytest.raises(Refused, match="no longer numbers"):
         loop.fit(DCGAN, config, images, folders(tmp_path), CPU, start=poison)
     assert not list(tmp_path.glob("checkpoints/*.pth"))
+
+
+def test_a_signal_while_scoring_saves_what_there_is(
+    tiny: Tiny, images: Images, tmp_path: Path
+) -> None:
+    def score(fake: Any) -> dict[str, float]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {"score": 1.0}
+
+    config = tiny(max_epoch=100, eval_every=60)
+    done = loop.fit(DCGAN, config, images, folders(tmp_path), CPU, score=score)
+    assert done.signal == signal.SIGTERM
+    assert checkpoint.load(done.state)["step"] == 3
+
+
+def test_the_best_score_survives_a_kill(tiny: Tiny, images: Images, tmp_path: Path) -> None:
+    """best.pth is later than the newest state: its score still has to be beaten."""
+    values = iter([0.3, 0.5, 0.4])
+    config = tiny(max_epoch=0, max_images=60, eval_every=40)
+    first = loop.fit(
+        DCGAN, config, images, folders(tmp_path), CPU, score=lambda fake: {"score": next(values)}
+    )
+    saved = {**checkpoint.load(first.state), "best": None}
+    config.max_images = 100
+    loop.fit(
+        DCGAN, config, images, folders(tmp_path), CPU, saved=saved,
+        score=lambda fake: {"score": 0.45},
+    )  # fmt: skip
+    assert checkpoint.load(tmp_path / "checkpoints" / "best.pth")["best"] == 0.3
 
 
 def test_budgets_end_where_they_say(tiny: Tiny, images: Images, tmp_path: Path) -> None:

@@ -84,12 +84,19 @@ def test_train_and_generate_from_end_to_end(cli: Cli, faces: Path, tmp_path: Pat
     )  # fmt: skip
     refused(done, "main.0.weight")
     assert sorted(tmp_path.rglob("*.p??")) == before
+    # images that a run was trained on are no test of it
+    refused(cli("evaluate", "--held-out=0.3"), "--held-out=0.3: the run was trained with 0.15")
     # a new run from given weights
     done = cli(
         "train", *TINY, f"--data-path={faces}", "--max-images=20", "--name=second",
         "--netg-path=checkpoints/netg_2.pth", "--netd-path=checkpoints/netd_2.pth", "--lr1=1e-9",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    # nor does one run go on in the folder of another
+    refused(
+        cli("train", "--resume=checkpoints/state_00000016.pth", "--name=second"),
+        "holds another run",
+    )
     old, new = (
         torch.load(tmp_path / "checkpoints" / path, weights_only=True)["main.0.weight"]
         for path in ("netg_2.pth", "second/netg_1.pth")
@@ -118,6 +125,7 @@ def test_train_and_generate_from_end_to_end(cli: Cli, faces: Path, tmp_path: Pat
         ("generate --gen-num=600", "--gen-num=600: more than the 512 candidates"),
         ("generate --gen-img=faces.xyz", "--gen-img=faces.xyz"),
         ("generate --gen-index=1,b", "--gen-index=1,b"),
+        ("generate --gen-index=99999999999999999999", "--gen-index=99999999999999999999"),
         ("generate --netd-path=x.pth", "--netg-path"),
         ("evaluate", "no checkpoint"),
         ("evaluate --report=page.pdf", "--report=page.pdf"),
