@@ -114,10 +114,16 @@ def check_branch(path: Path, config: knobs.Config) -> None:
         print(f"resume: going back; the first save will delete {', '.join(p.name for p in later)}")
 
 
-def set_up(flags: dict[str, Any]) -> tuple[knobs.Config, dict[str, Any] | None, list[Any]]:
-    """Config, state to go on from, and what the log should say of it."""
+def layered(file: dict[str, Any], flags: dict[str, Any]) -> knobs.Config:
+    """Defaults below the family's below the file's below the flags."""
     from models import family_of
 
+    family = family_of(flags.get("family", file.get("family", knobs.Config.family)))
+    return knobs.resolve(family.defaults, file, flags)
+
+
+def set_up(flags: dict[str, Any]) -> tuple[knobs.Config, dict[str, Any] | None, list[Any]]:
+    """Config, state to go on from, and what the log should say of it."""
     if flags.get("resume"):
         for other in ("config", "overwrite", "netg_path", "netd_path"):
             if flags.get(other):
@@ -137,8 +143,7 @@ def set_up(flags: dict[str, Any]) -> tuple[knobs.Config, dict[str, Any] | None, 
             saved["rescues"] = 0  # rates that were chosen are not halved
         return config, saved, [{"event": "resume", "state": str(path), "changed": changed}]
     file: dict[str, Any] = knobs.read_file(flags.pop("config")) if "config" in flags else {}
-    family = family_of(flags.get("family", file.get("family", knobs.Config.family)))
-    config = knobs.resolve(family.defaults, file, flags)
+    config = layered(file, flags)
     if not config.overwrite and holds_work(config):
         raise Refused(
             f"{room('checkpoints', config.name)} holds an earlier run; --resume goes on with it, "
@@ -283,9 +288,8 @@ def weights_given(flags: dict[str, Any], ranks: bool) -> tuple["Nets", knobs.Con
     beside = path.with_name("config.json")
     saved = knobs.read_file(str(beside)) if beside.exists() else {}
     saved = {name: value for name, value in saved.items() if name not in ("netg_path", "netd_path")}
-    family = family_of(flags.get("family", saved.get("family", knobs.Config.family)))
-    config = knobs.resolve(family.defaults, saved, flags)
-    nets = family.build(config)
+    config = layered(saved, flags)
+    nets = family_of(config.family).build(config)
     given_weights(config)(nets)
     return nets, config, str(path)
 

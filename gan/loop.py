@@ -453,8 +453,8 @@ def keep_best(state: State, path: Path, digest: str) -> None:
         best = checkpoint.load(path)
     except Refused:
         return
-    if best["data"] == digest and best["best"] is not None:
-        state.best = min(best["best"], best["best"] if state.best is None else state.best)
+    if best["data"] == digest:
+        state.best = min(score for score in (best["best"], state.best) if score is not None)
 
 
 def fit(

@@ -5,7 +5,6 @@ import html
 import io
 import json
 import math
-import os
 import sys
 import time
 from pathlib import Path
@@ -17,6 +16,8 @@ from tensorboardX import SummaryWriter
 from torch import Tensor
 from torchnet.meter import AverageValueMeter
 from tqdm import tqdm
+
+from gan.checkpoint import write_beside
 
 PLAIN_EVERY = 30.0  # seconds from one line to the next where there is no terminal for a bar
 
@@ -74,13 +75,10 @@ class Report:
     """
 
     def __init__(self, folder: Path, step: int, images: int, fraction: float) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         path = folder / "log.jsonl"
         kept = [line for line in _lines(path) if line["step"] <= step] if step else []
         text = "".join(json.dumps(line) + "\n" for line in kept)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
+        write_beside(path, lambda part: part.write_text(text, encoding="utf-8"))
         self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
         self.board = SummaryWriter(str(folder), purge_step=images + 1 if images else None)
         self.bar = tqdm(

@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "gan.features": {"gan.checkpoint", "gan.errors"},
     "gan.metrics": {"gan.errors", "gan.features"},
     "gan.sample": {"gan.checkpoint"},
-    "gan.report": set(),
+    "gan.report": {"gan.checkpoint"},
     "gan.loop": {
         "gan.checkpoint",
         "gan.data",
