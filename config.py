@@ -92,6 +92,7 @@ class Config:
         high=0.5,
         fixed="other data",
     )
+    dedup: bool = knob(True, "draw pictures that are the same as one", fixed="other data")
     flip: bool = knob(True, "mirror half of the images at random", fixed="other data")
     num_workers: int = knob(
         0, "processes that decode images; 0: one a core", used=(*TRAIN, *EVALUATE), low=0
@@ -123,6 +124,16 @@ class Config:
     lr2: float = knob(2e-4, "Adam's learning rate of D", above=0, high=1)
     beta1: float = knob(0.5, "Adam's first beta", low=0, high=0.9999)
     beta2: float = knob(0.999, "Adam's second beta", low=0, high=0.999999)
+    warm_up: int = knob(0, "steps in which the learning rates rise to their values", low=0)
+    lr_end: float = knob(
+        1.0,
+        "learning rates at the end of the budget, as a share: down along a cosine from half-way on",
+        low=0,
+        high=1,
+    )
+    augment: float = knob(
+        0.0, "probability that D sees a picture recoloured, moved or with a hole", low=0, high=0.95
+    )
     d_every: int = knob(1, "update D on every n-th batch (1: each)", low=1, high=10**6)
     g_every: int = knob(1, "update G on every n-th batch (5: five D updates to one of G)", low=1)
     ema: bool = knob(True, "draw with the moving average of G", fixed="it starts at step 0")

@@ -56,6 +56,20 @@ def pick_device(gpu: bool | str) -> "torch.device":
     return torch.device(found[0])
 
 
+def keep_memory() -> None:
+    """Have the C library reuse freed memory instead of giving it back after every step.
+
+    glibc maps each large tensor anew and the kernel clears its pages; without that a step on the
+    CPU is up to a third faster. Elsewhere this does nothing.
+    """
+    import ctypes
+
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt:
+        mallopt(-4, 0)  # M_MMAP_MAX
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+
+
 def room(kind: str, name: str) -> Path:
     """The folder of run `name` in `checkpoints`, `imgs` or `runs`."""
     return Path(kind) / name if name else Path(kind)
@@ -160,6 +174,7 @@ def train(*stray: str, **options: str) -> None:
 
     config, saved, events = set_up(flags)
     family = family_of(config.family)
+    keep_memory()
     device = pick_device(config.gpu)
     images = data.open_images(
         config.data_path,
@@ -169,6 +184,7 @@ def train(*stray: str, **options: str) -> None:
         batch_size=config.batch_size,
         workers=config.num_workers,
         held_out=config.held_out,
+        dedup=config.dedup,
     )
     load = given_weights(config)
 

@@ -285,6 +285,9 @@ FAMILIES: dict[str, Family] = {
             "lr2": 4e-4,
             "beta1": 0.0,
             "beta2": 0.99,
+            "warm_up": 200,
+            "lr_end": 0.125,
+            "augment": 0.5,
         },
     ),
 }

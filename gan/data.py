@@ -47,26 +47,29 @@ class Images:
     digest: str  # SHA-256 of all pixels: two data sets with one digest are one
     skipped: dict[str, str]  # file name -> why it is not among the images
     folder: Path
+    groups: split.Groups  # of `train`: each is drawn as if it were one image
 
     def __len__(self) -> int:
-        """How many images there are to train on."""
-        return len(self.train)
+        """How many images there are to train on, those that are the same counted once."""
+        return len(self.groups.sizes)
 
     def batch_at(self, step: int, batch_size: int, seed: int) -> NDArray[np.uint8]:
         """The images of training step `step`: uint8 [batch_size, C, H, W].
 
-        Each epoch is a permutation of its own, a function of (seed, epoch), and shows every
-        image once; its last incomplete batch is dropped.
+        Each epoch is a permutation of its own, a function of (seed, epoch), and shows of every
+        group one image, by lot; its last incomplete batch is dropped.
         """
         epoch, i = divmod(step, len(self) // batch_size)
-        chosen = order(seed, epoch, len(self))[i * batch_size : (i + 1) * batch_size]
-        return self.array[self.train[chosen]]
+        groups, lots = order(seed, epoch, len(self))
+        part = slice(i * batch_size, (i + 1) * batch_size)
+        return self.array[self.train[self.groups.member(groups[part], lots[part])]]
 
 
 @functools.lru_cache(maxsize=2)
-def order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
-    """The permutation of `count` images in `epoch`, a function of its arguments alone."""
-    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(count)
+def order(seed: int, epoch: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The permutation of `count` groups in `epoch` and a number in 0..1 for each, both [count]."""
+    generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
+    return generator.permutation(count), generator.random(count)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -293,7 +296,7 @@ def _mapped(folder: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     return np.memmap(folder / "images.u8", np.uint8, "r", shape=shape)
 
 
-def _opened(folder: Path, held_out: float) -> Images | None:
+def _opened(folder: Path, held_out: float, dedup: bool) -> Images | None:
     """The cache in `folder` if it is whole."""
     try:
         index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
@@ -301,9 +304,11 @@ def _opened(folder: Path, held_out: float) -> Images | None:
         if (folder / "images.u8").stat().st_size != math.prod(shape):
             return None
         hashes, clusters = np.load(folder / "split.npy")
-        train, held = split.held_out(hashes, clusters.astype(np.int64), held_out)
+        clusters = clusters.astype(np.int64)
+        train, held = split.held_out(hashes, clusters, held_out)
+        groups = split.Groups.of(clusters[train] if dedup else np.arange(len(train)))
         array = _mapped(folder, shape)
-        return Images(array, train, held, index["digest"], index["skipped"], folder)
+        return Images(array, train, held, index["digest"], index["skipped"], folder, groups)
     except (OSError, EOFError, ValueError, KeyError):
         return None
 
@@ -317,21 +322,23 @@ def open_images(
     batch_size: int = 1,
     workers: int = 0,
     held_out: float = 0.0,
+    dedup: bool = False,
     flag: str = "--data-path",
 ) -> Images:
     """The pictures at `data_path` ("": the drawn avatars), decoded at the first call.
 
-    `held_out` is the share that is kept from training, to score with; `flag` is named in refusals.
+    `held_out` is the share that is kept from training, to score with; with `dedup` pictures that
+    are the same are drawn as one; `flag` is named in refusals.
     Raises Refused for a path without pictures, and for fewer usable ones than one batch.
     """
     source = find(data_path, flag)
     text = f"{VERSION} {size} {channels}\n{source.stamp}"
     key = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:12]
     folder = cache / f"{source.label}-{size}px-{channels}ch-{key}"
-    images = _opened(folder, held_out)
+    images = _opened(folder, held_out, dedup)
     if images is None:
         _build(folder, source, size, channels, workers)
-        images = _opened(folder, held_out)
+        images = _opened(folder, held_out, dedup)
         if images is None:
             raise Refused(f"{folder}: cannot be written or read; delete it and try again")
     _report(images, source)
@@ -348,9 +355,15 @@ def open_images(
 def _report(images: Images, source: Source) -> None:
     size = images.array.nbytes / 2**20
     print(
-        f"data: {len(images):,} images to train on, {len(images.held_out):,} held out to score "
-        f"with, {size:.0f} MiB in {images.folder}"
+        f"data: {len(images.train):,} images to train on, {len(images.held_out):,} held out to "
+        f"score with, {size:.0f} MiB in {images.folder}"
     )
+    if folded := len(images.train) - len(images):
+        several = images.groups.sizes[images.groups.sizes > 1]
+        print(
+            f"data: {folded:,} of them are near-duplicates: {int(several.sum()):,} drawn as "
+            f"{len(several):,}, the largest group has {several.max():,} (--dedup=False: one by one)"
+        )
     if source.ignored:
         print(f"data: {source.ignored} files that are no pictures passed over")
     if images.skipped:

@@ -2,8 +2,6 @@
 
 import copy
 import dataclasses
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from gan import checkpoint, health, sample
+from gan.budget import Budget, Stop, pace
 from gan.data import Images
 from gan.errors import Refused
 from gan.losses import Batch
@@ -135,13 +134,18 @@ class State:
         if self.ema:
             self.ema.module.load_state_dict(saved["ema"])
             self.ema.n_averaged.fill_(1)  # 0 would make the next update a plain copy
-        scale = 0.5**self.rescues
-        rates = {"G": scale * self.config.lr1, "D": scale * self.config.lr2}
         for name, optimizer in (("G", self.opt_g), ("D", self.opt_d)):
             optimizer.load_state_dict(saved["optimizers"][name])
             for group in optimizer.param_groups:  # these may have been changed with --resume
-                group["lr"] = rates[name]
                 group["betas"] = (self.config.beta1, self.config.beta2)
+
+    def set_rates(self, fraction: float) -> None:
+        """The learning rates of the next step, `fraction` of the budget spent."""
+        config = self.config
+        scale = 0.5**self.rescues * pace(self.step, fraction, config.warm_up, config.lr_end)
+        for optimizer, rate in ((self.opt_g, config.lr1), (self.opt_d, config.lr2)):
+            for group in optimizer.param_groups:
+                group["lr"] = scale * rate
 
     def sampler(self) -> nn.Module:
         """The network to draw with: the average, its batch norm in order, or G itself."""
@@ -178,7 +182,8 @@ def make_batch(state: State, data: Images) -> Batch:
     if config.flip:
         mirrored = torch.rand(len(real), 1, 1, 1, device=state.device) < 0.5
         real = torch.where(mirrored, real.flip(3), real)
-    return Batch(real, torch.randn(len(real), config.nz, device=state.device))
+    noise = torch.randn(len(real), config.nz, device=state.device)
+    return Batch(real, noise, config.augment)
 
 
 def update(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
@@ -213,45 +218,6 @@ def train_step(family: Any, state: State, batch: Batch) -> dict[str, Tensor]:
     if state.ema:
         state.ema.update(nets.G, config.batch_size, state.images)
     return logs
-
-
-class Budget:
-    """How much of the run is done: the largest of epochs, images and minutes, each of its limit."""
-
-    def __init__(self, config: Any, steps_per_epoch: int) -> None:
-        epoch_images = config.max_epoch * steps_per_epoch * config.batch_size
-        limits = [limit for limit in (epoch_images, config.max_images) if limit]
-        self.images = min(limits, default=0)
-        self.seconds = 60 * config.max_minutes
-
-    def fraction(self, images: int, seconds: float) -> float:
-        used = ((images, self.images), (seconds, self.seconds))
-        return max(done / limit for done, limit in used if limit)
-
-
-class Stop:
-    """Within it, Ctrl-C and SIGTERM only set `signal`; a second one acts as it always does."""
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-        self.before: dict[int, Any] = {}
-
-    def _note(self, number: int, frame: Any) -> None:
-        self.signal = number
-        self._restore()
-
-    def _restore(self) -> None:
-        while self.before:
-            signal.signal(*self.before.popitem())
-
-    def __enter__(self) -> "Stop":
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.before[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._restore()
 
 
 class Run:
@@ -424,6 +390,7 @@ class Run:
         state = self.state
         with Stop() as stop:
             while self.fraction() < 1 and stop.signal is None:
+                state.set_rates(self.fraction())
                 batch = make_batch(state, self.data)
                 state.meters.add(train_step(family, state, batch))
                 state.seconds = time.monotonic() - self.started

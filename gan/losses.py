@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gan.augment import augment
+
 Logs = dict[str, Tensor]
 
 
@@ -27,6 +29,7 @@ class Batch:
 
     real: Tensor  # [N, C, H, W] in [-1, 1]
     noise: Tensor  # [N, nz]
+    augment: float = 0.0  # how often D gets to see a picture changed, 0 to 1
     drawn: Tensor | None = None
 
     def fake(self, nets: Players) -> Tensor:
@@ -34,6 +37,10 @@ class Batch:
         if self.drawn is None:
             self.drawn = nets.G(self.noise)
         return self.drawn
+
+    def view(self, images: Tensor) -> Tensor:
+        """Pictures as D gets to see them."""
+        return augment(images, self.augment) if self.augment else images
 
 
 Loss = Callable[[Any, Batch, Any], tuple[Tensor, Logs]]
@@ -92,8 +99,8 @@ def adversarial(game: Game) -> tuple[Loss, Loss]:
 
     def d_loss(nets: Players, batch: Batch, config: Any) -> tuple[Tensor, Logs]:
         # Two passes: a D with batch norm has to see reals and fakes apart (Radford et al. 2016).
-        real = nets.D(batch.real)
-        fake = nets.D(batch.fake(nets).detach())
+        real = nets.D(batch.view(batch.real))
+        fake = nets.D(batch.view(batch.fake(nets).detach()))
         loss = game.d(real, fake)
         return loss, {
             "loss_d": loss.detach(),
@@ -103,7 +110,7 @@ def adversarial(game: Game) -> tuple[Loss, Loss]:
         }
 
     def g_loss(nets: Players, batch: Batch, config: Any) -> tuple[Tensor, Logs]:
-        loss = game.g(nets.D(batch.fake(nets)))
+        loss = game.g(nets.D(batch.view(batch.fake(nets))))
         return loss, {"loss_g": loss.detach()}
 
     return d_loss, g_loss

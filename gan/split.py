@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +72,29 @@ def near_duplicates(images: Images, bits: int = 4, colour: float = 0.02) -> NDAr
     found = np.empty_like(label)
     found[order] = label
     return np.unique(found[group], return_inverse=True)[1]
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Images sorted into groups of equals, to draw one of a group at a time."""
+
+    sorted: NDArray[np.int64]  # all places 0, 1, ..., group by group
+    starts: NDArray[np.int64]  # of each group in `sorted`
+    sizes: NDArray[np.int64]  # of each group
+
+    @classmethod
+    def of(cls, clusters: NDArray[np.int64]) -> "Groups":
+        """By cluster number [N]; groups come in the order of their first images."""
+        _, first, inverse = np.unique(clusters, return_index=True, return_inverse=True)
+        rank = np.empty_like(first)
+        rank[np.argsort(first)] = np.arange(len(first))
+        group = rank[inverse]
+        sizes = np.bincount(group, minlength=len(first))
+        return cls(np.argsort(group, kind="stable"), np.cumsum(sizes) - sizes, sizes)
+
+    def member(self, groups: NDArray[np.int64], lots: NDArray[np.float64]) -> NDArray[np.int64]:
+        """The places of one image of each of `groups`, by lots in 0..1."""
+        return self.sorted[self.starts[groups] + (lots * self.sizes[groups]).astype(np.int64)]
 
 
 def _close(

@@ -1,6 +1,7 @@
 """Pictures of every kind, broken ones, the cache, and the order of the data."""
 
 import os
+import shutil
 import warnings
 import zipfile
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from gan import avatars, data
 from gan.errors import Refused
@@ -227,11 +228,11 @@ def test_every_image_once_an_epoch_in_an_order_of_its_own(images: data.Images) -
     count, batch = len(images), 30
     steps = count // batch
     assert (count, steps) == (200, 6)
-    orders = [data.order(7, epoch, count) for epoch in range(3)]
+    orders = [data.order(7, epoch, count)[0] for epoch in range(3)]
     for order in orders:
         assert sorted(order) == list(range(count))
     assert not np.array_equal(orders[0], orders[1])
-    assert not np.array_equal(orders[0], data.order(8, 0, count))
+    assert not np.array_equal(orders[0], data.order(8, 0, count)[0])
     for step in (0, 5, 6, 17):  # the last 20 images of each epoch are dropped
         epoch, i = divmod(step, steps)
         expected = images.array[orders[epoch][i * batch : (i + 1) * batch]]
@@ -244,3 +245,27 @@ def test_an_avatar_is_a_function_of_its_index() -> None:
     assert np.array_equal(faces[1], avatars.draw(4, 1, 48)[0])
     assert not np.array_equal(faces[0], faces[1])
     assert faces.std() > 30  # not blank
+
+
+def test_duplicates_are_drawn_as_one(
+    faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "doubled"
+    folder.mkdir()
+    files = sorted(faces.iterdir())[:40]
+    for file in files:
+        shutil.copy(file, folder / file.name)
+    for copy in range(60):  # one face 61 times, half of them mirrored and all compressed anew
+        face = Image.open(files[0]).convert("RGB")
+        face = ImageOps.mirror(face) if copy % 2 else face
+        face.save(folder / f"copy {copy}.jpg", quality=90 + copy % 5)
+    plain = opened(folder, tmp_path / "cache")
+    one = opened(folder, tmp_path / "cache", dedup=True)
+    assert "61 drawn as 1" in capsys.readouterr().out
+    assert (len(plain), len(one)) == (100, 40)
+    shown = [one.batch_at(step, 40, 0) for step in range(30)]  # an epoch each
+    drawn = {x.tobytes() for batch in shown for x in batch}
+    members = {one.array[i].tobytes() for i in [0, *range(40, 100)]}  # 11 different ones
+    assert len(members & drawn) > 5, "every member has its turn"
+    for batch in shown:
+        assert len({x.tobytes() for x in batch}) == 40

@@ -8,7 +8,9 @@ ROOT = Path(__file__).resolve().parent.parent
 MAY_IMPORT = {
     "gan.errors": set(),
     "gan.avatars": set(),
-    "gan.losses": set(),
+    "gan.augment": set(),
+    "gan.budget": set(),
+    "gan.losses": {"gan.augment"},
     "gan.checkpoint": {"gan.errors"},
     "gan.split": set(),
     "gan.health": set(),
@@ -18,6 +20,7 @@ MAY_IMPORT = {
     "gan.sample": {"gan.checkpoint"},
     "gan.report": {"gan.checkpoint"},
     "gan.loop": {
+        "gan.budget",
         "gan.checkpoint",
         "gan.data",
         "gan.errors",

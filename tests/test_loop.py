@@ -160,6 +160,7 @@ def test_rates_changed_with_resume_are_used(tiny: Tiny, images: Images, tmp_path
     first = loop.fit(DCGAN, tiny(max_epoch=0, max_images=40), images, folders(tmp_path), CPU)
     state = loop.State(DCGAN, tiny(lr1=1e-5, lr2=3e-5), CPU)
     state.load_state_dict(checkpoint.load(first.state))
+    state.set_rates(0.0)
     assert state.opt_g.param_groups[0]["lr"] == 1e-5
     assert state.opt_d.param_groups[0]["lr"] == 3e-5
     assert state.step == 2

@@ -101,3 +101,11 @@ def test_large_clusters_are_held_out_no_more_often_than_small_ones() -> None:
         _, held = split.held_out(hashes, clusters, 0.2)
         shares.append((clusters[held] < 50).mean())
     assert 0.45 < np.mean(shares) < 0.55
+
+
+def test_groups_by_hand() -> None:
+    groups = split.Groups.of(np.array([7, 3, 7, 7, 5, 3]))
+    assert groups.sizes.tolist() == [3, 2, 1]  # 7, then 3, then 5: in the order of their first
+    lots = np.array([0.0, 0.34, 0.99, 0.49, 0.5, 0.7])
+    which = np.array([0, 0, 0, 1, 1, 2])
+    assert groups.member(which, lots).tolist() == [0, 2, 3, 1, 5, 4]

@@ -1,0 +1,57 @@
+"""How far a run is, how fast it may learn there, and what stops it before its end."""
+
+import math
+import signal
+import threading
+from typing import Any
+
+
+class Budget:
+    """How much of the run is done: the largest of epochs, images and minutes, each of its limit."""
+
+    def __init__(self, config: Any, steps_per_epoch: int) -> None:
+        epoch_images = config.max_epoch * steps_per_epoch * config.batch_size
+        limits = [limit for limit in (epoch_images, config.max_images) if limit]
+        self.images = min(limits, default=0)
+        self.seconds = 60 * config.max_minutes
+
+    def fraction(self, images: int, seconds: float) -> float:
+        used = ((images, self.images), (seconds, self.seconds))
+        return max(done / limit for done, limit in used if limit)
+
+
+def pace(step: int, fraction: float, warm_up: int, end: float) -> float:
+    """What the learning rates are multiplied by, `fraction` (0 to 1) of the budget spent.
+
+    Up in a line over the first `warm_up` steps; from half of the budget on down to `end` along a
+    cosine (Loshchilov & Hutter 2017, arXiv:1608.03983, eq. 5).
+    """
+    late = min(max(2 * fraction - 1, 0.0), 1.0)
+    return min(1.0, (step + 1) / max(warm_up, 1)) * (
+        end + (1 - end) * (1 + math.cos(math.pi * late)) / 2
+    )
+
+
+class Stop:
+    """Within it, Ctrl-C and SIGTERM only set `signal`; a second one acts as it always does."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self.before: dict[int, Any] = {}
+
+    def _note(self, number: int, frame: Any) -> None:
+        self.signal = number
+        self._restore()
+
+    def _restore(self) -> None:
+        while self.before:
+            signal.signal(*self.before.popitem())
+
+    def __enter__(self) -> "Stop":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._restore()
