@@ -33,7 +33,7 @@ from tqdm import tqdm
 from gan import avatars, split
 from gan.errors import Refused
 
-VERSION = 2  # of the cache's layout and of the decoding; part of the key
+VERSION = 3  # of the cache's layout and of the decoding; part of the key
 MAX_BYTES = 512 * 2**20  # of one file; a larger one is no photograph but a zip bomb
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 HELD_OUT = 28  # at least so many, or a score of them says nothing
+THUMB = 16  # pixels on a side of the pictures that are compared
 
 Images = NDArray[np.uint8]  # [N, C, H, W]
 
@@ -21,14 +22,14 @@ def _cells(side: int, count: int) -> NDArray[np.float32]:
 
 
 def _signatures(images: Images) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Signs of the 8 x 8 lowest cosines of the luminance [N, 64], and 8 x 8 thumbnails [N, 64 C].
+    """Signs of the 8 x 8 lowest cosines of the luminance [N, 64]; 16 x 16 thumbnails [N, 256 C].
 
     A cosine too weak to have a sign (of a symmetric or flat picture) counts 0, the mean too.
     """
     height, width = images.shape[-2:]
     wave = np.cos(np.pi / 64 * np.arange(8)[:, None] * (2 * np.arange(32) + 1)) / 4
     tall, wide = (wave @ _cells(side, 32) for side in (height, width))
-    short, slim = _cells(height, 8), _cells(width, 8)
+    short, slim = _cells(height, THUMB), _cells(width, THUMB)
     signs, thumbs = [], []
     for start in range(0, len(images), 256):
         x = np.asarray(images[start : start + 256], dtype=np.float32)
@@ -50,13 +51,16 @@ def _join(label: NDArray[np.int64], i: NDArray[np.int64], j: NDArray[np.int64]) 
         i, j = i[apart], j[apart]
 
 
-def near_duplicates(images: Images, bits: int = 4, colour: float = 0.02) -> NDArray[np.int64]:
+def near_duplicates(
+    images: Images, bits: int = 4, mean: float = 0.02, most: float = 0.1
+) -> NDArray[np.int64]:
     """Cluster numbers [N] 0, 1, ...: pictures that are the same but for compression and mirroring.
 
     Two are one if at most `bits` of 63 signs of a perceptual hash (Zauner 2010, pHash) differ
-    *and* their 8 x 8 thumbnails by at most `colour` of 0..1 on average: luminance alone would
-    fold recoloured pictures. Exact, in blocks: the means of two such thumbnails differ by no more
-    than `colour`, so sorted by their mean only neighbours have to be compared.
+    *and* their 16 x 16 thumbnails by at most `mean` of 0..1 on average and `most` anywhere:
+    the hash alone would fold recoloured pictures, the average two drawings with another mouth.
+    Exact, in blocks: the means of two such thumbnails differ by no more than `mean`, so sorted by
+    it only neighbours have to be compared.
     """
     if not len(images):
         return np.zeros(0, np.int64)
@@ -67,7 +71,7 @@ def near_duplicates(images: Images, bits: int = 4, colour: float = 0.02) -> NDAr
     order = np.argsort(thumbs[first].mean(1), kind="stable")
     signs, thumbs = signs[first[order]], thumbs[first[order]]
     label = np.arange(len(order))
-    for i, j in _close(signs, thumbs, bits, 255 * colour):
+    for i, j in _close(signs, thumbs, bits, 255 * mean, 255 * most):
         _join(label, i, j)
     found = np.empty_like(label)
     found[order] = label
@@ -98,11 +102,11 @@ class Groups:
 
 
 def _close(
-    signs: NDArray[np.float32], thumbs: NDArray[np.uint8], bits: int, gap: float
+    signs: NDArray[np.float32], thumbs: NDArray[np.uint8], bits: int, gap: float, most: float
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """The pairs of `near_duplicates` among signatures sorted by the mean of their thumbnail."""
     flips = np.tile(np.array([1, -1], dtype=np.float32), 32)  # mirroring negates every odd cosine
-    mirrored = thumbs.reshape(len(thumbs), -1, 8)[:, :, ::-1].reshape(thumbs.shape)
+    mirrored = thumbs.reshape(len(thumbs), -1, THUMB)[:, :, ::-1].reshape(thumbs.shape)
     mean = thumbs.mean(1)
     for start in range(0, len(signs), 512):
         mine = signs[start : start + 512]
@@ -113,11 +117,12 @@ def _close(
             for flip, pictures in ((np.float32(1), thumbs), (flips, mirrored)):
                 differ = (known - (mine * flip) @ theirs.T) / 2  # [512, 4096] bits
                 for pair in np.array_split(
-                    np.argwhere(differ <= bits), max(1, differ.size // 2**16)
+                    np.argwhere(differ <= bits), max(1, differ.size // 2**14)
                 ):
                     i, j = pair[:, 0] + start, pair[:, 1] + other
                     i, j = i[i < j], j[i < j]
-                    same = np.abs(pictures[i].astype(np.int16) - thumbs[j]).mean(1) <= gap
+                    apart = np.abs(pictures[i].astype(np.int16) - thumbs[j])
+                    same = (apart.mean(1) <= gap) & (apart.max(1) <= most)
                     yield i[same], j[same]
 
 

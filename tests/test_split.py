@@ -42,6 +42,11 @@ def test_near_duplicates_are_one_and_recolours_are_not() -> None:
     assert len(set(label[:6])) == len(set(label[24:])) == 6
 
 
+def test_drawings_of_one_kind_are_not_duplicates(faces: Pixels) -> None:
+    """Heads that differ in no more than a mouth or a brow; at 0.02 on average alone 90 went."""
+    assert len(set(split.near_duplicates(faces))) == 320
+
+
 def test_near_duplicates_in_blocks_are_those_of_all_pairs() -> None:
     """700 smooth pictures, more than one block: each is compared with each, the simple way."""
     drawn = np.random.RandomState(0).randint(60, 196, (175, 1, 4, 4)).astype(np.float32)
@@ -49,12 +54,13 @@ def test_near_duplicates_in_blocks_are_those_of_all_pairs() -> None:
     near = [smooth, smooth[..., ::-1] + 2, smooth + np.random.RandomState(1).randn(*smooth.shape)]
     images = np.concatenate([*near, 255 - smooth]).round().astype(np.uint8)
     signs, thumbs = split._signatures(images)
-    small, flips = thumbs.astype(float).reshape(-1, 8, 8), np.tile([1, -1], 32)
+    small, flips = thumbs.astype(float).reshape(-1, 16, 16), np.tile([1, -1], 32)
     same = np.zeros((700, 700), dtype=bool)
     for flip, pictures in ((1, small), (flips, small[:, :, ::-1])):
         bits = [((signs * (row * flip)) < 0).sum(1) for row in signs]
-        gaps = [np.abs(pictures - one).mean((1, 2)) for one in small]
-        same |= (np.array(bits) <= 4) & (np.array(gaps).T <= 5.1)
+        apart = np.array([np.abs(pictures - one) for one in small]).swapaxes(0, 1)
+        near = (apart.mean((2, 3)) <= 5.1) & (apart.max((2, 3)) <= 25.5)
+        same |= (np.array(bits) <= 4) & near
     for _ in range(10):
         same = same.astype(np.float32) @ same > 0
     label = split.near_duplicates(images)
