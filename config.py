@@ -98,9 +98,20 @@ class Config:
         0, "processes that decode images; 0: one a core", used=(*TRAIN, *EVALUATE), low=0
     )
 
+    conditional: bool = knob(
+        False, "one G and D for all classes: sub-folders, or IDX labels", fixed="other networks"
+    )
+    classes: str = knob("", "the classes found, with / between them", used=())
+
     # networks
     nz: int = knob(
         100, "numbers in a noise vector", used=ALL, low=1, high=65536, fixed="other networks"
+    )
+    noise: str = knob(
+        "normal",
+        "its distribution: normal(0, 1) or uniform(-1, 1)",
+        only=("normal", "uniform"),
+        fixed="other noise",
     )
     ngf: int = knob(
         64, "channels of G's last hidden layer", used=ALL, low=1, high=4096, fixed="other networks"
@@ -120,8 +131,11 @@ class Config:
         high=65536,
         fixed="it sets which image comes when",
     )
-    lr1: float = knob(2e-4, "Adam's learning rate of G", above=0, high=1)
-    lr2: float = knob(2e-4, "Adam's learning rate of D", above=0, high=1)
+    optimizer: str = knob(
+        "adam", "of both nets: adam or rmsprop", only=("adam", "rmsprop"), fixed="another state"
+    )
+    lr1: float = knob(2e-4, "learning rate of G", above=0, high=1)
+    lr2: float = knob(2e-4, "learning rate of D", above=0, high=1)
     beta1: float = knob(0.5, "Adam's first beta", low=0, high=0.9999)
     beta2: float = knob(0.999, "Adam's second beta", low=0, high=0.999999)
     warm_up: int = knob(0, "steps in which the learning rates rise to their values", low=0)
@@ -134,8 +148,20 @@ class Config:
     augment: float = knob(
         0.0, "probability that D sees a picture recoloured, moved or with a hole", low=0, high=0.95
     )
-    d_every: int = knob(1, "update D on every n-th batch (1: each)", low=1, high=10**6)
-    g_every: int = knob(1, "update G on every n-th batch (5: five D updates to one of G)", low=1)
+    d_every: int = knob(
+        1, "update D on every n-th batch (2: one D update to two of G)", low=1, high=10**6
+    )
+    g_every: int = knob(
+        1,
+        "update G on every n-th batch (5: five D updates, each on new images, to one of G)",
+        low=1,
+    )
+    d_lead: int = knob(0, "steps at the start in which G waits for every 25th batch", low=0)
+    fake_label: float = knob(
+        0.0, "what D's logistic loss calls a fake (1: a published mistake)", low=0, high=1
+    )
+    penalty: float = knob(10.0, "weight of wgan-gp's gradient penalty", low=0)
+    clip: float = knob(0.1, "wgan's bound on every weight of D", above=0)
     ema: bool = knob(True, "draw with the moving average of G", fixed="it starts at step 0")
     ema_images: int = knob(20_000, "EMA half-life, images (at most 5 % of those seen)", low=1)
 
@@ -157,6 +183,7 @@ class Config:
     gen_search_num: int = knob(512, "candidates to draw and rank", used=GENERATE, low=1)
     gen_mean: float = knob(0.0, "mean of the noise", used=GENERATE)
     gen_std: float = knob(1.0, "standard deviation of the noise", used=GENERATE, above=0)
+    label: str = knob("", "class to draw, of a conditional run: its name or number", used=GENERATE)
     gen_img: str = knob("result.png", "file of the grid, best face first", used=GENERATE)
     gen_dir: str = knob("", "folder for one file a face", used=GENERATE)
     gen_index: str = knob("", "draw these candidates again: 17 or 17,4,99", used=GENERATE)
@@ -168,6 +195,16 @@ class Config:
         only=("lite0", "inception", "random"),
     )
     report: str = knob("evaluate.html", "page to write, with a .json beside it", used=EVALUATE)
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the classes of a conditional run."""
+        return self.classes.split("/") if self.classes else []
+
+    @property
+    def inputs(self) -> int:
+        """Numbers that G is fed: the noise, and one for each class."""
+        return self.nz + len(self.labels)
 
     def save(self, path: Path) -> None:
         knobs = {k: v for k, v in dataclasses.asdict(self).items() if k not in ORDERS}

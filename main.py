@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import config as knobs
+import runs
 from gan.errors import Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import torch
 
     from gan import data, loop
@@ -70,79 +69,13 @@ def keep_memory() -> None:
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
-def room(kind: str, name: str) -> Path:
-    """The folder of run `name` in `checkpoints`, `imgs` or `runs`."""
-    return Path(kind) / name if name else Path(kind)
-
-
-def command_to_resume(config: knobs.Config) -> str:
-    return f"python main.py train{f' --name={config.name}' if config.name else ''} --resume"
-
-
-def find_state(resume: bool | str, name: str) -> tuple[Path, dict[str, Any]]:
-    """The newest valid state of run `name`, or the one named."""
-    from gan import checkpoint
-
-    if isinstance(resume, str):
-        path = Path(resume)
-        return path, checkpoint.load(path)
-    folder = room("checkpoints", name)
-    for path, state in checkpoint.newest(folder):
-        return path, state
-    if (best := folder / "best.pth").exists():
-        return best, checkpoint.load(best)
-    raise Refused(
-        f"--resume: no valid state in {folder}; start the run without --resume, or name another "
-        "one with --name=..."
-    )
-
-
-def earlier_run(config: knobs.Config) -> list[Path]:
-    """The files of an earlier run of this name."""
-    files = []
-    for kind, patterns in {
-        "checkpoints": ("state_*.pth", "best.pth", "netg_*.pth", "netd_*.pth", "config.json"),
-        "imgs": ("[0-9]*.png",),
-        "runs": ("log.jsonl", "events.out.tfevents.*"),
-    }.items():
-        files += [file for p in patterns for file in room(kind, config.name).glob(p)]
-    return [file for file in files if file.suffix != ".png" or file.stem.isdecimal()]
-
-
-def holds_work(config: knobs.Config) -> bool:
-    """Whether an earlier run of this name left weights or pictures."""
-    return any(file.suffix in (".pth", ".png") for file in earlier_run(config))
-
-
-def check_branch(path: Path, config: knobs.Config) -> None:
-    """Refuse to go on from `path` in the folder of another run; tell what going back gives up."""
-    from gan import checkpoint
-
-    folder = room("checkpoints", config.name)
-    if path.parent.resolve() != folder.resolve():
-        if holds_work(config):
-            raise Refused(f"--resume={path}: {folder} holds another run; give another --name=...")
-        return
-    later = [state for state in checkpoint.states(folder) if state.name > path.name]
-    if path.name.startswith("state_") and later:
-        print(f"resume: going back; the first save will delete {', '.join(p.name for p in later)}")
-
-
-def layered(file: dict[str, Any], flags: dict[str, Any]) -> knobs.Config:
-    """Defaults below the family's below the file's below the flags."""
-    from models import family_of
-
-    family = family_of(flags.get("family", file.get("family", knobs.Config.family)))
-    return knobs.resolve(family.defaults, file, flags)
-
-
 def set_up(flags: dict[str, Any]) -> tuple[knobs.Config, dict[str, Any] | None, list[Any]]:
     """Config, state to go on from, and what the log should say of it."""
     if flags.get("resume"):
         for other in ("config", "overwrite", "netg_path", "netd_path"):
             if flags.get(other):
                 raise Refused(f"{knobs.flag(other)}: not with --resume; the run has its own")
-        path, saved = find_state(flags["resume"], flags.get("name", ""))
+        path, saved = runs.find_state(flags["resume"], flags.get("name", ""))
         if not isinstance(saved, dict) or "config" not in saved:
             raise Refused(f"--resume={path}: not a training state")
         print(f"resume: {path}")
@@ -152,16 +85,16 @@ def set_up(flags: dict[str, Any]) -> tuple[knobs.Config, dict[str, Any] | None, 
         for name, (old, new) in changed.items():
             print(f"resume: {knobs.flag(name)} {old} -> {new}")
         config = knobs.resolve(own, flags)
-        check_branch(path, config)
+        runs.check_branch(path, config)
         if "lr1" in changed or "lr2" in changed:
             saved["rescues"] = 0  # rates that were chosen are not halved
         return config, saved, [{"event": "resume", "state": str(path), "changed": changed}]
     file: dict[str, Any] = knobs.read_file(flags.pop("config")) if "config" in flags else {}
-    config = layered(file, flags)
-    if not config.overwrite and holds_work(config):
+    config = runs.layered(file, flags)
+    if not config.overwrite and runs.holds_work(config):
         raise Refused(
-            f"{room('checkpoints', config.name)} holds an earlier run; --resume goes on with it, "
-            "--name=... starts another beside it, --overwrite replaces it"
+            f"{runs.room('checkpoints', config.name)} holds an earlier run; --resume goes on with "
+            "it, --name=... starts another beside it, --overwrite replaces it"
         )
     return config, None, [{"event": "start"}]
 
@@ -186,16 +119,19 @@ def train(*stray: str, **options: str) -> None:
         held_out=config.held_out,
         dedup=config.dedup,
     )
-    load = given_weights(config)
+    config.classes = "/".join(classes_of(images, config))
+    load = runs.given_weights(config)
 
     def start(nets: "Nets") -> None:
         load(nets)
         given = {Path(path).resolve() for path in (config.netg_path, config.netd_path) if path}
-        for file in earlier_run(config):  # only now that data and weights are known to be good
+        for file in runs.earlier_run(config):  # only now that data and weights are known to be good
             if file.resolve() not in given:
                 file.unlink()
 
-    folders = loop.Folders(*(room(kind, config.name) for kind in ("checkpoints", "imgs", "runs")))
+    folders = loop.Folders(
+        *(runs.room(kind, config.name) for kind in ("checkpoints", "imgs", "runs"))
+    )
     print(f"train: {config.family} {config.img_size} px on {device}; Ctrl-C saves and stops")
     try:
         done = loop.fit(
@@ -220,8 +156,22 @@ def train(*stray: str, **options: str) -> None:
         f"state {done.state}, preview {folders.imgs / f'{done.epoch}.png'}"
     )
     if done.signal is not None:
-        print(f"stopped; go on with: {command_to_resume(config)}")
+        print(f"stopped; go on with: {runs.command_to_resume(config)}")
         sys.exit(128 + done.signal)
+
+
+def classes_of(images: "data.Images", config: knobs.Config) -> tuple[str, ...]:
+    """The classes of a conditional run; raises Refused if there are none, or others than before."""
+    if not config.conditional:
+        return ()
+    if not images.classes:
+        raise Refused(
+            f"--conditional: no classes in {config.data_path or 'the avatars'}; it takes one "
+            "sub-folder a class, or IDX files with labels"
+        )
+    if config.labels and config.labels != list(images.classes):
+        raise Refused(f"--resume: the run has the classes {config.classes}, the data others")
+    return images.classes
 
 
 def scorer(images: "data.Images", device: "torch.device") -> "loop.Score | None":
@@ -242,74 +192,6 @@ def scorer(images: "data.Images", device: "torch.device") -> "loop.Score | None"
     return score
 
 
-def given_weights(config: knobs.Config) -> "Callable[[Nets], None]":
-    """A function that loads `--netg-path` and `--netd-path` into new nets; they are read now."""
-    from gan import checkpoint
-    from models import load_weights
-
-    given = [
-        (player, path, checkpoint.load(Path(path)))
-        for player, path in (("G", config.netg_path), ("D", config.netd_path))
-        if path
-    ]
-
-    def load(nets: "Nets") -> None:
-        for player, path, weights in given:
-            load_weights(getattr(nets, player), weights, path)
-
-    return load
-
-
-def trained(flags: dict[str, Any], ranks: bool) -> tuple["Nets", knobs.Config, str]:
-    """Nets to draw (and, if it `ranks`, rank) with, their config under `flags`, and their file."""
-    from gan import checkpoint
-    from models import restore
-
-    if "netg_path" in flags or "netd_path" in flags:
-        return weights_given(flags, ranks)
-    top = room("checkpoints", flags.get("name", ""))
-    folders = [top] if "name" in flags else [top, *top.glob("*/")]
-    states = [path for folder in folders for path in checkpoint.states(folder)]
-    states = states or [best for folder in folders if (best := folder / "best.pth").exists()]
-    states.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-    if states and flags.get("best", True) and (best := states[0].with_name("best.pth")).exists():
-        states.insert(0, best)
-    for path in states:
-        try:
-            nets, saved = restore(path)
-        except Refused as error:
-            print(f"{error}; trying the state before it", file=sys.stderr)
-            continue
-        own = vars(saved)
-        for name in ("img_size", "channels", "nz", "ngf", "ndf", "family"):
-            if name in flags and flags[name] != own[name]:
-                raise Refused(f"{knobs.flag(name)}={flags[name]}: {path} has {own[name]}")
-        return nets, knobs.resolve(own, flags), str(path)
-    where = f"of run {flags['name']} in {top}" if "name" in flags else f"in {top}"
-    raise Refused(f"no checkpoint {where}; train first, or give --netg-path and --netd-path")
-
-
-def weights_given(flags: dict[str, Any], ranks: bool) -> tuple["Nets", knobs.Config, str]:
-    """Nets from bare weights; their config is the one beside them, if any, under `flags`."""
-    from models import family_of
-
-    if not flags.get("netg_path"):
-        raise Refused("--netg-path: give the weights of G too")
-    path = Path(flags["netg_path"])
-    if ranks and "netd_path" not in flags:
-        twin = path.with_name(path.name.replace("netg", "netd"))
-        if twin == path or not twin.exists():
-            raise Refused("--netd-path: give the weights of D, which ranks what G draws")
-        flags["netd_path"] = str(twin)
-    beside = path.with_name("config.json")
-    saved = knobs.read_file(str(beside)) if beside.exists() else {}
-    saved = {name: value for name, value in saved.items() if name not in ("netg_path", "netd_path")}
-    config = layered(saved, flags)
-    nets = family_of(config.family).build(config)
-    given_weights(config)(nets)
-    return nets, config, str(path)
-
-
 def generate(*stray: str, **options: str) -> None:
     """Draw faces, best first: see `python main.py generate --help`."""
     flags = knobs.read_flags("generate", stray, options)
@@ -322,20 +204,38 @@ def generate(*stray: str, **options: str) -> None:
     if Image.registered_extensions().get(Path(target).suffix.lower()) not in Image.SAVE:
         raise Refused(f"--gen-img={target}: give it a suffix that can be written, such as .png")
     numbers = indices(flags["gen_index"]) if "gen_index" in flags else []
-    nets, config, source = trained(flags, ranks=True)
+    nets, config, path = runs.trained(flags, ranks=True)
     device = pick_device(flags.get("gpu", "auto"))  # not the one it was trained on
     nets.G.to(device)
     nets.D.to(device)
 
+    source = sample.Source.of(config, label_number(config))
+
     def vectors(first: int, count: int) -> "torch.Tensor":
-        return sample.noise(config.seed, first, count, config.nz) * config.gen_std + config.gen_mean
+        z = source(first, count)
+        z[:, : config.nz] = z[:, : config.nz] * config.gen_std + config.gen_mean
+        return z
 
     if numbers:
         parts = sample.only(vectors, numbers, config.batch_size, device)
     else:
         parts = sample.candidates(vectors, config.gen_search_num, config.batch_size, device)
-    best = sample.rank(nets.G, nets.D, parts, len(numbers) or config.gen_num)
-    write_faces(best, config, source)
+    best = sample.rank(nets.G, nets.D, parts, len(numbers) or config.gen_num, source)
+    write_faces(best, config, path)
+
+
+def label_number(config: knobs.Config) -> int | None:
+    """Which class `--label` asks for, by its name or its place."""
+    if not config.label:
+        return None
+    labels = config.labels
+    if config.label in labels:
+        return labels.index(config.label)
+    if not labels:
+        raise Refused(f"--label={config.label}: this run is not conditional, it has no classes")
+    if config.label.isdecimal() and int(config.label) < len(labels):
+        return int(config.label)
+    raise Refused(f"--label={config.label}: no such class; there are {', '.join(labels)}")
 
 
 def indices(text: str) -> list[int]:
@@ -386,7 +286,9 @@ def evaluate(*stray: str, **options: str) -> None:
     given = "fake_path" in flags
     asked = None if given else flags.pop("held_out", None)
     nets, config, source = (
-        (None, knobs.resolve(flags), flags["fake_path"]) if given else trained(flags, ranks=False)
+        (None, knobs.resolve(flags), flags["fake_path"])
+        if given
+        else runs.trained(flags, ranks=False)
     )
     if asked is not None and asked != config.held_out:
         raise Refused(
@@ -404,7 +306,7 @@ def evaluate(*stray: str, **options: str) -> None:
     if nets is None:
         fakes = data.open_images(source, size, channels, cache, flag="--fake-path").array
     else:
-        z = sample.noise(config.seed, 0, config.gen_num, config.nz)
+        z = sample.Source.of(config)(0, config.gen_num)
         fakes = sample.draw_uint8(nets.G.to(device), z, config.batch_size, device).numpy()
     train, held_out = (features.Subset(images.array, p) for p in (images.train, images.held_out))
     reference = features.Reference(images.folder / "features.npz")

@@ -26,6 +26,9 @@ class Brightness(nn.Module):
         return images.mean((1, 2, 3))
 
 
+SOURCE = sample.Source(0, 8)
+
+
 def test_a_face_is_the_same_alone_or_among_others() -> None:
     for nz in (1, 7, 100):
         many = sample.noise(3, 0, 50, nz)
@@ -52,14 +55,16 @@ def test_ranking_is_the_full_sort_whatever_the_batch() -> None:
     scores = Brightness()(Echo()(z))
     expected = scores.sort(descending=True).indices[:10]
     for batch in (3, 10, 64, 1000):
-        best = sample.rank(Echo(), Brightness(), sample.candidates(vectors, 100, batch, CPU), 10)
+        best = sample.rank(
+            Echo(), Brightness(), sample.candidates(vectors, 100, batch, CPU), 10, SOURCE
+        )
         assert torch.equal(best.numbers, expected)
         assert torch.allclose(best.scores, scores[expected])
         assert torch.equal(best.images, sample.to_uint8(Echo()(z[expected])))
 
 
 def test_only_the_candidates_named_are_drawn() -> None:
-    best = sample.rank(Echo(), Brightness(), sample.only(vectors, [40, 2, 99], 2, CPU), 3)
+    best = sample.rank(Echo(), Brightness(), sample.only(vectors, [40, 2, 99], 2, CPU), 3, SOURCE)
     assert set(best.numbers.tolist()) == {40, 2, 99}
     assert best.scores.tolist() == sorted(best.scores.tolist(), reverse=True)
 
@@ -67,7 +72,7 @@ def test_only_the_candidates_named_are_drawn() -> None:
 def test_the_first_of_equals_wins() -> None:
     flat = nn.Module()
     flat.forward = lambda images: torch.zeros(len(images))  # type: ignore[method-assign]
-    best = sample.rank(Echo(), flat, sample.candidates(vectors, 50, 7, CPU), 5)
+    best = sample.rank(Echo(), flat, sample.candidates(vectors, 50, 7, CPU), 5, SOURCE)
     assert best.numbers.tolist() == [0, 1, 2, 3, 4]
 
 
@@ -78,7 +83,7 @@ def test_pixels_are_rounded_not_cut() -> None:
 
 def test_batch_norm_of_an_average_is_estimated_on_its_own_noise() -> None:
     G = nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2))
-    sample.reestimate_bn(G, 0, 4, 64, CPU)
+    sample.reestimate_bn(G, sample.Source(0, 4), 64, CPU)
     z = sample.noise(0, 0, sample.BN_IMAGES, 4)
     with torch.no_grad():
         out = G[0](z)
