@@ -185,9 +185,9 @@ def _find_idx(path: Path, parts: list[idx.Part]) -> Source:
     """The pictures of IDX files, in their order."""
     names, labels = [], []
     for part in parts:
+        idx.read(part.images, 3)  # refused now if it is damaged
         names += [f"{part.images.name} {index:06}" for index in range(part.count)]
         labels += [str(label) for label in idx.read(part.labels, 1)] if part.labels else []
-        idx.read(part.images, 3)  # refused now if it is damaged
     files = {part.images.name: part.images for part in parts}
     stamp = "\n".join(f"{name} {_stamp(file)}" for name, file in files.items())
     opener = functools.partial(_open_idx, files)
