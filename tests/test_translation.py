@@ -1,0 +1,209 @@
+"""Image-to-image networks: shapes, sizes, what a patch sees."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from gan.translation import PatchD, ResNetG, UNet, init_weights
+
+SIZES = [28, 30, 50, 64, 96, 100, 128, 144, 256]
+NORMED = (nn.BatchNorm2d, nn.InstanceNorm2d)
+
+
+def count(net: nn.Module) -> int:
+    return sum(p.numel() for p in net.parameters())
+
+
+def biased(net: nn.Module) -> list[bool]:
+    """For each convolution in the order they run: does it have a bias?"""
+    convs = [m for m in net.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
+    return [conv.bias is not None for conv in convs]
+
+
+# Shapes
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("make", [UNet, ResNetG])
+def test_a_picture_keeps_its_sides(make: Callable[..., nn.Module], size: int) -> None:
+    for channels_in, channels_out in [(1, 3), (3, 1)]:
+        net = make(channels_in, channels_out, size, 2).eval()
+        for height, width in [(size, size), (size, size + 13), (size // 2 + 3, size)]:
+            with torch.no_grad():
+                drawn = net(torch.randn(1, channels_in, height, width))
+            assert drawn.shape == (1, channels_out, height, width)
+            assert drawn.abs().max() <= 1
+
+
+def test_sizes_just_beside_the_powers_of_two() -> None:
+    for size in (29, 31, 33, 47, 63, 65, 99, 127, 129, 191, 255):
+        images = torch.zeros(1, 3, size, size)
+        for make in (UNet, ResNetG):
+            with torch.no_grad():
+                assert make(3, 1, size, 1)(images).shape == (1, 1, size, size)
+
+
+def test_scores_of_patches() -> None:
+    # 256 -> 128, 64, 32, 31, 30; 96 -> 48, 24, 12, 11, 10; 28 -> 14, 7, 3, 2, 1
+    for size, side in {256: 30, 96: 10, 28: 1, 24: 1}.items():
+        assert PatchD(1, 1)(torch.zeros(2, 1, size, size)).shape == (2, 1, side, side)
+    assert PatchD(6, 1, n_layers=2)(torch.zeros(1, 6, 64, 40)).shape == (1, 1, 14, 8)
+
+
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+@pytest.mark.parametrize("size", [28, 50, 64])
+def test_no_norm_ever_sees_a_single_pixel(size: int, norm: str) -> None:
+    seen = []
+    for make in (UNet, ResNetG):
+        net = make(3, 3, size, 2, norm=norm)
+        for module in net.modules():
+            if isinstance(module, NORMED):
+                module.register_forward_pre_hook(lambda _, x: seen.append(min(x[0].shape[2:])))
+        for sides in [(size, size), (size, size + 7), (size // 3, size)]:
+            net(torch.randn(1, 3, *sides))  # batch 1, in training mode
+    assert min(seen) == 2
+
+
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+def test_the_smallest_picture_a_discriminator_takes(norm: str) -> None:
+    for layers in (1, 2, 3, 4):
+        side = 3 * 2**layers  # 24 -> 12, 6, 3, 2, 1: the last norm sees 2 x 2
+        assert PatchD(3, 2, layers, norm)(torch.randn(1, 3, side, side)).shape == (1, 1, 1, 1)
+        with pytest.raises((RuntimeError, ValueError)):
+            PatchD(3, 2, layers, norm)(torch.randn(1, 3, side - 1, side - 1))
+
+
+def test_the_u_net_goes_down_to_one_pixel() -> None:
+    # halved, rounding down: 144 72 36 18 9 4 2 1; 100 50 25 12 6 3 1; 28 14 7 3 1
+    for size, levels in {256: 8, 144: 7, 128: 7, 100: 6, 64: 6, 50: 5, 28: 4}.items():
+        maps: list[torch.Size] = []
+        net = UNet(3, 3, size, 1)
+        for module in net.modules():
+            if isinstance(module, nn.Conv2d):
+                module.register_forward_hook(lambda _, x, y, to=maps: to.append(y.shape[2:]))
+        net(torch.zeros(1, 3, size, size))
+        assert len(maps) == levels
+        assert maps[-1] == (1, 1)
+
+
+def test_every_weight_is_trained_at_an_odd_size() -> None:
+    for net in (UNet(3, 3, 30, 2), ResNetG(3, 3, 30, 2, "batch")):
+        net(torch.randn(2, 3, 30, 27)).square().mean().backward()
+        for name, parameter in net.named_parameters():
+            assert parameter.grad is not None, name
+            assert parameter.grad.abs().sum() > 0, name
+
+
+# Layers
+
+
+def test_parameter_counts_are_those_the_reference_prints() -> None:
+    # In millions as its train.py prints them: 54.414 and 2.769 for pix2pix (unet_256, batch norm,
+    # D on 3 + 3 channels), 11.378 and 2.765 for CycleGAN (resnet_9blocks, instance norm).
+    # conv = in * out * k * k, then the bias; batch norm = 2 * channels
+    down = [(3, 64), (64, 128), (128, 256), (256, 512), *[(512, 512)] * 4]
+    up = [(512, 512), *[(1024, 512)] * 3, (1024, 256), (512, 128), (256, 64), (128, 3)]
+    u_net = sum(c_in * c_out * 16 for c_in, c_out in [*down, *up]) + 3
+    u_net += sum(2 * c for c in (128, 256, 512, 512, 512, 512))  # none outermost and innermost
+    u_net += sum(2 * c for c in (512, 512, 512, 512, 256, 128, 64))
+
+    resnet = 3 * 64 * 49 + 64 + 64 * 128 * 9 + 128 + 128 * 256 * 9 + 256
+    resnet += 9 * 2 * (256 * 256 * 9 + 256)
+    resnet += 256 * 128 * 9 + 128 + 128 * 64 * 9 + 64 + 64 * 3 * 49 + 3
+
+    convs = 64 * 128 * 16 + 128 * 256 * 16 + 256 * 512 * 16 + 512 * 16 + 1
+    instance_d = 3 * 64 * 16 + 64 + convs + 128 + 256 + 512
+    batch_d = 6 * 64 * 16 + 64 + convs + 2 * (128 + 256 + 512)
+    with torch.device("meta"):
+        nets = [UNet(3, 3, 256), ResNetG(3, 3, 256), PatchD(3), PatchD(6, norm="batch")]
+        assert count(ResNetG(3, 3, 255)) == resnet - 3 * 2 * (256 * 256 * 9 + 256)
+    assert [count(net) for net in nets] == [u_net, resnet, instance_d, batch_d]
+    assert [u_net, resnet, instance_d, batch_d] == [54_413_955, 11_378_179, 2_764_737, 2_768_705]
+
+
+def test_biases() -> None:
+    # Batch norm: none at convolutions of the reference U-Net but the last, normed or not.
+    assert biased(UNet(3, 3, 64, 1)) == [False] * 11 + [True]
+    assert biased(ResNetG(3, 3, 64, 1, "batch")) == [False] * 17 + [True]
+    assert biased(PatchD(3, 1, norm="batch")) == [True, False, False, False, True]
+    # Instance norm without scale and shift: everywhere.
+    for net in (UNet(3, 3, 64, 1, "instance"), ResNetG(3, 3, 64, 1), PatchD(3, 1)):
+        assert all(biased(net))
+        assert not any(m.affine for m in net.modules() if isinstance(m, nn.InstanceNorm2d))
+
+
+@pytest.mark.parametrize(("size", "layers"), [(256, 3), (128, 2), (64, 1), (50, 0), (28, 0)])
+def test_dropout_of_the_u_net(size: int, layers: int) -> None:
+    def dropouts(net: nn.Module) -> list[float]:
+        return [m.p for m in net.modules() if isinstance(m, nn.Dropout)]
+
+    assert dropouts(UNet(3, 3, size, 1)) == [0.5] * layers
+    assert dropouts(UNet(3, 3, size, 1, dropout=False)) == []
+
+
+def test_dropout_of_the_resnet() -> None:
+    net, images = ResNetG(3, 3, 64, 4, dropout=True), torch.randn(1, 3, 32, 32)
+    assert not torch.equal(net(images), net(images))
+    net.eval()
+    assert torch.equal(net(images), net(images))
+
+
+# PatchGAN
+
+
+def test_a_patch_is_70_pixels_by_arithmetic() -> None:
+    for layers, pixels in {1: 16, 2: 34, 3: 70, 4: 142}.items():
+        seen = 1  # one score, going back: (seen - 1) * stride + kernel
+        for conv in reversed(
+            [m for m in PatchD(3, 1, layers).modules() if isinstance(m, nn.Conv2d)]
+        ):
+            seen = (seen - 1) * conv.stride[0] + conv.kernel_size[0]
+        assert seen == pixels
+
+
+@pytest.mark.parametrize("spectral", [False, True])
+def test_a_patch_is_70_pixels_by_gradient(spectral: bool) -> None:
+    # Batch norm in eval mode, where no statistics link a score to pixels elsewhere.
+    net = PatchD(3, 2, norm="batch", spectral=spectral).double().eval()
+    images = torch.randn(1, 3, 256, 256, dtype=torch.double, requires_grad=True)
+    scores = net(images)
+    assert scores.shape == (1, 1, 30, 30)
+    scores[0, 0, 12, 17].backward()
+    assert images.grad is not None
+    touched = images.grad[0].abs().sum(0) > 0
+    rows, columns = touched.any(1).nonzero().flatten(), touched.any(0).nonzero().flatten()
+    # score i starts at pixel 8 i - 23: the paddings of the five layers reach back 1 + 2 + 4 + 8 + 8
+    assert rows.tolist() == list(range(8 * 12 - 23, 8 * 12 - 23 + 70))
+    assert columns.tolist() == list(range(8 * 17 - 23, 8 * 17 - 23 + 70))
+
+
+def test_spectral_norm_is_on_every_convolution_and_alone() -> None:
+    net = PatchD(3, 8, norm="batch", spectral=True)
+    init_weights(net)
+    assert biased(net) == [True] * 5
+    assert not any(isinstance(m, NORMED) for m in net.modules())
+    for conv in (m for m in net.eval().modules() if isinstance(m, nn.Conv2d)):
+        largest = torch.linalg.matrix_norm(conv.weight.flatten(1), 2)
+        assert largest.item() == pytest.approx(1, abs=0.1)
+
+
+# Weights
+
+
+def test_init_weights() -> None:
+    torch.manual_seed(0)
+    for net in (UNet(3, 3, 64, 16), ResNetG(3, 3, 64, 16), PatchD(3, 16, spectral=True)):
+        for parameter in net.parameters():
+            parameter.data.fill_(5)
+        init_weights(net)
+        for name, parameter in net.named_parameters():
+            if name.endswith("bias"):
+                assert not parameter.any(), name
+            else:
+                mean = 1.0 if parameter.ndim == 1 else 0.0  # batch norm, convolutions
+                error = 5 / math.sqrt(parameter.numel())
+                assert parameter.mean().item() == pytest.approx(mean, abs=0.02 * error), name
+                assert parameter.std().item() == pytest.approx(0.02, rel=error), name
