@@ -1,4 +1,4 @@
-"""Image-to-image networks: U-Net and ResNet generators, the PatchGAN discriminator.
+"""Image-to-image networks: U-Net and ResNet generators, the PatchGAN discriminator, the pool.
 
 Modules are named as in the reference implementation (junyanz/pytorch-CycleGAN-and-pix2pix), so
 that published weights load key for key. Pictures are [N, C, H, W] in [-1, 1].
@@ -239,6 +239,44 @@ class PatchD(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.model(images)
+
+
+class Pool(nn.Module):
+    """Earlier fakes for D to see again: fakes [N, *shape] -> as many, without a graph.
+
+    Shrivastava et al. 2016 (arXiv:1612.07828), section 2.3, as CycleGAN has it (arXiv:1703.10593,
+    section 4). Until `size` images are stored, each is stored and returned as it is. From then on
+    each is returned with probability 1/2; else a stored one is, whose place it takes. Images are
+    taken one after the other, so one of a batch may come back for a later one. Size 0: no pool.
+
+    All it holds are buffers, so it is in every state dict, and it draws from torch's global CPU
+    generator, whatever device it is on: seeded per step, a run goes on bit for bit.
+    """
+
+    images: Tensor  # [size, *shape]
+    filled: Tensor  # how many of them are stored, an integer
+
+    def __init__(self, shape: tuple[int, int, int], size: int = 50) -> None:
+        super().__init__()
+        self.register_buffer("images", torch.zeros(size, *shape))
+        self.register_buffer("filled", torch.zeros((), dtype=torch.long))
+
+    @torch.no_grad()
+    def forward(self, fakes: Tensor) -> Tensor:
+        shown = fakes.detach().clone()
+        size, filled = len(self.images), int(self.filled)
+        if not size:
+            return shown
+        for index, fake in enumerate(fakes):
+            if filled < size:
+                self.images[filled] = fake
+                filled += 1
+            elif torch.rand((), device="cpu") < 0.5:
+                slot = int(torch.randint(size, (), device="cpu"))
+                shown[index] = self.images[slot]
+                self.images[slot] = fake
+        self.filled.fill_(filled)
+        return shown
 
 
 @torch.no_grad()

@@ -1,13 +1,13 @@
-"""Image-to-image networks: shapes, sizes, what a patch sees."""
+"""Image-to-image networks: shapes, sizes, what a patch sees, the pool."""
 
 import math
 from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from gan.translation import PatchD, ResNetG, UNet, init_weights
+from gan.translation import PatchD, Pool, ResNetG, UNet, init_weights
 
 SIZES = [28, 30, 50, 64, 96, 100, 128, 144, 256]
 NORMED = (nn.BatchNorm2d, nn.InstanceNorm2d)
@@ -188,6 +188,83 @@ def test_spectral_norm_is_on_every_convolution_and_alone() -> None:
     for conv in (m for m in net.eval().modules() if isinstance(m, nn.Conv2d)):
         largest = torch.linalg.matrix_norm(conv.weight.flatten(1), 2)
         assert largest.item() == pytest.approx(1, abs=0.1)
+
+
+# The pool
+
+
+def picture(value: float) -> Tensor:
+    return torch.full((1, 1, 2, 2), float(value))
+
+
+def values(images: Tensor) -> list[float]:
+    return images[:, 0, 0, 0].tolist()
+
+
+def test_the_pool_fills_and_then_swaps_or_passes() -> None:
+    torch.manual_seed(0)
+    pool = Pool((1, 2, 2), size=3)
+    assert values(pool(torch.cat([picture(1), picture(2)]))) == [1, 2]
+    assert int(pool.filled) == 2
+    assert values(pool(picture(3))) == [3]
+    assert values(pool.images) == [1, 2, 3]
+    passed, slots = 0, []
+    for new in range(4, 2004):
+        before = values(pool.images)
+        (shown,) = values(pool(picture(new)))
+        if shown == new:
+            passed += 1
+            assert values(pool.images) == before
+        else:
+            slots.append(before.index(shown))
+            before[slots[-1]] = new
+            assert values(pool.images) == before
+    # 2,000 throws: 1,000 +- 4 standard deviations of 22; a third of about 1,000 swaps in each slot
+    assert abs(passed - 1000) < 89
+    assert all(abs(slots.count(slot) - 333) < 60 for slot in range(3))
+
+
+def test_one_of_a_batch_may_come_back_for_a_later_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = Pool((1, 2, 2), size=1)
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.tensor(0.0))  # always swap
+    assert values(pool(torch.cat([picture(n) for n in (1, 2, 3, 4)]))) == [1, 1, 2, 3]
+    assert values(pool.images) == [4]
+
+
+def test_what_the_pool_returns_is_apart_from_it_and_from_the_graph() -> None:
+    torch.manual_seed(0)
+    pool = Pool((1, 2, 2), size=1)
+    fakes = picture(1).requires_grad_()
+    shown = pool(fakes)
+    assert not shown.requires_grad
+    shown.fill_(7)
+    assert values(pool.images) == values(fakes) == [1]
+    while values(shown := pool(picture(2))) == [2]:
+        pass
+    pool.images.fill_(9)
+    assert values(shown) == [1]
+
+
+def test_a_pool_of_none_passes_everything() -> None:
+    pool, fakes = Pool((1, 2, 2), size=0), torch.randn(20, 1, 2, 2)
+    assert torch.equal(pool(fakes), fakes)
+
+
+def test_the_pool_goes_on_bit_for_bit_from_its_state_dict() -> None:
+    def play(pool: Pool, first: int, last: int) -> list[Tensor]:
+        shown = []
+        for step in range(first, last):
+            torch.manual_seed(step)  # as the loop does
+            shown.append(pool(torch.randn(4, 3, 5, 5)))
+        return shown
+
+    whole, part, resumed = (Pool((3, 5, 5), size=6) for _ in range(3))
+    expected = play(whole, 0, 12)
+    play(part, 0, 5)
+    resumed.load_state_dict({key: value.clone() for key, value in part.state_dict().items()})
+    for ours, theirs in zip(play(resumed, 5, 12), expected[5:], strict=True):
+        assert torch.equal(ours, theirs)
+    assert torch.equal(resumed.images, whole.images)
 
 
 # Weights
