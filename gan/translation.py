@@ -4,14 +4,17 @@ Modules are named as in the reference implementation (junyanz/pytorch-CycleGAN-a
 that published weights load key for key. Pictures are [N, C, H, W] in [-1, 1].
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
+
+from gan.errors import Refused
 
 
 class Norm(NamedTuple):
@@ -24,6 +27,7 @@ class Norm(NamedTuple):
 # Batch norm shifts by itself. Instance norm here has neither scale nor shift and takes away any
 # bias before it, yet published weights hold those biases.
 NORMS = {"batch": Norm(nn.BatchNorm2d, False), "instance": Norm(nn.InstanceNorm2d, True)}
+INSTANCE_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def run_mirrored(layers: nn.Sequential, x: Tensor) -> Tensor:
@@ -300,3 +304,36 @@ def init_weights(net: nn.Module) -> None:
             # it is one power iteration, and with one alone the first steps would be far off.
             for _ in range(15):
                 _ = module.weight
+
+
+def load_reference(net: nn.Module, weights: Any, path: Path | str) -> None:
+    """Load weights of the reference implementation, such as its `latest_net_G.pth`.
+
+    Fits `unet_128` and `unet_256` into UNet, `resnet_6blocks` and `resnet_9blocks` into ResNetG,
+    and its `basic` discriminator into PatchD. A leading `module.` goes, and so do the running
+    statistics that old files hold for instance norm, which the reference ignores as well. Raises
+    Refused, naming `path` and the first thing that differs, and then leaves `net` as it was.
+    """
+    own, modules = net.state_dict(), dict(net.named_modules())
+    if not isinstance(weights, Mapping) or not all(torch.is_tensor(v) for v in weights.values()):
+        raise Refused(f"{path}: not a bare state dict of tensors such as latest_net_G.pth")
+    theirs = {str(key).removeprefix("module."): value for key, value in weights.items()}
+    for key in list(theirs):
+        parent, _, name = key.rpartition(".")
+        if name in INSTANCE_STATISTICS and isinstance(modules.get(parent), nn.InstanceNorm2d):
+            del theirs[key]
+    way_out = "give the --family, --img-size, --ngf and --channels these weights were trained with"
+    for key, ours in own.items():
+        if key.endswith("num_batches_tracked"):
+            theirs.setdefault(key, ours)  # files older than PyTorch 0.4.1 do not have it
+        if key not in theirs:
+            raise Refused(f"{path}: has no {key}; {way_out}")
+        if theirs[key].shape != ours.shape:
+            raise Refused(
+                f"{path}: {key} is {list(theirs[key].shape)}, this net's {list(ours.shape)}; "
+                f"{way_out}"
+            )
+    for key in theirs:
+        if key not in own:
+            raise Refused(f"{path}: has {key} too; {way_out}")
+    net.load_state_dict(theirs)

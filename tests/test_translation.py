@@ -1,16 +1,20 @@
-"""Image-to-image networks: shapes, sizes, what a patch sees, the pool."""
+"""Image-to-image networks: shapes, sizes, what a patch sees, the pool, published weights."""
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gan.translation import PatchD, Pool, ResNetG, UNet, init_weights
+from gan.errors import Refused
+from gan.translation import PatchD, Pool, ResNetG, UNet, init_weights, load_reference
 
 SIZES = [28, 30, 50, 64, 96, 100, 128, 144, 256]
 NORMED = (nn.BatchNorm2d, nn.InstanceNorm2d)
+Weights = dict[str, Tensor]
 
 
 def count(net: nn.Module) -> int:
@@ -284,3 +288,213 @@ def test_init_weights() -> None:
                 error = 5 / math.sqrt(parameter.numel())
                 assert parameter.mean().item() == pytest.approx(mean, abs=0.02 * error), name
                 assert parameter.std().item() == pytest.approx(0.02, rel=error), name
+
+
+def conv_weights(weights: Weights, key: str, shape: tuple[int, int, int, int], bias: int) -> None:
+    """Add a random kernel, and a bias of `bias` numbers if that is not 0."""
+    weights[f"{key}.weight"] = torch.randn(shape) / math.sqrt(shape[1] * shape[2] * shape[3])
+    if bias:
+        weights[f"{key}.bias"] = torch.randn(bias)
+
+
+def norm_weights(weights: Weights, key: str, c: int, norm: str) -> None:
+    """Add what the reference stores: all of batch norm, the statistics alone of instance norm."""
+    if norm == "batch":
+        weights[f"{key}.weight"], weights[f"{key}.bias"] = torch.randn(c), torch.randn(c)
+    weights[f"{key}.running_mean"], weights[f"{key}.running_var"] = (
+        torch.randn(c),
+        torch.rand(c) + 1,
+    )
+    weights[f"{key}.num_batches_tracked"] = torch.tensor(9)
+
+
+def reference_unet(c_in: int, c_out: int, ngf: int, levels: int, norm: str = "batch") -> Weights:
+    """A state dict of its UnetGenerator with `levels` downsamplings, key by key."""
+    weights: Weights = {}
+    wide = [c_in, ngf, 2 * ngf, 4 * ngf, *[8 * ngf] * (levels - 3)]
+    prefix, biases = "model.model", norm == "instance"
+    conv_weights(weights, f"{prefix}.0", (ngf, c_in, 4, 4), ngf * biases)
+    conv_weights(weights, f"{prefix}.3", (2 * ngf, c_out, 4, 4), c_out)
+    for level in range(1, levels):
+        prefix += ".1.model" if level == 1 else ".3.model"
+        outer, inner = wide[level], wide[level + 1]
+        conv_weights(weights, f"{prefix}.1", (inner, outer, 4, 4), inner * biases)
+        if level == levels - 1:
+            conv_weights(weights, f"{prefix}.3", (inner, outer, 4, 4), outer * biases)
+            norm_weights(weights, f"{prefix}.4", outer, norm)
+        else:
+            norm_weights(weights, f"{prefix}.2", inner, norm)
+            conv_weights(weights, f"{prefix}.5", (2 * inner, outer, 4, 4), outer * biases)
+            norm_weights(weights, f"{prefix}.6", outer, norm)
+    return weights
+
+
+def reference_resnet(c_in: int, c_out: int, ngf: int, blocks: int) -> Weights:
+    """A state dict of its ResnetGenerator, instance norm and no dropout, key by key."""
+    weights: Weights = {}
+    stages = [("1", c_in, ngf, 7), ("4", ngf, 2 * ngf, 3), ("7", 2 * ngf, 4 * ngf, 3)]
+    for block in range(10, 10 + blocks):
+        for inside in (1, 5):
+            stages.append((f"{block}.conv_block.{inside}", 4 * ngf, 4 * ngf, 3))
+    stages += [(f"{10 + blocks}", 4 * ngf, 2 * ngf, 3), (f"{13 + blocks}", 2 * ngf, ngf, 3)]
+    for place, before, after, kernel in stages:
+        transposed = place.isdigit() and int(place) >= 10
+        shape = (before, after) if transposed else (after, before)
+        conv_weights(weights, f"model.{place}", (*shape, kernel, kernel), after)
+        root, _, last = f"model.{place}".rpartition(".")
+        norm_weights(weights, f"{root}.{int(last) + 1}", after, "instance")
+    conv_weights(weights, f"model.{17 + blocks}", (c_out, ngf, 7, 7), c_out)
+    return weights
+
+
+def reference_patch_d(c_in: int, ndf: int) -> Weights:
+    """A state dict of its NLayerDiscriminator, 3 layers and instance norm, key by key."""
+    weights: Weights = {}
+    wide = [c_in, ndf, 2 * ndf, 4 * ndf, 8 * ndf, 1]
+    for layer, place in enumerate((0, 2, 5, 8, 11)):
+        conv_weights(
+            weights, f"model.{place}", (wide[layer + 1], wide[layer], 4, 4), wide[layer + 1]
+        )
+    return weights
+
+
+def parts(weights: Weights, key: str) -> tuple[Tensor, Tensor | None]:
+    return weights[f"{key}.weight"], weights.get(f"{key}.bias")
+
+
+def normed(weights: Weights, key: str, x: Tensor) -> Tensor:
+    if f"{key}.weight" not in weights:
+        return F.instance_norm(x)
+    mean, var = weights[f"{key}.running_mean"], weights[f"{key}.running_var"]
+    return F.batch_norm(x, mean, var, *parts(weights, key))
+
+
+def unet_by_hand(weights: Weights, x: Tensor) -> Tensor:
+    """What the reference computes in eval mode, written with functions alone."""
+
+    def level(x: Tensor, prefix: str) -> Tensor:
+        y = F.conv2d(F.leaky_relu(x, 0.2), *parts(weights, f"{prefix}.1"), 2, 1)
+        innermost = f"{prefix}.5.weight" not in weights
+        if not innermost:
+            y = level(normed(weights, f"{prefix}.2", y), f"{prefix}.3.model")
+        up, norm = ("3", "4") if innermost else ("5", "6")
+        y = F.conv_transpose2d(F.relu(y), *parts(weights, f"{prefix}.{up}"), 2, 1)
+        return torch.cat([x, normed(weights, f"{prefix}.{norm}", y)], 1)
+
+    y = F.conv2d(x, *parts(weights, "model.model.0"), 2, 1)
+    y = F.relu(level(y, "model.model.1.model"))
+    return torch.tanh(F.conv_transpose2d(y, *parts(weights, "model.model.3"), 2, 1))
+
+
+def resnet_by_hand(weights: Weights, x: Tensor, blocks: int) -> Tensor:
+    def reflected(x: Tensor, by: int) -> Tensor:
+        return F.pad(x, (by, by, by, by), mode="reflect")
+
+    y = F.conv2d(reflected(x, 3), *parts(weights, "model.1"))
+    for place in ("model.4", "model.7"):
+        y = F.conv2d(F.relu(F.instance_norm(y)), *parts(weights, place), 2, 1)
+    y = F.relu(F.instance_norm(y))
+    for block in range(10, 10 + blocks):
+        z = F.conv2d(reflected(y, 1), *parts(weights, f"model.{block}.conv_block.1"))
+        z = reflected(F.relu(F.instance_norm(z)), 1)
+        z = F.conv2d(z, *parts(weights, f"model.{block}.conv_block.5"))
+        y = y + F.instance_norm(z)
+    for place in (f"model.{10 + blocks}", f"model.{13 + blocks}"):
+        y = F.conv_transpose2d(y, *parts(weights, place), 2, 1, output_padding=1)
+        y = F.relu(F.instance_norm(y))
+    return torch.tanh(F.conv2d(reflected(y, 3), *parts(weights, f"model.{17 + blocks}")))
+
+
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+def test_a_published_u_net_draws_what_the_reference_draws(norm: str) -> None:
+    torch.manual_seed(0)
+    weights, images = reference_unet(1, 3, 4, 6, norm), torch.randn(2, 1, 64, 128)
+    net = UNet(1, 3, 64, 4, norm)
+    load_reference(net, weights, "latest_net_G.pth")
+    with torch.no_grad():
+        drawn, expected = net.eval()(images), unet_by_hand(weights, images)
+    assert 0.1 < expected.std() < 0.9  # neither silent nor all at the ends of tanh
+    torch.testing.assert_close(drawn, expected)
+
+
+@pytest.mark.parametrize(("size", "blocks"), [(64, 6), (256, 9)])
+def test_a_published_resnet_draws_what_the_reference_draws(size: int, blocks: int) -> None:
+    torch.manual_seed(0)
+    weights, images = reference_resnet(3, 1, 4, blocks), torch.randn(2, 3, 64, 40)
+    net = ResNetG(3, 1, size, 4)
+    load_reference(net, weights, "latest_net_G_A.pth")
+    with torch.no_grad():
+        drawn, expected = net.eval()(images), resnet_by_hand(weights, images, blocks)
+    assert 0.1 < expected.std() < 0.9
+    torch.testing.assert_close(drawn, expected)
+
+
+def test_published_discriminators_load_too() -> None:
+    weights, net = reference_patch_d(3, 4), PatchD(3, 4)
+    load_reference(net, weights, "latest_net_D.pth")
+    x = images = torch.randn(1, 3, 64, 64)
+    for place, stride in [(0, 2), (2, 2), (5, 2), (8, 1), (11, 1)]:
+        if place > 2:
+            x = F.instance_norm(x)
+        x = F.conv2d(
+            F.leaky_relu(x, 0.2) if place else x, *parts(weights, f"model.{place}"), stride, 1
+        )
+    torch.testing.assert_close(net(images), x)
+
+
+def test_names_of_other_ages_load_too() -> None:
+    weights = reference_unet(3, 3, 2, 6)
+    bare = {key: value for key, value in weights.items() if not key.endswith("num_batches_tracked")}
+    wrapped = {f"module.{key}": value for key, value in bare.items()}
+    net = UNet(3, 3, 64, 2)
+    load_reference(net, wrapped, "old.pth")
+    for key, value in bare.items():
+        assert torch.equal(net.state_dict()[key], value), key
+
+
+REFUSALS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any], str]] = {
+    "no dict": (lambda: UNet(3, 3, 64, 2), lambda: [1, 2], "not a bare state dict"),
+    "a training state": (lambda: UNet(3, 3, 64, 2), lambda: {"step": 3}, "not a bare state dict"),
+    "other width": (
+        lambda: UNet(3, 3, 64, 2),
+        lambda: reference_unet(3, 3, 4, 6),
+        r"model\.model\.0\.weight is \[4, 3, 4, 4\], this net's \[2, 3, 4, 4\].*--ngf",
+    ),
+    "other channels": (
+        lambda: ResNetG(1, 3, 64, 2),
+        lambda: reference_resnet(3, 3, 2, 6),
+        r"model\.1\.weight is \[2, 3, 7, 7\], this net's \[2, 1, 7, 7\].*--channels",
+    ),
+    "fewer levels": (
+        lambda: UNet(3, 3, 128, 2),
+        lambda: reference_unet(3, 3, 2, 6),
+        r"has no model\.model\.1\.model(\.3\.model){4}\.2\.weight.*--img-size",
+    ),
+    "more blocks": (
+        lambda: ResNetG(3, 3, 128, 2),
+        lambda: reference_resnet(3, 3, 2, 9),
+        r"has no model\.16\.weight.*--img-size",
+    ),
+    "other family": (
+        lambda: ResNetG(3, 3, 64, 2),
+        lambda: reference_unet(3, 3, 2, 6),
+        r"has no model\.1\.weight.*--family",
+    ),
+    "one key more": (
+        lambda: ResNetG(3, 3, 64, 2),
+        lambda: {**reference_resnet(3, 3, 2, 6), "model.2.weight": torch.ones(2)},
+        r"has model\.2\.weight too",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_weights_of_another_net_are_refused(case: str) -> None:
+    make, weights, message = REFUSALS[case]
+    net = make()
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    with pytest.raises(Refused, match=message) as refusal:
+        load_reference(net, weights(), "some/net_G.pth")
+    assert str(refusal.value).startswith("some/net_G.pth: ")
+    assert "\n" not in str(refusal.value)
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
