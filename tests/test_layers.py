@@ -13,6 +13,7 @@ MAY_IMPORT = {
     "gan.losses": {"gan.augment"},
     "gan.checkpoint": {"gan.errors"},
     "gan.split": set(),
+    "gan.translation": {"gan.errors"},
     "gan.health": set(),
     "gan.idx": {"gan.errors"},
     "gan.data": {"gan.errors", "gan.avatars", "gan.idx", "gan.split"},
