@@ -70,9 +70,7 @@ class Config:
     overwrite: bool = knob(False, "replace the earlier run of this name")
 
     # data
-    data_path: str = knob(
-        "", "folder or zip of images; nothing: 4,096 drawn avatars", used=(*TRAIN, *EVALUATE)
-    )
+    data_path: str = knob("", "folder or zip of images; nothing: 4,096 drawn avatars", used=ALL)
     img_size: int = knob(
         96,
         "pixels on a side (also --image-size)",
@@ -181,6 +179,15 @@ class Config:
     best: bool = knob(True, "draw with the best-scored state of the run, not the newest", used=DRAW)
     gen_num: int = knob(64, "faces to keep, or to score (evaluate: 2000)", used=DRAW, low=1)
     gen_search_num: int = knob(512, "candidates to draw and rank", used=GENERATE, low=1)
+    rank: str = knob(
+        "",
+        "best by: realism, score (D's) or none; nothing: realism, for bare weights score",
+        used=GENERATE,
+        only=("", "realism", "score", "none"),
+    )
+    diverse: bool = knob(
+        False, "of the best, those least like each other; no training image", used=GENERATE
+    )
     gen_mean: float = knob(0.0, "mean of the noise", used=GENERATE)
     gen_std: float = knob(1.0, "standard deviation of the noise", used=GENERATE, above=0)
     label: str = knob("", "class to draw, of a conditional run: its name or number", used=GENERATE)

@@ -197,31 +197,68 @@ def generate(*stray: str, **options: str) -> None:
     flags = knobs.read_flags("generate", stray, options)
     from PIL import Image
 
-    from gan import sample
+    from gan import ranking, sample
 
     knobs.resolve(flags)
     target = flags.get("gen_img", knobs.Config.gen_img)
     if Image.registered_extensions().get(Path(target).suffix.lower()) not in Image.SAVE:
         raise Refused(f"--gen-img={target}: give it a suffix that can be written, such as .png")
     numbers = indices(flags["gen_index"]) if "gen_index" in flags else []
-    nets, config, path = runs.trained(flags, ranks=True)
+    bare = "netg_path" in flags or "netd_path" in flags
+    kind = flags.get("rank") or ("score" if bare else "realism")
+    nets, config, path = runs.trained(flags, ranks=kind == "score")
     device = pick_device(flags.get("gpu", "auto"))  # not the one it was trained on
     nets.G.to(device)
     nets.D.to(device)
-
-    source = sample.Source.of(config, label_number(config))
+    label = label_number(config)
+    source = sample.Source.of(config, label)
+    real = None
+    if kind == "realism" or config.diverse:
+        real = real_images(config, label, wanted="rank" in flags or config.diverse)
+    if kind == "realism" and real is None:
+        kind = "score"
+    judge = {
+        "score": lambda: ranking.by_score(nets.D, source),
+        "realism": lambda: ranking.by_realism(ranking.known(real), str(device)),
+        "none": lambda: ranking.in_order,
+    }[kind]()
 
     def vectors(first: int, count: int) -> "torch.Tensor":
         z = source(first, count)
         z[:, : config.nz] = z[:, : config.nz] * config.gen_std + config.gen_mean
         return z
 
+    keep = len(numbers) or config.gen_num
     if numbers:
         parts = sample.only(vectors, numbers, config.batch_size, device)
     else:
         parts = sample.candidates(vectors, config.gen_search_num, config.batch_size, device)
-    best = sample.rank(nets.G, nets.D, parts, len(numbers) or config.gen_num, source)
-    write_faces(best, config, path)
+    if config.diverse:
+        pool = min(4 * keep, max(keep, config.gen_search_num // 2))
+        best = ranking.apart(sample.rank(nets.G, judge, parts, pool), keep, real)
+    else:
+        best = sample.rank(nets.G, judge, parts, keep)
+    write_faces(best, config, path, kind)
+
+
+def real_images(config: knobs.Config, label: int | None, wanted: bool) -> Any:
+    """The run's training images (of one class), to rank with; None if they are gone."""
+    from gan import data, features
+
+    try:
+        images = data.open_images(
+            config.data_path, config.img_size, config.channels, Path("data/cache"),
+            workers=config.num_workers, held_out=config.held_out,
+        )  # fmt: skip
+    except Refused as error:
+        if wanted:
+            raise
+        print(f"generate: ranked by D's score, for the run's images are gone ({error})")
+        return None
+    places = images.train
+    if label is not None and images.labels is not None:
+        places = places[images.labels[places] == label]
+    return features.Subset(images.array, places) if len(places) >= 8 else None
 
 
 def label_number(config: knobs.Config) -> int | None:
@@ -245,7 +282,7 @@ def indices(text: str) -> list[int]:
     return [int(word) for word in text.split(",")]
 
 
-def write_faces(best: Any, config: knobs.Config, source: str) -> None:
+def write_faces(best: Any, config: knobs.Config, source: str, kind: str) -> None:
     """The grid, one file a face if asked for, and the JSON that says which face is which."""
     from gan import sample
 
@@ -253,7 +290,8 @@ def write_faces(best: Any, config: knobs.Config, source: str) -> None:
     faces = []
     for place, (image, score, index) in enumerate(zip(*best, strict=True)):
         face: dict[str, Any] = {"place": place, "seed": config.seed, "index": int(index)}
-        face["score"] = float(score.sigmoid())
+        if kind != "none":
+            face[kind] = float(score.sigmoid() if kind == "score" else score)
         if config.gen_dir:
             file = Path(config.gen_dir) / f"{place:04}_{int(index)}.png"
             sample.save_picture(sample.as_picture(image), file)
@@ -263,12 +301,14 @@ def write_faces(best: Any, config: knobs.Config, source: str) -> None:
     listing = path.with_suffix(".json")
     about = {
         "checkpoint": source,
+        "ranked_by": kind,
         "gen_mean": config.gen_mean,
         "gen_std": config.gen_std,
         "faces": faces,
     }
     listing.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    print(f"generate: {len(faces)} faces from {source}, best first: {path}")
+    order = {"none": "as drawn", "score": "best D score first", "realism": "most real first"}[kind]
+    print(f"generate: {len(faces)} faces from {source}, {order}: {path}")
     print(f"generate: seed, index and score of each: {listing}")
     if config.gen_dir:
         print(f"generate: one file a face: {config.gen_dir}")

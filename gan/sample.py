@@ -94,29 +94,25 @@ class Ranked(NamedTuple):
     """Faces, best first."""
 
     images: Tensor  # uint8 [n, C, H, W]
-    scores: Tensor  # [n], D's logits
+    scores: Tensor  # [n], the judge's
     numbers: Tensor  # [n], which candidate each is
 
 
-@torch.no_grad()
-def rank(
-    G: nn.Module,
-    D: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    keep: int,
-    source: Source,
-) -> Ranked:
-    """The `keep` candidates that D scores highest, best first; of equals the one drawn first.
+Judge = Callable[[Tensor, Tensor], Tensor]  # pictures [n, C, H, W], their vectors -> scores [n]
 
-    `batches` yields (numbers [n], noise [n, nz]) on G's device. Only the best so far are held, so
+
+@torch.no_grad()
+def rank(G: nn.Module, judge: Judge, batches: Iterable[tuple[Tensor, Tensor]], keep: int) -> Ranked:
+    """The `keep` candidates that `judge` scores highest, best first; of equals the one drawn first.
+
+    `batches` yields (numbers [n], vectors [n, nz]) on G's device. Only the best so far are held, so
     a million candidates need no more memory than one batch and `keep` pictures.
     """
     G.eval()
-    D.eval()
     best: Ranked | None = None
     for numbers, z in batches:
         images = G(z)
-        new = Ranked(to_uint8(images), D(images, *source.condition(z)).float().cpu(), numbers)
+        new = Ranked(to_uint8(images), judge(images, z).cpu(), numbers)
         if best is not None:
             new = Ranked(*(torch.cat(pair) for pair in zip(best, new, strict=True)))
         order = new.scores.sort(descending=True, stable=True).indices[:keep]

@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "gan.metrics": {"gan.errors", "gan.features"},
     "gan.sample": {"gan.checkpoint"},
     "gan.report": {"gan.checkpoint"},
+    "gan.ranking": {"gan.features", "gan.metrics", "gan.sample"},
     "gan.state": {"gan.budget", "gan.health", "gan.report", "gan.sample"},
     "gan.loop": {
         "gan.budget",
@@ -45,6 +46,7 @@ MAY_IMPORT = {
         "gan.features",
         "gan.loop",
         "gan.metrics",
+        "gan.ranking",
         "gan.report",
         "gan.sample",
         "models",
