@@ -211,7 +211,7 @@ def generate(*stray: str, **options: str) -> None:
     nets.D.to(device)
     label = label_number(config)
     source = sample.Source.of(config, label)
-    real = None
+    real: Any = None
     if kind == "realism" or config.diverse:
         real = real_images(config, label, wanted="rank" in flags or config.diverse)
     if kind == "realism" and real is None:

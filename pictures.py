@@ -151,11 +151,11 @@ def translate(flags: dict[str, Any], device: "torch.device") -> None:
     found: Iterator[tuple[str, Any]] = pairs.stream(config.input, "--input", channels)
     folder, taken, failed, rows = Path(config.output), set[str](), [], []
     for name, picture in found:
-        if not isinstance(picture, str) and not config.resize:
-            if picture.width * picture.height > LARGEST:
-                picture = f"larger than {LARGEST:,} pixels; give --resize"
         if isinstance(picture, str):
             failed.append(f"{name}: {picture}")
+            continue
+        if not config.resize and picture.width * picture.height > LARGEST:
+            failed.append(f"{name}: larger than {LARGEST:,} pixels; give --resize")
             continue
         path = folder / _out_name(name, taken)
         sample.save_picture(

@@ -27,9 +27,12 @@ NOISE: dict[str, Callable[[tuple[int, int], torch.device], Tensor]] = {
 class Feed(Protocol):
     """Data as the loop sees it."""
 
-    inputs: sample.Inputs  # what G is fed to be looked at: the same at every step
+    def inputs(self, first: int, count: int) -> Tensor:
+        """What G is fed to be looked at: the same at every step."""
 
-    def batch(self, step: int) -> Batch: ...
+    def batch(self, step: int) -> Batch:
+        """What step `step` is played with."""
+
     def preview(self, G: nn.Module) -> Tensor:
         """Pictures for a person to look at: one grid, uint8 [3, H, W]."""
 
@@ -51,7 +54,7 @@ def step_seed(seed: int, step: int, rank: int = 0) -> int:
 
 def to_real(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
     """uint8 -> [-1, 1] on the device."""
-    return torch.from_numpy(pixels).to(device, non_blocking=True).float().div_(127.5).sub_(1)
+    return torch.tensor(pixels).to(device, non_blocking=True).float().div_(127.5).sub_(1)
 
 
 class FromNoise:
@@ -59,7 +62,10 @@ class FromNoise:
 
     def __init__(self, config: Any, data: Images, device: torch.device) -> None:
         self.config, self.data, self.device = config, data, device
-        self.inputs = sample.Source.of(config)
+        self.source = sample.Source.of(config)
+
+    def inputs(self, first: int, count: int) -> Tensor:
+        return self.source(first, count)
 
     def batch(self, step: int) -> Batch:
         """Reals in [-1, 1], half of them mirrored, and noise for as many fakes."""

@@ -25,7 +25,6 @@ MAY_IMPORT = {
     "gan.report": {"gan.checkpoint"},
     "gan.ranking": {"gan.features", "gan.metrics", "gan.sample"},
     "gan.state": {"gan.budget", "gan.health", "gan.report", "gan.sample"},
-    "gan.pairs": {"gan.data", "gan.errors", "gan.split"},
     "gan.feed": {"gan.data", "gan.losses", "gan.pairs", "gan.sample"},
     "gan.loop": {
         "gan.budget",
@@ -41,7 +40,7 @@ MAY_IMPORT = {
         "gan.sample",
     },
     "config": {"gan.errors"},
-    "models": {"config", "gan.checkpoint", "gan.errors", "gan.losses"},
+    "models": {"config", "gan.checkpoint", "gan.errors", "gan.losses", "gan.translation"},
     "runs": {"config", "gan.checkpoint", "gan.data", "gan.errors", "gan.pairs", "models"},
     "pictures": {
         "config",

@@ -17,6 +17,7 @@ from gan.data import Images
 from gan.errors import Refused
 from gan.feed import FromNoise, step_seed
 from gan.losses import Batch, logistic_d, logistic_g
+from gan.state import Ema
 from models import FAMILIES
 
 CPU = torch.device("cpu")
@@ -104,7 +105,7 @@ def test_the_work_that_is_not_done(tiny: Tiny, images: Images) -> None:
 
 def test_ema_by_hand() -> None:
     net = nn.Linear(1, 1, bias=False)
-    ema = loop.Ema(net, cap=100)
+    ema = Ema(net, cap=100)
     weights = [1.0, 2.0, 4.0]
     expected = 0.0
     for i, weight in enumerate(weights):
