@@ -38,7 +38,7 @@ def against_pairs(fakes: Any, wanted: Any) -> dict[str, float]:
         structural_similarity_index_measure,
     )
 
-    x, y = (torch.from_numpy(side[:]).float() / 255 for side in (fakes, wanted))
+    x, y = (torch.tensor(side[:]).float() / 255 for side in (fakes, wanted))
     noise = peak_signal_noise_ratio(x, y, data_range=1.0, reduction="none", dim=(1, 2, 3))
     parts = [
         structural_similarity_index_measure(*pair, data_range=1.0, reduction="none")
