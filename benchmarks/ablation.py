@@ -105,7 +105,11 @@ def run(arm: str, which: str, seed: str, images: str, anime: Path) -> None:
     steps = checkpoint.load(state)
     found = score(state, which, anime, ROOT / WORK / "grids" / f"{name}.png")
     line = {"name": name, "arm": arm, "set": which, "seed": int(seed), "images": int(images)}
-    line |= {"rescues": steps["rescues"], **found}
+    log = [json.loads(x) for x in Path(f"runs/{name}/log.jsonl").read_text("utf-8").splitlines()]
+    curve = {str(x["images"]): x["score"] for x in log if x.get("event") == "score"}
+    alarms = [x["kind"] for x in log if x.get("event") == "health"]
+    line |= {"rescues": steps["rescues"], "collapsed": "collapse" in alarms}
+    line |= {"curve": curve, **found}
     with open(LINES, "a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
@@ -124,6 +128,7 @@ COLUMNS = {
     "coverage": "coverage (lite0)",
     "coverage 48": "coverage (lite0), half size",
     "recall": "recall (lite0)",
+    "SWD": "SWD",
     "memorisation": "memorisation",
 }
 

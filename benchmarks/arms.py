@@ -22,19 +22,6 @@ from gan.losses import Batch, Logs
 from models import FAMILIES, Family, ModernD, ModernG, Nets, modern_nets, pyramid
 
 
-def joint(game: losses.Game) -> tuple[losses.Loss, losses.Loss]:
-    """As `adversarial`, but D sees reals and fakes in one pass: it has no batch norm."""
-
-    def d_loss(nets: Any, batch: Batch, config: Any) -> tuple[Tensor, Logs]:
-        both = torch.cat([batch.real, batch.fake(nets).detach()])
-        real, fake = nets.D(batch.view(both)).chunk(2)
-        loss = game.d(real, fake)
-        auc = losses.pair_auc(real.detach(), fake.detach())
-        return loss, {"loss_d": loss.detach(), "pair_auc": auc}
-
-    return d_loss, losses.adversarial(game)[1]
-
-
 def relativistic(gamma: float = 10.0, lazy: int = 4) -> tuple[losses.Loss, losses.Loss]:
     """RpGAN with R1 + R2 (Huang et al. 2024, arXiv:2501.05441), the penalty on every 4th step."""
     real_scores: list[Tensor] = []
@@ -68,13 +55,11 @@ class Tail(nn.Module):
     that are enlarged bilinearly, so that the shuffle only adds detail. "thin": ConvT to ngf / 4.
     """
 
-    def __init__(self, kind: str, config: Config, gates: bool = False) -> None:
+    def __init__(self, kind: str, config: Config) -> None:
         super().__init__()
         ngf, C = config.ngf, config.channels
         levels = pyramid(config.img_size, {})
         self.body = ModernG(config.nz, ngf, config.img_size, C).main[:-5]
-        if gates:
-            self.body = Gated(self.body)
         self.kind = kind
         assert levels[0][0] % 2 == 0
         if kind == "thin":
@@ -103,38 +88,6 @@ class Tail(nn.Module):
         return x.tanh()
 
 
-class Gated(nn.Module):
-    """A skip-layer excitation (Liu et al. 2021, arXiv:2101.04775): base gates the last stages."""
-
-    def __init__(self, body: nn.Sequential) -> None:
-        super().__init__()
-        self.stages = body
-        self.gates = nn.ModuleDict()
-        sources: list[tuple[int, int]] = []  # after which layer, channels
-        for place, layer in enumerate(body):
-            if isinstance(layer, nn.LeakyReLU):
-                sources.append((place, int(body[place - 1].num_features)))
-        self.pairs = {}
-        for (start, c_in), (end, c_out) in zip(sources, sources[2:], strict=False):
-            self.pairs[end] = start
-            self.gates[str(end)] = nn.Sequential(
-                nn.AdaptiveAvgPool2d(4),
-                nn.Conv2d(c_in, c_out, 4),
-                nn.SiLU(),
-                nn.Conv2d(c_out, c_out, 1),
-                nn.Sigmoid(),
-            )
-
-    def forward(self, x: Tensor) -> Tensor:
-        kept: dict[int, Tensor] = {}
-        for place, layer in enumerate(self.stages):
-            x = layer(x)
-            if place in self.pairs:
-                x = x * self.gates[str(place)](kept[self.pairs[place]])
-            kept[place] = x
-        return x
-
-
 def plain(D: ModernD) -> ModernD:
     """Without spectral norm."""
     for layer in D.modules():
@@ -143,10 +96,10 @@ def plain(D: ModernD) -> ModernD:
     return D
 
 
-def tail(kind: str, gates: bool = False) -> Callable[[Config], Nets]:
+def tail(kind: str) -> Callable[[Config], Nets]:
     def build(config: Config) -> Nets:
         D = ModernD(config.ndf, config.img_size, config.channels)
-        return Nets(Tail(kind, config, gates), D)
+        return Nets(Tail(kind, config), D)
 
     return build
 
@@ -168,32 +121,31 @@ def game(pair: tuple[losses.Loss, losses.Loss], **changes: Any) -> Family:
 
 
 modern = FAMILIES["modern"]
+OLD = "--batch-size=32 "  # what the first arms had
 ARMS: dict[str, tuple[str, Family]] = {
-    "classic": ("--ema=True", FAMILIES["dcgan"]),
-    "modern-1": ("", modern),
-    "tail-shuffle": ("", changed(build=tail("shuffle"))),
-    "tail-base": ("", changed(build=tail("base"))),
-    "blur": ("", changed(build=tail("blur"))),
-    "tail-thin": ("", changed(build=tail("thin"))),
-    "base-rp": ("", game(relativistic(), build=without_norm(tail("base")))),
-    "base-aug0": ("--augment=0", changed(build=tail("base"))),
-    "base-aug8": ("--augment=0.8", changed(build=tail("base"))),
-    "aug0": ("--augment=0", modern),
-    "aug8": ("--augment=0.8", modern),
+    "classic": ("", FAMILIES["dcgan"]),
+    "modern": ("", modern),
+    # how large a batch, and how fast
+    "batch32": (OLD, modern),
     "batch16": ("--batch-size=16", modern),
     "batch8": ("--batch-size=8", modern),
-    "batch8-lr2": ("--batch-size=8 --lr1=2e-4 --lr2=2e-4", modern),
-    "batch16-lr2": ("--batch-size=16 --lr1=2e-4 --lr2=2e-4", modern),
-    "batch16-aug0": ("--batch-size=16 --augment=0", modern),
-    "batch16-ngf48": ("--batch-size=16 --ngf=48", modern),
-    "batch8-lr8": ("--batch-size=8 --lr1=8e-4 --lr2=8e-4", modern),
-    "batch16-lr8": ("--batch-size=16 --lr1=8e-4 --lr2=8e-4", modern),
     "batch4": ("--batch-size=4", modern),
-    "lr2": ("--lr1=2e-4 --lr2=2e-4", modern),
-    "lr8": ("--lr1=8e-4 --lr2=8e-4", modern),
+    "batch16-lr2": ("--batch-size=16 --lr1=2e-4 --lr2=2e-4", modern),
+    "batch16-lr8": ("--batch-size=16 --lr1=8e-4 --lr2=8e-4", modern),
+    "batch8-lr8": ("--batch-size=8 --lr1=8e-4 --lr2=8e-4", modern),
+    # the last stage of G
+    "tail-base": (OLD, changed(build=tail("base"))),
+    "tail-blur": (OLD, changed(build=tail("blur"))),
+    "tail-thin": (OLD, changed(build=tail("thin"))),
+    # the loss, and what D sees
+    "rp": (OLD, game(relativistic(), build=without_norm(modern_nets))),
+    "tail-base-rp": (OLD, game(relativistic(), build=without_norm(tail("base")))),
+    "tail-base-aug0": (f"{OLD} --augment=0", changed(build=tail("base"))),
+    "tail-base-aug8": (f"{OLD} --augment=0.8", changed(build=tail("base"))),
+    "batch32-aug8": (f"{OLD} --augment=0.8", modern),
+    "aug0": ("--augment=0", modern),
+    "aug8": ("--augment=0.8", modern),
+    # widths
     "ngf48": ("--ngf=48", modern),
     "ndf48": ("--ndf=48", modern),
-    "nz128": ("--nz=128", modern),
-    "rp": ("", game(relativistic(), build=without_norm(modern_nets))),
-    "rp-sn": ("", game(relativistic(1.0), build=modern_nets)),
 }
