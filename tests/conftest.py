@@ -59,3 +59,16 @@ def cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return call
+
+
+@pytest.fixture
+def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """The same within this process, which spares a start of Python and torch: raises Refused."""
+    import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: str) -> None:
+        main.run(list(words))
+
+    return call

@@ -1,0 +1,130 @@
+"""Pictures to pictures, from end to end and by hand."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+
+import pictures
+from config import Config
+from gan import loop, pairs, sample
+from gan.errors import Refused
+from gan.feed import FromPictures
+from models import FAMILIES
+
+Inside = Callable[..., None]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def two(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """trainA ... testB: faces, and the same with other colours."""
+    root = tmp_path_factory.mktemp("two")
+    for place, file in enumerate(sorted(faces.iterdir())[:90]):
+        face = Image.open(file).convert("RGB")
+        for side, picture in (("A", face), ("B", ImageOps.invert(face))):
+            folder = root / f"{'test' if place < 10 else 'train'}{side}"
+            folder.mkdir(exist_ok=True)
+            picture.save(folder / f"{place:03}.png")
+    return root
+
+
+def test_scores_of_pairs_by_hand() -> None:
+    wanted = np.zeros((2, 3, 32, 32), np.uint8)
+    fakes = wanted.copy()
+    fakes[1] = 51  # a fifth of the range
+    found = pictures.against_pairs(fakes, wanted)
+    assert found["L1"] == pytest.approx(0.1)
+    assert found["PSNR"] == pytest.approx((100 + 20 * np.log10(5)) / 2, abs=0.01)
+    assert pictures.against_pairs(wanted, wanted)["SSIM"] == pytest.approx(1)
+    assert found["SSIM"] < 0.6
+
+
+@pytest.mark.parametrize("size", [(29, 33), (64, 64), (17, 90)])
+def test_a_picture_keeps_its_size(size: tuple[int, int]) -> None:
+    for name in ("pix2pix", "cyclegan"):
+        config = Config(family=name, img_size=32, ngf=2, ndf=2, batch_size=1)
+        G = FAMILIES[name].build(config).G.eval()
+        picture = Image.new("RGB", size, (9, 99, 200))
+        assert pictures.drawn_from(G, picture, None, CPU).size == size
+        assert pictures.drawn_from(G, picture, 32, CPU).size == size
+
+
+def test_only_a_cycle_goes_back() -> None:
+    config = Config(family="pix2pix", img_size=32, ngf=2, ndf=2)
+    nets = FAMILIES["pix2pix"].build(config)
+    assert pictures.one_way(nets, config, "AtoB") is nets.G
+    with pytest.raises(Refused, match="--direction=BtoA"):
+        pictures.one_way(nets, config, "BtoA")
+    nets = FAMILIES["cyclegan"].build(config)
+    assert pictures.one_way(nets, config, "BtoA") is nets.G.back
+
+
+def test_direction_turns_the_data_and_the_channels(two: Path, tmp_path: Path) -> None:
+    data = pairs.open_pairs(str(two), 32, 1, 3, tmp_path, workers=1)
+    shapes = {}
+    for direction in ("AtoB", "BtoA"):
+        config = Config(
+            family="pix2pix", img_size=32, direction=direction, channels_a=1, batch_size=4, ngf=2
+        )
+        batch = FromPictures(config, data, CPU).batch(0)
+        nets = FAMILIES["pix2pix"].build(config)
+        assert batch.fake(nets).shape == batch.real.shape
+        shapes[direction] = (batch.noise.shape[1], batch.real.shape[1])
+    assert shapes == {"AtoB": (1, 3), "BtoA": (3, 1)}
+
+
+def test_pix2pix_halves_l1_in_a_few_steps(two: Path, tmp_path: Path) -> None:
+    data = pairs.open_pairs(str(two), 64, 3, 3, tmp_path / "cache", workers=1)
+    config = Config(
+        family="pix2pix", img_size=64, ngf=8, ndf=8, batch_size=4, max_epoch=0, ema=False,
+        max_images=40, jitter=False, rescue=False,
+    )  # fmt: skip
+    far = []
+    saved = None
+    for images in (40, 600):
+        config.max_images = images
+        folders = loop.Folders(*(tmp_path / str(images) / part for part in "cir"))
+        done = loop.fit(FAMILIES["pix2pix"], config, data, folders, CPU, saved=saved)
+        saved = torch.load(done.state, weights_only=True)
+        G = FAMILIES["pix2pix"].build(config).G
+        G.load_state_dict(saved["nets"]["G"])
+        z = FromPictures(config, data, CPU).inputs(0, 10)
+        drawn = sample.draw_uint8(G, z, 4, CPU).numpy()
+        far.append(pictures.against_pairs(drawn, data.test_b)["L1"])
+    assert far[1] < far[0] / 2, far
+
+
+def test_from_end_to_end(
+    inside: Inside, two: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["--img-size=32", "--ngf=2", "--ndf=2", "--gpu=False", f"--data-path={two}"]
+    inside("train", "--family=cyclegan", *small, "--max-images=30", "--name=c")
+    assert "SSIM" in capsys.readouterr().out  # the names of the test pictures match: pairs
+    (preview,) = (tmp_path / "imgs" / "c").glob("*.png")
+    assert Image.open(preview).size == (3 * 34 + 2, 8 * 34 + 2)
+    folder = tmp_path / "in"
+    (folder / "deep").mkdir(parents=True)
+    Image.new("L", (50, 41)).save(folder / "deep" / "grey.jpg")
+    Image.new("RGBA", (30, 30)).save(folder / "a.png")
+    (folder / "broken.png").write_bytes(b"no picture")
+    words = ["translate", "--name=c", "--input=in", "--output=out", "--side-by-side=page.html"]
+    for direction in ("AtoB", "BtoA"):
+        with pytest.raises(Refused, match=r"broken\.png"):
+            inside(*words, f"--direction={direction}")
+        assert Image.open(tmp_path / "out" / "deep" / "grey.png").size == (50, 41)
+        assert Image.open(tmp_path / "out" / "a.png").size == (30, 30)
+        assert "out/given/deep/grey.png" in (tmp_path / "page.html").read_text()
+    for command, says in (
+        (["translate", "--name=c"], "--input"),
+        (["translate", "--name=c", "--input=none"], "--input=none"),
+        (["generate", "--name=c"], "translate"),
+        (["train", "--family=pix2pix", "--gpu=False", "--name=d"], "--data-path"),
+    ):
+        with pytest.raises(Refused, match=says):
+            inside(*command)
+    inside("evaluate", "--name=c")
+    assert "unchanged" in capsys.readouterr().out
