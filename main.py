@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     import torch
 
     from gan import data, loop
-    from models import Nets
+    from models import Family, Nets
+
+    Load = Callable[[Nets], None]
 
 USAGE = """Train GANs that draw faces, and draw ranked faces with them.
 
@@ -31,43 +33,6 @@ USAGE = """Train GANs that draw faces, and draw ranked faces with them.
   python main.py COMMAND --help     all flags of a command, with their defaults
 
 Weights go to checkpoints/, previews to imgs/, curves to runs/ (tensorboard --logdir runs)."""
-
-
-def pick_device(gpu: bool | str) -> "torch.device":
-    """True, False or "auto" -> a device; raises Refused if the GPU asked for is not there."""
-    import torch
-
-    found = [
-        name
-        for name, there in (
-            ("cuda", torch.cuda.is_available()),
-            ("mps", torch.backends.mps.is_available()),
-        )
-        if there
-    ]
-    if gpu is True and not found:
-        raise Refused(
-            "--gpu=True: PyTorch finds no CUDA or MPS device here, only the CPU; leave --gpu out, "
-            "or install a PyTorch build for your GPU"
-        )
-    if gpu is False or not found:
-        return torch.device("cpu")
-    torch.backends.cudnn.benchmark = True
-    return torch.device(found[0])
-
-
-def keep_memory() -> None:
-    """Have the C library reuse freed memory instead of giving it back after every step.
-
-    glibc maps each large tensor anew and the kernel clears its pages; without that a step on the
-    CPU is up to a third faster. Elsewhere this does nothing.
-    """
-    import ctypes
-
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt:
-        mallopt(-4, 0)  # M_MMAP_MAX
-        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
 def room(kind: str, name: str) -> Path:
@@ -128,6 +93,12 @@ def check_branch(path: Path, config: knobs.Config) -> None:
         print(f"resume: going back; the first save will delete {', '.join(p.name for p in later)}")
 
 
+def configured(flags: dict[str, Any]) -> knobs.Config:
+    """The config of a new run: with `--config`, that file's knobs lie between."""
+    file: dict[str, Any] = knobs.read_file(flags["config"]) if "config" in flags else {}
+    return layered(file, {name: value for name, value in flags.items() if name != "config"})
+
+
 def layered(file: dict[str, Any], flags: dict[str, Any]) -> knobs.Config:
     """Defaults below the family's below the file's below the flags."""
     from models import family_of
@@ -156,8 +127,7 @@ def set_up(flags: dict[str, Any]) -> tuple[knobs.Config, dict[str, Any] | None, 
         if "lr1" in changed or "lr2" in changed:
             saved["rescues"] = 0  # rates that were chosen are not halved
         return config, saved, [{"event": "resume", "state": str(path), "changed": changed}]
-    file: dict[str, Any] = knobs.read_file(flags.pop("config")) if "config" in flags else {}
-    config = layered(file, flags)
+    config = configured(flags)
     if not config.overwrite and holds_work(config):
         raise Refused(
             f"{room('checkpoints', config.name)} holds an earlier run; --resume goes on with it, "
@@ -169,24 +139,12 @@ def set_up(flags: dict[str, Any]) -> tuple[knobs.Config, dict[str, Any] | None, 
 def train(*stray: str, **options: str) -> None:
     """Train a GAN: see `python main.py train --help`."""
     flags = knobs.read_flags("train", stray, options)
-    from gan import data, loop
-    from models import family_of
+    from gan import loop
+    from gan.device import keep_memory
 
     config, saved, events = set_up(flags)
-    family = family_of(config.family)
     keep_memory()
-    device = pick_device(config.gpu)
-    images = data.open_images(
-        config.data_path,
-        config.img_size,
-        config.channels,
-        Path("data/cache"),
-        batch_size=config.batch_size,
-        workers=config.num_workers,
-        held_out=config.held_out,
-        dedup=config.dedup,
-    )
-    load = given_weights(config)
+    family, device, images, load = opened(config)
 
     def start(nets: "Nets") -> None:
         load(nets)
@@ -224,6 +182,26 @@ def train(*stray: str, **options: str) -> None:
         sys.exit(128 + done.signal)
 
 
+def opened(config: knobs.Config) -> "tuple[Family, torch.device, data.Images, Load]":
+    """All that a run needs: its row, its device, its images, and what gives nets their weights."""
+    from gan import data
+    from gan.device import pick_device
+    from models import family_of
+
+    family, device = family_of(config.family), pick_device(config.gpu)
+    images = data.open_images(
+        config.data_path,
+        config.img_size,
+        config.channels,
+        Path("data/cache"),
+        batch_size=config.batch_size,
+        workers=config.num_workers,
+        held_out=config.held_out,
+        dedup=config.dedup,
+    )
+    return family, device, images, given_weights(config)
+
+
 def scorer(images: "data.Images", device: "torch.device") -> "loop.Score | None":
     """What rates drawn pictures in mid-run: KID and coverage against the held-out images."""
     from gan import features, metrics
@@ -242,7 +220,7 @@ def scorer(images: "data.Images", device: "torch.device") -> "loop.Score | None"
     return score
 
 
-def given_weights(config: knobs.Config) -> "Callable[[Nets], None]":
+def given_weights(config: knobs.Config) -> "Load":
     """A function that loads `--netg-path` and `--netd-path` into new nets; they are read now."""
     from gan import checkpoint
     from models import load_weights
@@ -316,6 +294,7 @@ def generate(*stray: str, **options: str) -> None:
     from PIL import Image
 
     from gan import sample
+    from gan.device import pick_device
 
     knobs.resolve(flags)
     target = flags.get("gen_img", knobs.Config.gen_img)
@@ -379,6 +358,7 @@ def evaluate(*stray: str, **options: str) -> None:
     flags = {"gen_num": 2000, **knobs.read_flags("evaluate", stray, options)}
     flags["gen_search_num"] = flags["gen_num"]
     from gan import data, features, metrics, report, sample
+    from gan.device import pick_device
 
     page = Path(flags.get("report", knobs.Config.report))
     if page.suffix.lower() not in (".html", ".htm"):
