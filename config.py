@@ -6,8 +6,11 @@ Only the standard library is imported here, so that `--help` answers at once.
 
 import dataclasses
 import difflib
+import hashlib
+import itertools
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +18,14 @@ from typing import Any, get_args
 
 from gan.errors import Refused
 
-TRAIN, GENERATE, EVALUATE = ("train",), ("generate",), ("evaluate",)
+COMPARE, GENERATE, EVALUATE = ("compare",), ("generate",), ("evaluate",)
+TRAIN = ("train", *COMPARE)
 DRAW, ALL = (*GENERATE, *EVALUATE), (*TRAIN, *GENERATE, *EVALUATE)
 ALIASES = {"image_size": "img_size", "h": "help"}
 ORDERS = ("resume", "overwrite")  # what to do now; no part of what a run is
 BUDGET = ("max_epoch", "max_images", "max_minutes")
+WHOLE = ("name", "seed", "seeds", "overwrite", "report")  # one value for all of a comparison
+BESIDE = ("name", "gpu", "num_workers", "save_every", "save_minutes")  # a run is the same without
 
 
 def knob(
@@ -66,7 +72,12 @@ class Config:
     seed: int = knob(
         0, "the run is a function of it", used=ALL, low=0, high=2**63 - 1, fixed="other noise"
     )
-    resume: bool | str = knob(False, "go on: the newest state of this run, or the file named")
+    seeds: int = knob(
+        1, "runs of each setting, with --seed and the seeds after it", used=COMPARE, low=1, high=100
+    )
+    resume: bool | str = knob(
+        False, "go on: the newest state of this run, or the file named", used=("train",)
+    )
     overwrite: bool = knob(False, "replace the earlier run of this name")
 
     # data
@@ -167,7 +178,11 @@ class Config:
         used=EVALUATE,
         only=("lite0", "inception", "random"),
     )
-    report: str = knob("evaluate.html", "page to write, with a .json beside it", used=EVALUATE)
+    report: str = knob(
+        "",
+        "page to write, with a .json beside it; nothing: evaluate.html, compare.html",
+        used=(*COMPARE, *EVALUATE),
+    )
 
     def save(self, path: Path) -> None:
         knobs = {k: v for k, v in dataclasses.asdict(self).items() if k not in ORDERS}
@@ -236,7 +251,7 @@ def coerce(name: str, text: str) -> Any:
 
 def read_flags(command: str, stray: Iterable[str], options: Mapping[str, str]) -> dict[str, Any]:
     """The flags of one call, typed and checked; raises Refused for the first that is wrong."""
-    known = [*names(command), *(["config"] if command == "train" else [])]
+    known = [*names(command), *(["config"] if command in TRAIN else [])]
     for word in stray:
         hint = f"did you mean {flag(str(word))}=...?" if str(word) in known else "flags are --x=y"
         raise Refused(f"{word}: a stray word; {hint}")
@@ -301,6 +316,75 @@ def resolve(*layers: Mapping[str, Any]) -> Config:
     return config
 
 
+@dataclass(frozen=True)
+class Cell:
+    """One run of a comparison: a setting, which is what differs from the others, and a seed."""
+
+    name: str
+    setting: str
+    seed: int
+    flags: dict[str, Any]  # those of `train`
+
+
+def _word(value: Any) -> str:
+    """`value` as part of a file name; a digest keeps two values apart that look alike in it."""
+    text = str(value)
+    word = re.sub(r"[^A-Za-z0-9._-]", "-", text)[-24:]
+    return word if word == text else f"{word}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+
+
+def _settings(stray: Iterable[str], options: Mapping[str, str]) -> tuple[list[str], list[Any]]:
+    """The flags that have several values, and the product of all values: one table a setting."""
+    texts = {given: str(text).split(",") for given, text in options.items()}
+    first = read_flags("compare", stray, {given: each[0] for given, each in texts.items()})
+    given_as = dict(zip(first, texts, strict=True))
+    known = ["config", *FIELDS]
+    varied = sorted((name for name in first if len(texts[given_as[name]]) > 1), key=known.index)
+    for name in varied:
+        if name in WHOLE:
+            hint = "; --seeds=N takes N of them from there on" if name == "seed" else ""
+            raise Refused(f"{flag(name)}={options[given_as[name]]}: one value only{hint}")
+    settings = []
+    for chosen in itertools.product(*(texts[given_as[name]] for name in varied)):
+        words = {given: each[0] for given, each in texts.items()}
+        words |= {given_as[name]: text for name, text in zip(varied, chosen, strict=True)}
+        settings.append(read_flags("compare", stray, words))
+    for name in varied:
+        if len({setting[name] for setting in settings}) < len(texts[given_as[name]]):
+            raise Refused(f"{flag(name)}={options[given_as[name]]}: the same value twice")
+    return varied, settings
+
+
+def cells(stray: Iterable[str], options: Mapping[str, str]) -> tuple[dict[str, Any], list[Cell]]:
+    """The flags of a comparison as a whole, and its runs: one seed of each setting, then the next.
+
+    Raises Refused for a mistake in any of them.
+    """
+    varied, settings = _settings(stray, options)
+    whole = {name: settings[0].get(name, FIELDS[name].default) for name in WHOLE}
+    whole["name"] = whole["name"] or "compare"
+    found = []
+    for extra, own in itertools.product(range(whole["seeds"]), settings):
+        seed = coerce("seed", str(whole["seed"] + extra))
+        parts = [f"{flag(name)[2:]}-{_word(own[name])}" for name in varied]
+        if len(".".join(parts)) > 120:  # file names end at 255 bytes
+            parts = [_word(".".join(parts))]
+        name = ".".join([whole["name"], *parts, f"seed-{seed}"])
+        setting = ", ".join(f"{flag(name)[2:]} {own[name]}" for name in varied) or whole["name"]
+        flags = {k: v for k, v in own.items() if k not in WHOLE} | {"name": name, "seed": seed}
+        found.append(Cell(name, setting, seed, flags))
+    return whole, found
+
+
+def difference(saved: Mapping[str, Any], wanted: Config) -> str:
+    """The first knob in which a run of config `saved` is not the run `wanted`; "" if none."""
+    for name in names("train"):
+        old, new = saved.get(name, FIELDS[name].default), getattr(wanted, name)
+        if old != new and name not in (*ORDERS, *BESIDE):
+            return f"{flag(name)} {old}, not {new}"
+    return ""
+
+
 def changes(saved: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, list[Any]]:
     """{knob: [old, new]} for `--resume`; raises Refused for one that may not change in mid-run."""
     changed = {
@@ -318,6 +402,16 @@ def changes(saved: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, lis
     return changed
 
 
+MORE = {
+    "compare": (
+        "Flags of `train` take several values, with commas between: --g-every=1,5 --lr1=1e-4,2e-4.",
+        "Each combination with each seed is a run of its own, NAME.lr1-0.0001.g-every-1.seed-0,",
+        "trained one after the other (NAME: compare). The same command again goes on where it was",
+        "stopped; what is finished is not trained again.",
+    )
+}
+
+
 def help_table(command: str) -> str:
     """The flags of `command`, one a line."""
     rows = [("flag", "type", "default", "meaning")]
@@ -326,11 +420,12 @@ def help_table(command: str) -> str:
         kinds = "|".join(kind.__name__ for kind in get_args(field.type) or (field.type,))
         default = repr(field.default) if isinstance(field.default, str) else str(field.default)
         rows.append((flag(name), kinds, default, field.metadata["help"]))
-    if command == "train":
+    if command in TRAIN:
         rows.append(("--config", "str", "''", "start from the knobs of a saved config.json"))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = [
         "  " + "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[3]])
         for row in rows
     ]
+    lines += ["", *MORE[command]] if command in MORE else []
     return "\n".join([f"python main.py {command} [--flag=value ...]", "", *lines])

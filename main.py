@@ -6,6 +6,7 @@ python main.py generate --help
 
 import difflib
 import json
+import shlex
 import sys
 import warnings
 from pathlib import Path
@@ -30,6 +31,7 @@ USAGE = """Train GANs that draw faces, and draw ranked faces with them.
   python main.py train --resume
   python main.py generate [--gen-num=64] [--gen-img=faces.png] ...
   python main.py evaluate [--fake-path=FOLDER_OR_ZIP] ...
+  python main.py compare --g-every=1,5 --seeds=2 [--max-minutes=10] ...
   python main.py COMMAND --help     all flags of a command, with their defaults
 
 Weights go to checkpoints/, previews to imgs/, curves to runs/ (tensorboard --logdir runs)."""
@@ -360,7 +362,7 @@ def evaluate(*stray: str, **options: str) -> None:
     from gan import data, features, metrics, report, sample
     from gan.device import pick_device
 
-    page = Path(flags.get("report", knobs.Config.report))
+    page = Path(flags.get("report") or "evaluate.html")
     if page.suffix.lower() not in (".html", ".htm"):
         raise Refused(f"--report={page}: a name that ends in .html")
     given = "fake_path" in flags
@@ -417,7 +419,25 @@ def pictures(found: dict[str, Any], fakes: Any, train: Any) -> dict[str, Any]:
     }
 
 
-COMMANDS = {"train": train, "generate": generate, "evaluate": evaluate}
+def tried(config: knobs.Config) -> "data.Images":
+    """The images of a new run of `config`, all else that it needs tried out too."""
+    family, _, images, load = opened(config)
+    load(family.build(config))
+    return images
+
+
+def compare(*stray: str, **options: str) -> None:
+    """Train a grid of settings and draw them on one page: see `python main.py compare --help`."""
+    whole, grid = knobs.cells(stray, options)
+    import cells
+
+    again = [f"{knobs.flag(name)}={text}" for name, text in options.items()]
+    command = f"python main.py compare {shlex.join(again)}"
+    if code := cells.play(whole, grid, configured, tried, command):
+        sys.exit(code)
+
+
+COMMANDS = {"train": train, "generate": generate, "evaluate": evaluate, "compare": compare}
 
 
 def run(words: list[str]) -> None:
