@@ -18,17 +18,18 @@ from types import FrameType
 from typing import Any
 
 import config as knobs
+import runs
 from gan import checkpoint, compare, curves
 from gan.budget import Budget
 from gan.data import Images
 from gan.errors import Refused
+from grid import Cell
 
 TRAIN = [sys.executable, str(Path(__file__).with_name("main.py")), "train"]
 PREVIEWS = 4  # that each run should have at least
 DRAW_EVERY = 60.0  # seconds from one page of what there is to the next
 DATA = ("data_path", "img_size", "channels", "held_out")  # scores on other data do not compare
 
-Configured = Callable[[dict[str, Any]], knobs.Config]
 Tried = Callable[[knobs.Config], Images]
 
 
@@ -36,7 +37,7 @@ Tried = Callable[[knobs.Config], Images]
 class Job:
     """A cell, and what is still to do for it."""
 
-    cell: knobs.Cell
+    cell: Cell
     config: knobs.Config
     words: list[str]  # what to call `train` with; none: it is finished
     plan: str
@@ -82,7 +83,7 @@ def clash(folder: Path, saved: dict[str, Any] | None, config: knobs.Config, dige
         return "no config.json"
 
 
-def job(cell: knobs.Cell, config: knobs.Config, images: Images, overwrite: bool) -> Job:
+def job(cell: Cell, config: knobs.Config, images: Images, overwrite: bool) -> Job:
     """What is to do for `cell`, as its folder in checkpoints/ tells."""
     folder = Path("checkpoints") / cell.name
     flags = cell.flags | enough_previews(config, cell.flags, images)
@@ -107,11 +108,9 @@ def job(cell: knobs.Cell, config: knobs.Config, images: Images, overwrite: bool)
     return Job(cell, config, ["--resume", *beside], f"goes on at {shown:,} images", seconds)
 
 
-def jobs(
-    cells: Sequence[knobs.Cell], configured: Configured, tried: Tried, overwrite: bool
-) -> list[Job]:
+def jobs(cells: Sequence[Cell], tried: Tried, overwrite: bool) -> list[Job]:
     """All that is to do, everything it needs being there; raises Refused if something is not."""
-    configs = {cell.name: configured(cell.flags) for cell in cells}  # mistakes before any work
+    configs = {cell.name: runs.configured(cell.flags) for cell in cells}  # mistakes before any work
     images: dict[str, Images] = {}
     said: set[str] = set()
     for cell in cells:
@@ -199,7 +198,7 @@ def announce(jobs: Sequence[Job]) -> None:
 
 def page(path: Path, jobs: Sequence[Job], name: str, command: str) -> list[dict[str, Any]]:
     """Write the page of what there is."""
-    runs = [
+    drawn = [
         curves.Run(
             job.cell.name,
             job.cell.setting,
@@ -213,23 +212,17 @@ def page(path: Path, jobs: Sequence[Job], name: str, command: str) -> list[dict[
     notes = []
     if len({tuple(getattr(job.config, knob) for knob in DATA) for job in jobs}) > 1:
         notes.append("The settings differ in their data: their scores do not compare.")
-    return compare.write_page(path, runs, f"Comparison: {name}", command, notes)
+    return compare.write_page(path, drawn, f"Comparison: {name}", command, notes)
 
 
-def play(
-    whole: dict[str, Any],
-    cells: Sequence[knobs.Cell],
-    configured: Configured,
-    tried: Tried,
-    command: str,
-) -> int:
+def play(whole: dict[str, Any], cells: Sequence[Cell], tried: Tried, command: str) -> int:
     """Train what is not finished, write the page; returns the exit code."""
     path = Path(whole["report"] or "compare.html")
     if path.suffix.lower() not in (".html", ".htm"):
         raise Refused(f"--report={path}: a name that ends in .html")
     if importlib.util.find_spec("matplotlib") is None:
         raise Refused("compare draws with matplotlib: pip install -r requirements.txt")
-    todo = jobs(cells, configured, tried, whole["overwrite"])
+    todo = jobs(cells, tried, whole["overwrite"])
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise Refused(f"--report={path}: cannot be written")

@@ -6,11 +6,8 @@ Only the standard library is imported here, so that `--help` answers at once.
 
 import dataclasses
 import difflib
-import hashlib
-import itertools
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +21,6 @@ DRAW, ALL = (*GENERATE, *EVALUATE), (*TRAIN, *GENERATE, *EVALUATE)
 ALIASES = {"image_size": "img_size", "h": "help"}
 ORDERS = ("resume", "overwrite")  # what to do now; no part of what a run is
 BUDGET = ("max_epoch", "max_images", "max_minutes")
-WHOLE = ("name", "seed", "seeds", "overwrite", "report")  # one value for all of a comparison
 BESIDE = ("name", "gpu", "num_workers", "save_every", "save_minutes")  # a run is the same without
 
 
@@ -81,9 +77,7 @@ class Config:
     overwrite: bool = knob(False, "replace the earlier run of this name")
 
     # data
-    data_path: str = knob(
-        "", "folder or zip of images; nothing: 4,096 drawn avatars", used=(*TRAIN, *EVALUATE)
-    )
+    data_path: str = knob("", "folder or zip of images; nothing: 4,096 drawn avatars", used=ALL)
     img_size: int = knob(
         96,
         "pixels on a side (also --image-size)",
@@ -109,9 +103,20 @@ class Config:
         0, "processes that decode images; 0: one a core", used=(*TRAIN, *EVALUATE), low=0
     )
 
+    conditional: bool = knob(
+        False, "one G and D for all classes: sub-folders, or IDX labels", fixed="other networks"
+    )
+    classes: str = knob("", "the classes found, with / between them", used=())
+
     # networks
     nz: int = knob(
         100, "numbers in a noise vector", used=ALL, low=1, high=65536, fixed="other networks"
+    )
+    noise: str = knob(
+        "normal",
+        "its distribution: normal(0, 1) or uniform(-1, 1)",
+        only=("normal", "uniform"),
+        fixed="other noise",
     )
     ngf: int = knob(
         64, "channels of G's last hidden layer", used=ALL, low=1, high=4096, fixed="other networks"
@@ -131,8 +136,11 @@ class Config:
         high=65536,
         fixed="it sets which image comes when",
     )
-    lr1: float = knob(2e-4, "Adam's learning rate of G", above=0, high=1)
-    lr2: float = knob(2e-4, "Adam's learning rate of D", above=0, high=1)
+    optimizer: str = knob(
+        "adam", "of both nets: adam or rmsprop", only=("adam", "rmsprop"), fixed="another state"
+    )
+    lr1: float = knob(2e-4, "learning rate of G", above=0, high=1)
+    lr2: float = knob(2e-4, "learning rate of D", above=0, high=1)
     beta1: float = knob(0.5, "Adam's first beta", low=0, high=0.9999)
     beta2: float = knob(0.999, "Adam's second beta", low=0, high=0.999999)
     warm_up: int = knob(0, "steps in which the learning rates rise to their values", low=0)
@@ -145,8 +153,20 @@ class Config:
     augment: float = knob(
         0.0, "probability that D sees a picture recoloured, moved or with a hole", low=0, high=0.95
     )
-    d_every: int = knob(1, "update D on every n-th batch (1: each)", low=1, high=10**6)
-    g_every: int = knob(1, "update G on every n-th batch (5: five D updates to one of G)", low=1)
+    d_every: int = knob(
+        1, "update D on every n-th batch (2: one D update to two of G)", low=1, high=10**6
+    )
+    g_every: int = knob(
+        1,
+        "update G on every n-th batch (5: five D updates, each on new images, to one of G)",
+        low=1,
+    )
+    d_lead: int = knob(0, "steps at the start in which G waits for every 25th batch", low=0)
+    fake_label: float = knob(
+        0.0, "what D's logistic loss calls a fake (1: a published mistake)", low=0, high=1
+    )
+    penalty: float = knob(10.0, "weight of wgan-gp's gradient penalty", low=0)
+    clip: float = knob(0.1, "wgan's bound on every weight of D", above=0)
     ema: bool = knob(True, "draw with the moving average of G", fixed="it starts at step 0")
     ema_images: int = knob(20_000, "EMA half-life, images (at most 5 % of those seen)", low=1)
 
@@ -166,8 +186,18 @@ class Config:
     best: bool = knob(True, "draw with the best-scored state of the run, not the newest", used=DRAW)
     gen_num: int = knob(64, "faces to keep, or to score (evaluate: 2000)", used=DRAW, low=1)
     gen_search_num: int = knob(512, "candidates to draw and rank", used=GENERATE, low=1)
+    rank: str = knob(
+        "",
+        "best by: realism, score (D's) or none; nothing: realism, for bare weights score",
+        used=GENERATE,
+        only=("", "realism", "score", "none"),
+    )
+    diverse: bool = knob(
+        False, "of the best, those least like each other; no training image", used=GENERATE
+    )
     gen_mean: float = knob(0.0, "mean of the noise", used=GENERATE)
     gen_std: float = knob(1.0, "standard deviation of the noise", used=GENERATE, above=0)
+    label: str = knob("", "class to draw, of a conditional run: its name or number", used=GENERATE)
     gen_img: str = knob("result.png", "file of the grid, best face first", used=GENERATE)
     gen_dir: str = knob("", "folder for one file a face", used=GENERATE)
     gen_index: str = knob("", "draw these candidates again: 17 or 17,4,99", used=GENERATE)
@@ -183,6 +213,16 @@ class Config:
         "page to write, with a .json beside it; nothing: evaluate.html, compare.html",
         used=(*COMPARE, *EVALUATE),
     )
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the classes of a conditional run."""
+        return self.classes.split("/") if self.classes else []
+
+    @property
+    def inputs(self) -> int:
+        """Numbers that G is fed: the noise, and one for each class."""
+        return self.nz + len(self.labels)
 
     def save(self, path: Path) -> None:
         knobs = {k: v for k, v in dataclasses.asdict(self).items() if k not in ORDERS}
@@ -314,66 +354,6 @@ def resolve(*layers: Mapping[str, Any]) -> Config:
             f"give --gen-search-num={config.gen_num} or more"
         )
     return config
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run of a comparison: a setting, which is what differs from the others, and a seed."""
-
-    name: str
-    setting: str
-    seed: int
-    flags: dict[str, Any]  # those of `train`
-
-
-def _word(value: Any) -> str:
-    """`value` as part of a file name; a digest keeps two values apart that look alike in it."""
-    text = str(value)
-    word = re.sub(r"[^A-Za-z0-9._-]", "-", text)[-24:]
-    return word if word == text else f"{word}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
-
-
-def _settings(stray: Iterable[str], options: Mapping[str, str]) -> tuple[list[str], list[Any]]:
-    """The flags that have several values, and the product of all values: one table a setting."""
-    texts = {given: str(text).split(",") for given, text in options.items()}
-    first = read_flags("compare", stray, {given: each[0] for given, each in texts.items()})
-    given_as = dict(zip(first, texts, strict=True))
-    known = ["config", *FIELDS]
-    varied = sorted((name for name in first if len(texts[given_as[name]]) > 1), key=known.index)
-    for name in varied:
-        if name in WHOLE:
-            hint = "; --seeds=N takes N of them from there on" if name == "seed" else ""
-            raise Refused(f"{flag(name)}={options[given_as[name]]}: one value only{hint}")
-    settings = []
-    for chosen in itertools.product(*(texts[given_as[name]] for name in varied)):
-        words = {given: each[0] for given, each in texts.items()}
-        words |= {given_as[name]: text for name, text in zip(varied, chosen, strict=True)}
-        settings.append(read_flags("compare", stray, words))
-    for name in varied:
-        if len({setting[name] for setting in settings}) < len(texts[given_as[name]]):
-            raise Refused(f"{flag(name)}={options[given_as[name]]}: the same value twice")
-    return varied, settings
-
-
-def cells(stray: Iterable[str], options: Mapping[str, str]) -> tuple[dict[str, Any], list[Cell]]:
-    """The flags of a comparison as a whole, and its runs: one seed of each setting, then the next.
-
-    Raises Refused for a mistake in any of them.
-    """
-    varied, settings = _settings(stray, options)
-    whole = {name: settings[0].get(name, FIELDS[name].default) for name in WHOLE}
-    whole["name"] = whole["name"] or "compare"
-    found = []
-    for extra, own in itertools.product(range(whole["seeds"]), settings):
-        seed = coerce("seed", str(whole["seed"] + extra))
-        parts = [f"{flag(name)[2:]}-{_word(own[name])}" for name in varied]
-        if len(".".join(parts)) > 120:  # file names end at 255 bytes
-            parts = [_word(".".join(parts))]
-        name = ".".join([whole["name"], *parts, f"seed-{seed}"])
-        setting = ", ".join(f"{flag(name)[2:]} {own[name]}" for name in varied) or whole["name"]
-        flags = {k: v for k, v in own.items() if k not in WHOLE} | {"name": name, "seed": seed}
-        found.append(Cell(name, setting, seed, flags))
-    return whole, found
 
 
 def difference(saved: Mapping[str, Any], wanted: Config) -> str:

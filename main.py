@@ -13,17 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import config as knobs
+import grid
+import runs
 from gan.errors import Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import torch
 
     from gan import data, loop
-    from models import Family, Nets
-
-    Load = Callable[[Nets], None]
+    from models import Nets
 
 USAGE = """Train GANs that draw faces, and draw ranked faces with them.
 
@@ -37,76 +35,41 @@ USAGE = """Train GANs that draw faces, and draw ranked faces with them.
 Weights go to checkpoints/, previews to imgs/, curves to runs/ (tensorboard --logdir runs)."""
 
 
-def room(kind: str, name: str) -> Path:
-    """The folder of run `name` in `checkpoints`, `imgs` or `runs`."""
-    return Path(kind) / name if name else Path(kind)
+def pick_device(gpu: bool | str) -> "torch.device":
+    """True, False or "auto" -> a device; raises Refused if the GPU asked for is not there."""
+    import torch
+
+    found = [
+        name
+        for name, there in (
+            ("cuda", torch.cuda.is_available()),
+            ("mps", torch.backends.mps.is_available()),
+        )
+        if there
+    ]
+    if gpu is True and not found:
+        raise Refused(
+            "--gpu=True: PyTorch finds no CUDA or MPS device here, only the CPU; leave --gpu out, "
+            "or install a PyTorch build for your GPU"
+        )
+    if gpu is False or not found:
+        return torch.device("cpu")
+    torch.backends.cudnn.benchmark = True
+    return torch.device(found[0])
 
 
-def command_to_resume(config: knobs.Config) -> str:
-    return f"python main.py train{f' --name={config.name}' if config.name else ''} --resume"
+def keep_memory() -> None:
+    """Have the C library reuse freed memory instead of giving it back after every step.
 
+    glibc maps each large tensor anew and the kernel clears its pages; without that a step on the
+    CPU is up to a third faster. Elsewhere this does nothing.
+    """
+    import ctypes
 
-def find_state(resume: bool | str, name: str) -> tuple[Path, dict[str, Any]]:
-    """The newest valid state of run `name`, or the one named."""
-    from gan import checkpoint
-
-    if isinstance(resume, str):
-        path = Path(resume)
-        return path, checkpoint.load(path)
-    folder = room("checkpoints", name)
-    for path, state in checkpoint.newest(folder):
-        return path, state
-    if (best := folder / "best.pth").exists():
-        return best, checkpoint.load(best)
-    raise Refused(
-        f"--resume: no valid state in {folder}; start the run without --resume, or name another "
-        "one with --name=..."
-    )
-
-
-def earlier_run(config: knobs.Config) -> list[Path]:
-    """The files of an earlier run of this name."""
-    files = []
-    for kind, patterns in {
-        "checkpoints": ("state_*.pth", "best.pth", "netg_*.pth", "netd_*.pth", "config.json"),
-        "imgs": ("[0-9]*.png",),
-        "runs": ("log.jsonl", "events.out.tfevents.*"),
-    }.items():
-        files += [file for p in patterns for file in room(kind, config.name).glob(p)]
-    return [file for file in files if file.suffix != ".png" or file.stem.isdecimal()]
-
-
-def holds_work(config: knobs.Config) -> bool:
-    """Whether an earlier run of this name left weights or pictures."""
-    return any(file.suffix in (".pth", ".png") for file in earlier_run(config))
-
-
-def check_branch(path: Path, config: knobs.Config) -> None:
-    """Refuse to go on from `path` in the folder of another run; tell what going back gives up."""
-    from gan import checkpoint
-
-    folder = room("checkpoints", config.name)
-    if path.parent.resolve() != folder.resolve():
-        if holds_work(config):
-            raise Refused(f"--resume={path}: {folder} holds another run; give another --name=...")
-        return
-    later = [state for state in checkpoint.states(folder) if state.name > path.name]
-    if path.name.startswith("state_") and later:
-        print(f"resume: going back; the first save will delete {', '.join(p.name for p in later)}")
-
-
-def configured(flags: dict[str, Any]) -> knobs.Config:
-    """The config of a new run: with `--config`, that file's knobs lie between."""
-    file: dict[str, Any] = knobs.read_file(flags["config"]) if "config" in flags else {}
-    return layered(file, {name: value for name, value in flags.items() if name != "config"})
-
-
-def layered(file: dict[str, Any], flags: dict[str, Any]) -> knobs.Config:
-    """Defaults below the family's below the file's below the flags."""
-    from models import family_of
-
-    family = family_of(flags.get("family", file.get("family", knobs.Config.family)))
-    return knobs.resolve(family.defaults, file, flags)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt:
+        mallopt(-4, 0)  # M_MMAP_MAX
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
 def set_up(flags: dict[str, Any]) -> tuple[knobs.Config, dict[str, Any] | None, list[Any]]:
@@ -115,7 +78,7 @@ def set_up(flags: dict[str, Any]) -> tuple[knobs.Config, dict[str, Any] | None, 
         for other in ("config", "overwrite", "netg_path", "netd_path"):
             if flags.get(other):
                 raise Refused(f"{knobs.flag(other)}: not with --resume; the run has its own")
-        path, saved = find_state(flags["resume"], flags.get("name", ""))
+        path, saved = runs.find_state(flags["resume"], flags.get("name", ""))
         if not isinstance(saved, dict) or "config" not in saved:
             raise Refused(f"--resume={path}: not a training state")
         print(f"resume: {path}")
@@ -125,15 +88,15 @@ def set_up(flags: dict[str, Any]) -> tuple[knobs.Config, dict[str, Any] | None, 
         for name, (old, new) in changed.items():
             print(f"resume: {knobs.flag(name)} {old} -> {new}")
         config = knobs.resolve(own, flags)
-        check_branch(path, config)
+        runs.check_branch(path, config)
         if "lr1" in changed or "lr2" in changed:
             saved["rescues"] = 0  # rates that were chosen are not halved
         return config, saved, [{"event": "resume", "state": str(path), "changed": changed}]
-    config = configured(flags)
-    if not config.overwrite and holds_work(config):
+    config = runs.configured(flags)
+    if not config.overwrite and runs.holds_work(config):
         raise Refused(
-            f"{room('checkpoints', config.name)} holds an earlier run; --resume goes on with it, "
-            "--name=... starts another beside it, --overwrite replaces it"
+            f"{runs.room('checkpoints', config.name)} holds an earlier run; --resume goes on with "
+            "it, --name=... starts another beside it, --overwrite replaces it"
         )
     return config, None, [{"event": "start"}]
 
@@ -142,20 +105,26 @@ def train(*stray: str, **options: str) -> None:
     """Train a GAN: see `python main.py train --help`."""
     flags = knobs.read_flags("train", stray, options)
     from gan import loop
-    from gan.device import keep_memory
+    from models import family_of
 
     config, saved, events = set_up(flags)
+    family = family_of(config.family)
     keep_memory()
-    family, device, images, load = opened(config)
+    device = pick_device(config.gpu)
+    images = runs.open_data(config)
+    config.classes = "/".join(classes_of(images, config))
+    load = runs.given_weights(config)
 
     def start(nets: "Nets") -> None:
         load(nets)
         given = {Path(path).resolve() for path in (config.netg_path, config.netd_path) if path}
-        for file in earlier_run(config):  # only now that data and weights are known to be good
+        for file in runs.earlier_run(config):  # only now that data and weights are known to be good
             if file.resolve() not in given:
                 file.unlink()
 
-    folders = loop.Folders(*(room(kind, config.name) for kind in ("checkpoints", "imgs", "runs")))
+    folders = loop.Folders(
+        *(runs.room(kind, config.name) for kind in ("checkpoints", "imgs", "runs"))
+    )
     print(f"train: {config.family} {config.img_size} px on {device}; Ctrl-C saves and stops")
     try:
         done = loop.fit(
@@ -180,28 +149,22 @@ def train(*stray: str, **options: str) -> None:
         f"state {done.state}, preview {folders.imgs / f'{done.epoch}.png'}"
     )
     if done.signal is not None:
-        print(f"stopped; go on with: {command_to_resume(config)}")
+        print(f"stopped; go on with: {runs.command_to_resume(config)}")
         sys.exit(128 + done.signal)
 
 
-def opened(config: knobs.Config) -> "tuple[Family, torch.device, data.Images, Load]":
-    """All that a run needs: its row, its device, its images, and what gives nets their weights."""
-    from gan import data
-    from gan.device import pick_device
-    from models import family_of
-
-    family, device = family_of(config.family), pick_device(config.gpu)
-    images = data.open_images(
-        config.data_path,
-        config.img_size,
-        config.channels,
-        Path("data/cache"),
-        batch_size=config.batch_size,
-        workers=config.num_workers,
-        held_out=config.held_out,
-        dedup=config.dedup,
-    )
-    return family, device, images, given_weights(config)
+def classes_of(images: "data.Images", config: knobs.Config) -> tuple[str, ...]:
+    """The classes of a conditional run; raises Refused if there are none, or others than before."""
+    if not config.conditional:
+        return ()
+    if not images.classes:
+        raise Refused(
+            f"--conditional: no classes in {config.data_path or 'the avatars'}; it takes one "
+            "sub-folder a class, or IDX files with labels"
+        )
+    if config.labels and config.labels != list(images.classes):
+        raise Refused(f"--resume: the run has the classes {config.classes}, the data others")
+    return images.classes
 
 
 def scorer(images: "data.Images", device: "torch.device") -> "loop.Score | None":
@@ -222,101 +185,87 @@ def scorer(images: "data.Images", device: "torch.device") -> "loop.Score | None"
     return score
 
 
-def given_weights(config: knobs.Config) -> "Load":
-    """A function that loads `--netg-path` and `--netd-path` into new nets; they are read now."""
-    from gan import checkpoint
-    from models import load_weights
-
-    given = [
-        (player, path, checkpoint.load(Path(path)))
-        for player, path in (("G", config.netg_path), ("D", config.netd_path))
-        if path
-    ]
-
-    def load(nets: "Nets") -> None:
-        for player, path, weights in given:
-            load_weights(getattr(nets, player), weights, path)
-
-    return load
-
-
-def trained(flags: dict[str, Any], ranks: bool) -> tuple["Nets", knobs.Config, str]:
-    """Nets to draw (and, if it `ranks`, rank) with, their config under `flags`, and their file."""
-    from gan import checkpoint
-    from models import restore
-
-    if "netg_path" in flags or "netd_path" in flags:
-        return weights_given(flags, ranks)
-    top = room("checkpoints", flags.get("name", ""))
-    folders = [top] if "name" in flags else [top, *top.glob("*/")]
-    states = [path for folder in folders for path in checkpoint.states(folder)]
-    states = states or [best for folder in folders if (best := folder / "best.pth").exists()]
-    states.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-    if states and flags.get("best", True) and (best := states[0].with_name("best.pth")).exists():
-        states.insert(0, best)
-    for path in states:
-        try:
-            nets, saved = restore(path)
-        except Refused as error:
-            print(f"{error}; trying the state before it", file=sys.stderr)
-            continue
-        own = vars(saved)
-        for name in ("img_size", "channels", "nz", "ngf", "ndf", "family"):
-            if name in flags and flags[name] != own[name]:
-                raise Refused(f"{knobs.flag(name)}={flags[name]}: {path} has {own[name]}")
-        return nets, knobs.resolve(own, flags), str(path)
-    where = f"of run {flags['name']} in {top}" if "name" in flags else f"in {top}"
-    raise Refused(f"no checkpoint {where}; train first, or give --netg-path and --netd-path")
-
-
-def weights_given(flags: dict[str, Any], ranks: bool) -> tuple["Nets", knobs.Config, str]:
-    """Nets from bare weights; their config is the one beside them, if any, under `flags`."""
-    from models import family_of
-
-    if not flags.get("netg_path"):
-        raise Refused("--netg-path: give the weights of G too")
-    path = Path(flags["netg_path"])
-    if ranks and "netd_path" not in flags:
-        twin = path.with_name(path.name.replace("netg", "netd"))
-        if twin == path or not twin.exists():
-            raise Refused("--netd-path: give the weights of D, which ranks what G draws")
-        flags["netd_path"] = str(twin)
-    beside = path.with_name("config.json")
-    saved = knobs.read_file(str(beside)) if beside.exists() else {}
-    saved = {name: value for name, value in saved.items() if name not in ("netg_path", "netd_path")}
-    config = layered(saved, flags)
-    nets = family_of(config.family).build(config)
-    given_weights(config)(nets)
-    return nets, config, str(path)
-
-
 def generate(*stray: str, **options: str) -> None:
     """Draw faces, best first: see `python main.py generate --help`."""
     flags = knobs.read_flags("generate", stray, options)
     from PIL import Image
 
-    from gan import sample
-    from gan.device import pick_device
+    from gan import ranking, sample
 
     knobs.resolve(flags)
     target = flags.get("gen_img", knobs.Config.gen_img)
     if Image.registered_extensions().get(Path(target).suffix.lower()) not in Image.SAVE:
         raise Refused(f"--gen-img={target}: give it a suffix that can be written, such as .png")
     numbers = indices(flags["gen_index"]) if "gen_index" in flags else []
-    nets, config, source = trained(flags, ranks=True)
+    bare = "netg_path" in flags or "netd_path" in flags
+    kind = flags.get("rank") or ("score" if bare else "realism")
+    nets, config, path = runs.trained(flags, ranks=kind == "score")
     device = pick_device(flags.get("gpu", "auto"))  # not the one it was trained on
     nets.G.to(device)
     nets.D.to(device)
+    label = label_number(config)
+    source = sample.Source.of(config, label)
+    real: Any = None
+    if kind == "realism" or config.diverse:
+        real = real_images(config, label, wanted="rank" in flags or config.diverse)
+    if kind == "realism" and real is None:
+        kind = "score"
+    judge = {
+        "score": lambda: ranking.by_score(nets.D, source),
+        "realism": lambda: ranking.by_realism(ranking.known(real), str(device)),
+        "none": lambda: ranking.in_order,
+    }[kind]()
 
     def vectors(first: int, count: int) -> "torch.Tensor":
-        return sample.noise(config.seed, first, count, config.nz) * config.gen_std + config.gen_mean
+        z = source(first, count)
+        z[:, : config.nz] = z[:, : config.nz] * config.gen_std + config.gen_mean
+        return z
 
+    keep = len(numbers) or config.gen_num
     if numbers:
         parts = sample.only(vectors, numbers, config.batch_size, device)
     else:
         parts = sample.candidates(vectors, config.gen_search_num, config.batch_size, device)
-    best = sample.rank(nets.G, nets.D, parts, len(numbers) or config.gen_num)
-    write_faces(best, config, source)
+    if config.diverse:
+        pool = min(4 * keep, max(keep, config.gen_search_num // 2))
+        best = ranking.apart(sample.rank(nets.G, judge, parts, pool), keep, real)
+    else:
+        best = sample.rank(nets.G, judge, parts, keep)
+    write_faces(best, config, path, kind)
+
+
+def real_images(config: knobs.Config, label: int | None, wanted: bool) -> Any:
+    """The run's training images (of one class), to rank with; None if they are gone."""
+    from gan import data, features
+
+    try:
+        images = data.open_images(
+            config.data_path, config.img_size, config.channels, Path("data/cache"),
+            workers=config.num_workers, held_out=config.held_out,
+        )  # fmt: skip
+    except Refused as error:
+        if wanted:
+            raise
+        print(f"generate: ranked by D's score, for the run's images are gone ({error})")
+        return None
+    places = images.train
+    if label is not None and images.labels is not None:
+        places = places[images.labels[places] == label]
+    return features.Subset(images.array, places) if len(places) >= 8 else None
+
+
+def label_number(config: knobs.Config) -> int | None:
+    """Which class `--label` asks for, by its name or its place."""
+    if not config.label:
+        return None
+    labels = config.labels
+    if config.label in labels:
+        return labels.index(config.label)
+    if not labels:
+        raise Refused(f"--label={config.label}: this run is not conditional, it has no classes")
+    if config.label.isdecimal() and int(config.label) < len(labels):
+        return int(config.label)
+    raise Refused(f"--label={config.label}: no such class; there are {', '.join(labels)}")
 
 
 def indices(text: str) -> list[int]:
@@ -326,7 +275,7 @@ def indices(text: str) -> list[int]:
     return [int(word) for word in text.split(",")]
 
 
-def write_faces(best: Any, config: knobs.Config, source: str) -> None:
+def write_faces(best: Any, config: knobs.Config, source: str, kind: str) -> None:
     """The grid, one file a face if asked for, and the JSON that says which face is which."""
     from gan import sample
 
@@ -334,7 +283,8 @@ def write_faces(best: Any, config: knobs.Config, source: str) -> None:
     faces = []
     for place, (image, score, index) in enumerate(zip(*best, strict=True)):
         face: dict[str, Any] = {"place": place, "seed": config.seed, "index": int(index)}
-        face["score"] = float(score.sigmoid())
+        if kind != "none":
+            face[kind] = float(score.sigmoid() if kind == "score" else score)
         if config.gen_dir:
             file = Path(config.gen_dir) / f"{place:04}_{int(index)}.png"
             sample.save_picture(sample.as_picture(image), file)
@@ -344,12 +294,14 @@ def write_faces(best: Any, config: knobs.Config, source: str) -> None:
     listing = path.with_suffix(".json")
     about = {
         "checkpoint": source,
+        "ranked_by": kind,
         "gen_mean": config.gen_mean,
         "gen_std": config.gen_std,
         "faces": faces,
     }
     listing.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    print(f"generate: {len(faces)} faces from {source}, best first: {path}")
+    order = {"none": "as drawn", "score": "best D score first", "realism": "most real first"}[kind]
+    print(f"generate: {len(faces)} faces from {source}, {order}: {path}")
     print(f"generate: seed, index and score of each: {listing}")
     if config.gen_dir:
         print(f"generate: one file a face: {config.gen_dir}")
@@ -360,7 +312,6 @@ def evaluate(*stray: str, **options: str) -> None:
     flags = {"gen_num": 2000, **knobs.read_flags("evaluate", stray, options)}
     flags["gen_search_num"] = flags["gen_num"]
     from gan import data, features, metrics, report, sample
-    from gan.device import pick_device
 
     page = Path(flags.get("report") or "evaluate.html")
     if page.suffix.lower() not in (".html", ".htm"):
@@ -368,7 +319,9 @@ def evaluate(*stray: str, **options: str) -> None:
     given = "fake_path" in flags
     asked = None if given else flags.pop("held_out", None)
     nets, config, source = (
-        (None, knobs.resolve(flags), flags["fake_path"]) if given else trained(flags, ranks=False)
+        (None, knobs.resolve(flags), flags["fake_path"])
+        if given
+        else runs.trained(flags, ranks=False)
     )
     if asked is not None and asked != config.held_out:
         raise Refused(
@@ -386,7 +339,7 @@ def evaluate(*stray: str, **options: str) -> None:
     if nets is None:
         fakes = data.open_images(source, size, channels, cache, flag="--fake-path").array
     else:
-        z = sample.noise(config.seed, 0, config.gen_num, config.nz)
+        z = sample.Source.of(config)(0, config.gen_num)
         fakes = sample.draw_uint8(nets.G.to(device), z, config.batch_size, device).numpy()
     train, held_out = (features.Subset(images.array, p) for p in (images.train, images.held_out))
     reference = features.Reference(images.folder / "features.npz")
@@ -419,21 +372,25 @@ def pictures(found: dict[str, Any], fakes: Any, train: Any) -> dict[str, Any]:
     }
 
 
-def tried(config: knobs.Config) -> "data.Images":
-    """The images of a new run of `config`, all else that it needs tried out too."""
-    family, _, images, load = opened(config)
-    load(family.build(config))
-    return images
+def tried(config: knobs.Config) -> Any:
+    """The data of a new run of `config`, all else that it needs tried out too."""
+    from models import family_of
+
+    pick_device(config.gpu)
+    opened = runs.open_data(config)
+    config.classes = "/".join(classes_of(opened, config))
+    load = runs.given_weights(config)
+    load(family_of(config.family).build(config))
+    return opened
 
 
 def compare(*stray: str, **options: str) -> None:
     """Train a grid of settings and draw them on one page: see `python main.py compare --help`."""
-    whole, grid = knobs.cells(stray, options)
+    whole, planned = grid.cells(stray, options)
     import cells
 
     again = [f"{knobs.flag(name)}={text}" for name, text in options.items()]
-    command = f"python main.py compare {shlex.join(again)}"
-    if code := cells.play(whole, grid, configured, tried, command):
+    if code := cells.play(whole, planned, tried, f"python main.py compare {shlex.join(again)}"):
         sys.exit(code)
 
 

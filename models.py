@@ -1,9 +1,11 @@
 """Every network, and at the end the table of families; `restore` rebuilds a trained pair."""
 
 import difflib
+import functools
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,16 @@ import config as knobs
 from config import Config
 from gan import checkpoint
 from gan.errors import Refused
-from gan.losses import Loss, adversarial, hinge, nonsaturating
+from gan.losses import (
+    Loss,
+    adversarial,
+    clip_weights,
+    critic,
+    gradient_penalty,
+    hinge,
+    least_squares,
+    nonsaturating,
+)
 
 # Sizes whose classic script ends in layers of stride 3; every other size is halved throughout.
 STRIDES = {96: (3, 2, 2, 2), 144: (3, 3, 2, 2)}
@@ -84,30 +95,85 @@ class NetG(nn.Module):
         return self.main(noise[:, :, None, None])
 
 
+def judged(scores: Tensor, *wanted: Tensor) -> Tensor:
+    """[N, 1 + classes] -> [N]: the score in itself, plus that as a picture of the class wanted.
+
+    `wanted` is nothing, or one-hot classes [N, classes]. With the last layer linear in features h
+    this is psi(h) + y V h, a projection (Miyato & Koyama 2018, arXiv:1802.05637, eq. 3).
+    """
+    scores = scores.flatten(1)
+    return scores[:, 0] + sum((scores[:, 1:] * one_hot).sum(1) for one_hot in wanted)
+
+
 class NetD(nn.Module):
     """DCGAN discriminator, the mirror of `NetG`: pictures [N, C, s, s] -> logits [N].
 
-    The score shown to people is their sigmoid. No batch norm on the first layer; a bias on the
-    last one alone, as in the classic script.
+    The score shown to people is their sigmoid. No norm on the first layer; a bias on the last one
+    alone, as in the classic script. Without batch norm ("none", or "spectral": arXiv:1802.05957,
+    on every layer) each has one.
     """
 
-    def __init__(self, ndf: int = 64, img_size: int = 96, channels: int = 3) -> None:
+    def __init__(
+        self,
+        ndf: int = 64,
+        img_size: int = 96,
+        channels: int = 3,
+        classes: int = 0,
+        norm: str = "batch",
+    ) -> None:
         super().__init__()
         levels = pyramid(img_size)
+        normed = spectral_norm if norm == "spectral" else nn.Identity()
         layers: list[nn.Module] = []
         for level, (_, stride) in enumerate(levels[:-1]):
             c_in = width(level - 1, ndf) if level else channels
             c_out = width(level, ndf)
-            layers.append(nn.Conv2d(c_in, c_out, stride + 2, stride, 1, bias=False))
-            if level:
+            bias = norm != "batch"
+            layers.append(normed(nn.Conv2d(c_in, c_out, stride + 2, stride, 1, bias=bias)))
+            if level and norm == "batch":
                 layers.append(nn.BatchNorm2d(c_out))
             layers.append(nn.LeakyReLU(0.2, inplace=True))
-        layers.append(nn.Conv2d(width(len(levels) - 2, ndf), 1, levels[-1][0], 1, 0))
-        self.main = nn.Sequential(*layers)
-        self.may_lack = f"main.{len(layers) - 1}.bias"
+        last = nn.Conv2d(width(len(levels) - 2, ndf), 1 + classes, levels[-1][0], 1, 0)
+        self.main = nn.Sequential(*layers, normed(last))
+        self.may_lack = f"main.{len(layers)}.bias"
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.main(images).flatten()  # [N]
+    def forward(self, images: Tensor, *wanted: Tensor) -> Tensor:
+        return judged(self.main(images), *wanted)  # [N]
+
+
+class MlpG(nn.Module):
+    """Generator of fully connected layers: noise [N, nz] -> [N, C, s, s] in [-1, 1].
+
+    Widths as given, ReLU between, tanh at the end (Goodfellow et al. 2014 leave them open).
+    """
+
+    def __init__(self, nz: int, hidden: tuple[int, ...], img_size: int, channels: int) -> None:
+        super().__init__()
+        shape = (channels, img_size, img_size)
+        layers: list[nn.Module] = []
+        for c_in, c_out in pairwise((nz, *hidden)):
+            layers += [nn.Linear(c_in, c_out), nn.ReLU(inplace=True)]
+        last = nn.Linear(hidden[-1], channels * img_size**2)
+        self.main = nn.Sequential(*layers, last, nn.Unflatten(1, shape), nn.Tanh())
+
+    def forward(self, noise: Tensor) -> Tensor:
+        return self.main(noise)
+
+
+class MlpD(nn.Module):
+    """Discriminator of fully connected layers, leaky ReLU between: [N, C, s, s] -> logits [N]."""
+
+    def __init__(
+        self, hidden: tuple[int, ...], img_size: int, channels: int, classes: int = 0
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Flatten()]
+        for c_in, c_out in pairwise((channels * img_size**2, *hidden)):
+            layers += [nn.Linear(c_in, c_out), nn.LeakyReLU(0.2, inplace=True)]
+        self.main = nn.Sequential(*layers, nn.Linear(hidden[-1], 1 + classes))
+
+    def forward(self, images: Tensor, *wanted: Tensor) -> Tensor:
+        return judged(self.main(images), *wanted)  # [N]
 
 
 class Residual(nn.Module):
@@ -165,7 +231,9 @@ class ModernD(nn.Module):
     which with it does harm; 2 x 2 pixels enter as channels, so that no layer works at full size.
     """
 
-    def __init__(self, ndf: int = 32, img_size: int = 96, channels: int = 3) -> None:
+    def __init__(
+        self, ndf: int = 32, img_size: int = 96, channels: int = 3, classes: int = 0
+    ) -> None:
         super().__init__()
         self.odd = img_size % 2
         side, wide = (img_size + 1) // 2, ndf
@@ -175,17 +243,18 @@ class ModernD(nn.Module):
             layers += self._stage(wide, c_out, 4, 2)
             side, wide = side // 2, c_out
         layers += self._stage(wide, wide, 3, 1)
-        self.main = nn.Sequential(*layers, nn.Flatten(), nn.Linear(wide * side * side, 1))
+        last = nn.Linear(wide * side * side, 1 + classes)
+        self.main = nn.Sequential(*layers, nn.Flatten(), last)
 
     @staticmethod
     def _stage(c_in: int, c_out: int, kernel: int, stride: int) -> list[nn.Module]:
         conv = nn.Conv2d(c_in, c_out, kernel, stride, 1)
         return [spectral_norm(conv), nn.LeakyReLU(0.2, inplace=True)]
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, *wanted: Tensor) -> Tensor:
         if self.odd:
             images = F.pad(images, (0, 1, 0, 1), mode="replicate")
-        return self.main(images).flatten()  # [N]
+        return judged(self.main(images), *wanted)  # [N]
 
 
 @dataclass
@@ -206,19 +275,33 @@ class Family:
     data: str = "images"
     after_d: Callable[[Nets, Config], None] | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    uses: tuple[str, ...] = ()  # knobs of its losses, which other families refuse
 
 
-def dcgan_nets(config: Config) -> Nets:
+OF_LOSSES = ("fake_label", "penalty", "clip")  # the knobs that only some families use
+
+
+def dcgan_nets(config: Config, norm: str = "batch") -> Nets:
+    size, channels, classes = config.img_size, config.channels, len(config.labels)
     return Nets(
-        NetG(config.nz, config.ngf, config.img_size, config.channels),
-        NetD(config.ndf, config.img_size, config.channels),
+        NetG(config.inputs, config.ngf, size, channels),
+        NetD(config.ndf, size, channels, classes, norm),
+    )
+
+
+def mlp_nets(config: Config, hidden: tuple[int, ...]) -> Nets:
+    size, channels, classes = config.img_size, config.channels, len(config.labels)
+    return Nets(
+        MlpG(config.inputs, hidden, size, channels),
+        MlpD(hidden[::-1], size, channels, classes),
     )
 
 
 def modern_nets(config: Config) -> Nets:
+    size, channels, classes = config.img_size, config.channels, len(config.labels)
     return Nets(
-        ModernG(config.nz, config.ngf, config.img_size, config.channels),
-        ModernD(config.ndf, config.img_size, config.channels),
+        ModernG(config.inputs, config.ngf, size, channels),
+        ModernD(config.ndf, size, channels, classes),
     )
 
 
@@ -271,8 +354,87 @@ def restore(path: Path) -> tuple[Nets, Config]:
     return nets, config
 
 
+LOGISTIC = adversarial(nonsaturating)
+DIGITS = {"img_size": 28, "channels": 1, "flip": False}
+
 FAMILIES: dict[str, Family] = {
-    "dcgan": Family(dcgan_nets, *adversarial(nonsaturating)),
+    "dcgan": Family(dcgan_nets, *LOGISTIC, uses=("fake_label",)),
+    # the published runs of the same nets: digits at 64 px, 286 faces at 144 px
+    "dcgan-64": Family(
+        dcgan_nets,
+        *LOGISTIC,
+        uses=("fake_label",),
+        defaults={
+            **DIGITS,
+            "img_size": 64,
+            "ngf": 128,
+            "ndf": 128,
+            "batch_size": 100,
+            "d_every": 2,
+        },
+    ),
+    "dcgan-144": Family(
+        dcgan_nets,
+        *LOGISTIC,
+        uses=("fake_label",),
+        defaults={
+            "img_size": 144,
+            "nz": 40,
+            "ngf": 32,
+            "ndf": 32,
+            "batch_size": 32,
+            "lr1": 2e-4,
+            "lr2": 5e-5,
+        },
+    ),
+    "mlp": Family(
+        functools.partial(mlp_nets, hidden=(256, 512)),
+        *LOGISTIC,
+        uses=("fake_label",),
+        defaults={**DIGITS, "batch_size": 16, "lr1": 1e-4, "lr2": 1e-4, "beta1": 0.9},
+    ),
+    "mlp-tiny": Family(
+        functools.partial(mlp_nets, hidden=(128,)),
+        *LOGISTIC,
+        uses=("fake_label",),
+        defaults={
+            **DIGITS,
+            "batch_size": 128,
+            "lr1": 1e-3,
+            "lr2": 1e-3,
+            "beta1": 0.9,
+            "noise": "uniform",
+        },
+    ),
+    "lsgan": Family(dcgan_nets, *adversarial(least_squares)),
+    "hinge": Family(functools.partial(dcgan_nets, norm="spectral"), *adversarial(hinge)),
+    "wgan": Family(
+        dcgan_nets,
+        *adversarial(critic),
+        after_d=clip_weights,
+        uses=("clip",),
+        defaults={
+            "img_size": 32,
+            "noise": "uniform",
+            "optimizer": "rmsprop",
+            "g_every": 5,
+            "d_lead": 625,  # 25 updates of G
+        },
+    ),
+    "wgan-gp": Family(
+        functools.partial(dcgan_nets, norm="none"),
+        *adversarial(critic, gradient_penalty),
+        uses=("penalty",),
+        defaults={
+            "img_size": 48,
+            "nz": 40,
+            "g_every": 5,
+            "lr1": 1e-4,
+            "lr2": 1e-4,
+            "beta1": 0.0,
+            "beta2": 0.9,
+        },
+    ),
     "modern": Family(
         modern_nets,
         *adversarial(hinge),

@@ -61,7 +61,7 @@ def score(state: Path, which: str, anime: Path, picture: Path) -> dict[str, Any]
     images = data.open_images(
         config.data_path, config.img_size, config.channels, CACHE, held_out=config.held_out
     )
-    z = sample.noise(0, 0, FAKES, config.nz)
+    z = sample.Source.of(config)(0, FAKES)
     fakes = sample.draw_uint8(nets.G, z, config.batch_size, torch.device("cpu"))
     sample.save_picture(sample.as_picture(sample.grid(fakes[:64])), picture)
     train = features.Subset(images.array, images.train)

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from config import Config
 from gan import losses
 from gan.losses import Batch, Logs
-from models import FAMILIES, Family, ModernD, ModernG, Nets, pyramid
+from models import FAMILIES, Family, ModernD, ModernG, Nets, modern_nets, pyramid
 
 
 def joint(game: losses.Game) -> tuple[losses.Loss, losses.Loss]:
@@ -85,15 +85,18 @@ class Tail(nn.Module):
                 nn.Conv2d(ngf // 4, C, 3, 1, 1),
             )
         else:
-            self.out = nn.Conv2d(ngf, (4 if kind == "shuffle" else 5) * C, 3, 1, 1)
+            self.out = nn.Conv2d(ngf, (5 if kind == "base" else 4) * C, 3, 1, 1)
             with torch.no_grad():  # the four of a pixel start equal (ICNR, arXiv:1707.02937)
                 last = self.out.weight[-4 * C :]
                 last.copy_(last[::4].repeat_interleave(4, 0))
 
     def forward(self, noise: Tensor) -> Tensor:
         x = self.out(self.body(noise))
-        if self.kind == "shuffle":
+        if self.kind in ("shuffle", "blur"):
             x = F.pixel_shuffle(x, 2)
+            if self.kind == "blur":  # 1 2 1 either way: nothing is left of a grid of 2 pixels
+                x = F.avg_pool2d(F.pad(x, (1, 0, 1, 0), mode="replicate"), 2, 1)
+                x = F.avg_pool2d(F.pad(x, (0, 1, 0, 1), mode="replicate"), 2, 1)
         elif self.kind == "base":
             base, detail = x.split([x.shape[1] // 5, x.shape[1] * 4 // 5], 1)
             x = F.interpolate(base, scale_factor=2.0, mode="bilinear") + F.pixel_shuffle(detail, 2)
@@ -170,15 +173,19 @@ ARMS: dict[str, tuple[str, Family]] = {
     "modern-1": ("", modern),
     "tail-shuffle": ("", changed(build=tail("shuffle"))),
     "tail-base": ("", changed(build=tail("base"))),
+    "blur": ("", changed(build=tail("blur"))),
     "tail-thin": ("", changed(build=tail("thin"))),
-    "base-joint": ("", game(joint(losses.hinge), build=tail("base"))),
-    "base-gates": ("", changed(build=tail("base", gates=True))),
+    "base-rp": ("", game(relativistic(), build=without_norm(tail("base")))),
     "base-aug0": ("--augment=0", changed(build=tail("base"))),
     "base-aug8": ("--augment=0.8", changed(build=tail("base"))),
-    "base-batch16": ("--batch-size=16", changed(build=tail("base"))),
-    "base-lr2": ("--lr1=2e-4 --lr2=2e-4", changed(build=tail("base"))),
-    "base-lr8": ("--lr1=8e-4 --lr2=8e-4", changed(build=tail("base"))),
-    "base-ngf48": ("--ngf=48", changed(build=tail("base"))),
-    "base-rp": ("", game(relativistic(), build=without_norm(tail("base")))),
-    "base-rp-sn": ("", game(relativistic(1.0), build=tail("base"))),
+    "aug0": ("--augment=0", modern),
+    "aug8": ("--augment=0.8", modern),
+    "batch16": ("--batch-size=16", modern),
+    "lr2": ("--lr1=2e-4 --lr2=2e-4", modern),
+    "lr8": ("--lr1=8e-4 --lr2=8e-4", modern),
+    "ngf48": ("--ngf=48", modern),
+    "ndf48": ("--ndf=48", modern),
+    "nz128": ("--nz=128", modern),
+    "rp": ("", game(relativistic(), build=without_norm(modern_nets))),
+    "rp-sn": ("", game(relativistic(1.0), build=modern_nets)),
 }

@@ -57,7 +57,7 @@ def main(name: str = "dcgan") -> None:
         print(f"features ({net}): {len(pictures) / spent:.0f} images/s")
     reference, held_out = features.Reference(), pictures[::-1].copy()
     rate = seconds(lambda: metrics.quality(pictures, held_out, reference=reference), 3)
-    noise = sample.noise(0, 0, loop.EVAL_FAKES, config.nz)
+    noise = sample.Source.of(config)(0, loop.EVAL_FAKES)
     draw = seconds(lambda: sample.draw_uint8(state.sampler(), noise, batch, CPU), 3)
     print(
         f"a score in mid-run: {draw:.1f} s to draw {loop.EVAL_FAKES}, {rate:.1f} s to rate them; "

@@ -30,10 +30,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from gan import avatars, split
+from gan import avatars, idx, split
 from gan.errors import Refused
 
-VERSION = 3  # of the cache's layout and of the decoding; part of the key
+VERSION = 4  # of the cache's layout and of the decoding; part of the key
 MAX_BYTES = 512 * 2**20  # of one file; a larger one is no photograph but a zip bomb
 
 
@@ -48,13 +48,19 @@ class Images:
     skipped: dict[str, str]  # file name -> why it is not among the images
     folder: Path
     groups: split.Groups  # of `train`: each is drawn as if it were one image
+    labels: NDArray[np.int64] | None = None  # [N], the class of each, if they have classes
+    classes: tuple[str, ...] = ()  # names of the classes
 
     def __len__(self) -> int:
         """How many images there are to train on, those that are the same counted once."""
         return len(self.groups.sizes)
 
     def batch_at(self, step: int, batch_size: int, seed: int) -> NDArray[np.uint8]:
-        """The images of training step `step`: uint8 [batch_size, C, H, W].
+        """The images of training step `step`: uint8 [batch_size, C, H, W]."""
+        return self.array[self.places_at(step, batch_size, seed)]
+
+    def places_at(self, step: int, batch_size: int, seed: int) -> NDArray[np.int64]:
+        """Which images are those of training step `step`: [batch_size].
 
         Each epoch is a permutation of its own, a function of (seed, epoch), and shows of every
         group one image, by lot; its last incomplete batch is dropped.
@@ -62,7 +68,7 @@ class Images:
         epoch, i = divmod(step, len(self) // batch_size)
         groups, lots = order(seed, epoch, len(self))
         part = slice(i * batch_size, (i + 1) * batch_size)
-        return self.array[self.train[self.groups.member(groups[part], lots[part])]]
+        return self.train[self.groups.member(groups[part], lots[part])]
 
 
 @functools.lru_cache(maxsize=2)
@@ -110,6 +116,7 @@ class Source:
     stamp: str
     open: Callable[[str, int], Image.Image]  # (name, size in pixels if it can be chosen)
     ignored: int = 0
+    labels: list[str] | None = None  # the class of each name
 
 
 def _readable() -> set[str]:
@@ -169,6 +176,31 @@ def _open_avatar(name: str, size: int) -> Image.Image:
     return avatars.portrait(int(name.split()[1]), size)
 
 
+def _open_idx(paths: dict[str, Path], name: str, size: int) -> Image.Image:
+    part, index = name.rsplit(" ", 1)
+    return Image.fromarray(idx.read(paths[part], 3)[int(index)])
+
+
+def _find_idx(path: Path, parts: list[idx.Part]) -> Source:
+    """The pictures of IDX files, in their order."""
+    names, labels = [], []
+    for part in parts:
+        idx.read(part.images, 3)  # refused now if it is damaged
+        names += [f"{part.images.name} {index:06}" for index in range(part.count)]
+        labels += [str(label) for label in idx.read(part.labels, 1)] if part.labels else []
+    files = {part.images.name: part.images for part in parts}
+    stamp = "\n".join(f"{name} {_stamp(file)}" for name, file in files.items())
+    opener = functools.partial(_open_idx, files)
+    known = labels if len(labels) == len(names) else None
+    return Source(path.resolve().stem, names, stamp, opener, 0, known)
+
+
+def _folders_of(names: list[str]) -> list[str] | None:
+    """The top folder of each name, if all are in one of several: these are classes."""
+    tops = [name.split("/", 1)[0] if "/" in name else "" for name in names]
+    return tops if "" not in tops and len(set(tops)) > 1 else None
+
+
 def find(data_path: str, flag: str = "--data-path") -> Source:
     """The pictures at `data_path`; raises Refused, naming `flag`, if there are none."""
     if not data_path:
@@ -176,6 +208,8 @@ def find(data_path: str, flag: str = "--data-path") -> Source:
         return Source("avatars", names, avatars.version(), _open_avatar)
     path = Path(data_path).expanduser()
     suffixes = _readable()
+    if path.is_dir() and (parts := idx.find(path)):
+        return _find_idx(path, parts)
     if path.is_dir():
         stamps = {file.relative_to(path).as_posix(): _stamp(file) for file in _walk(path)}
         opener: Callable[[str, int], Image.Image] = functools.partial(_open_file, path)
@@ -194,7 +228,8 @@ def find(data_path: str, flag: str = "--data-path") -> Source:
     if not names:
         raise Refused(f"{flag}={data_path}: no pictures in it ({len(stamps)} other files)")
     stamp = "\n".join(f"{name} {stamps[name]}" for name in names)
-    return Source(path.resolve().stem, names, stamp, opener, len(stamps) - len(names))
+    ignored = len(stamps) - len(names)
+    return Source(path.resolve().stem, names, stamp, opener, ignored, _folders_of(names))
 
 
 # --- the cache -----------------------------------------------------------------------------------
@@ -246,6 +281,7 @@ def _build(folder: Path, source: Source, size: int, channels: int, workers: int)
     part.mkdir(parents=True)
     skipped: dict[str, str] = {}
     kept: list[str] = []
+    labels: list[str] = []
     hashes: list[int] = []
     digest = hashlib.sha256()
     try:
@@ -258,11 +294,13 @@ def _build(folder: Path, source: Source, size: int, channels: int, workers: int)
                 unit="img",
                 mininterval=0.1 if sys.stderr.isatty() else 10,
             )
-            for name, picture in zip(source.names, bar, strict=True):
+            known = source.labels or [""] * len(source.names)
+            for name, label, picture in zip(source.names, known, bar, strict=True):
                 if isinstance(picture, str):
                     skipped[name] = picture
                     continue
                 kept.append(name)
+                labels.append(label)
                 hashes.append(split.content_hash(picture))
                 digest.update(picture)
                 file.write(picture)
@@ -277,6 +315,7 @@ def _build(folder: Path, source: Source, size: int, channels: int, workers: int)
             "shape": shape,
             "digest": digest.hexdigest(),
             "names": kept,
+            "labels": labels if source.labels else None,
             "skipped": skipped,
         }
         (part / "index.json").write_text(json.dumps(index), encoding="utf-8")
@@ -296,6 +335,11 @@ def _mapped(folder: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     return np.memmap(folder / "images.u8", np.uint8, "r", shape=shape)
 
 
+def _in_order(names: set[str]) -> list[str]:
+    """2 before 10 where all are numbers, else by the alphabet."""
+    return sorted(names, key=int if all(name.isdecimal() for name in names) else None)
+
+
 def _opened(folder: Path, held_out: float, dedup: bool) -> Images | None:
     """The cache in `folder` if it is whole."""
     try:
@@ -307,8 +351,11 @@ def _opened(folder: Path, held_out: float, dedup: bool) -> Images | None:
         clusters = clusters.astype(np.int64)
         train, held = split.held_out(hashes, clusters, held_out)
         groups = split.Groups.of(clusters[train] if dedup else np.arange(len(train)))
-        array = _mapped(folder, shape)
-        return Images(array, train, held, index["digest"], index["skipped"], folder, groups)
+        classes = _in_order(set(index["labels"] or []))
+        number = {name: place for place, name in enumerate(classes)}
+        labels = np.array([number[name] for name in index["labels"]]) if classes else None
+        array, digest, skipped = _mapped(folder, shape), index["digest"], index["skipped"]
+        return Images(array, train, held, digest, skipped, folder, groups, labels, tuple(classes))
     except (OSError, EOFError, ValueError, KeyError):
         return None
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 WINDOW = 5  # readings that have to agree before anything is said
 WARM_UP = 400  # steps in which any game is one-sided
+Look = tuple[Tensor, ...]
 SIDE = 12  # pixels at which variety is measured: hair, face and pose, no texture
 
 
@@ -33,14 +34,15 @@ def gradient_norm(net: nn.Module) -> Tensor:
 
 
 @torch.no_grad()
-def memory_gap(D: nn.Module, train: Tensor, held_out: Tensor, fake: Tensor) -> float:
+def memory_gap(D: nn.Module, train: Look, held_out: Look, fake: Look) -> float:
     """How far new pictures look like fakes to D: 0 like training images, 1 like fakes.
 
-    (D(train) - D(held out)) / (D(train) - D(fake)), mean logits, D in evaluation mode.
+    (D(train) - D(held out)) / (D(train) - D(fake)), mean logits, D in evaluation mode; each is
+    what D is called with, the pictures and perhaps their classes.
     """
     mode = D.training
     D.eval()
-    a, b, c = (float(D(images).mean()) for images in (train, held_out, fake))
+    a, b, c = (float(D(*look).mean()) for look in (train, held_out, fake))
     D.train(mode)
     return (a - b) / max(a - c, 1e-6)
 

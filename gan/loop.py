@@ -1,6 +1,5 @@
 """*The* training loop: `fit` plays any family's game within a budget, saves, logs, resumes."""
 
-import copy
 import dataclasses
 import time
 from collections.abc import Callable, Iterable
@@ -8,16 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from gan import checkpoint, health, sample
-from gan.budget import Budget, Stop, pace
+from gan.budget import Budget, Stop
 from gan.data import Images
 from gan.errors import Refused
 from gan.losses import Batch
-from gan.report import Meters, Report
+from gan.report import Report
+from gan.state import State
 
 PREVIEWS = 64  # faces in a preview: candidates 0 to 63 of `generate` under the same seed
 KEEP = 2  # states: the newest, and the one before it should the newest be damaged
@@ -27,6 +28,10 @@ EVAL_SHARE = 0.05  # of the budget between two scores, and of the time that scor
 MAX_RESCUES = 3
 GAP_EVERY = 10  # readings from one look at held-out images to the next
 
+NOISE: dict[str, Callable[[tuple[int, int], torch.device], Tensor]] = {
+    "normal": lambda shape, device: torch.randn(shape, device=device),
+    "uniform": lambda shape, device: torch.rand(shape, device=device) * 2 - 1,
+}
 Score = Callable[[Any], dict[str, float]]  # uint8 [N, C, H, W] -> named scores; "score": the less
 
 
@@ -50,112 +55,6 @@ class Outcome:
     signal: int | None  # what stopped it before its budget was spent
 
 
-class Ema(AveragedModel):
-    """Moving average of G with a half-life of min(`cap`, 5 % of the images seen), in images.
-
-    w_ema <- d w_ema + (1 - d) w with d = 0.5^(batch / half-life): Karras et al. 2018
-    (arXiv:1710.10196), with the ramp of StyleGAN2-ADA. Its batch norm statistics are G's own
-    until `sample.reestimate_bn` gives it those of the averaged weights.
-    """
-
-    def __init__(self, G: nn.Module, cap: int) -> None:
-        self.decay = 0.0
-        super().__init__(G, multi_avg_fn=self._average)
-        self.cap = cap
-
-    def _average(self, averages: Any, weights: Any, count: Any) -> None:
-        torch._foreach_lerp_(list(averages), list(weights), 1 - self.decay)
-
-    def update(self, G: nn.Module, batch: int, seen: int) -> None:
-        """After a step that brought the images seen to `seen`."""
-        self.decay = 0.5 ** (batch / min(self.cap, 0.05 * seen))
-        self.update_parameters(G)
-
-
-class State:
-    """All that a run is at one step; what is saved and what is loaded is the same dict."""
-
-    def __init__(self, family: Any, config: Any, device: torch.device) -> None:
-        self.config = config
-        self.device = device
-        torch.manual_seed(config.seed)  # the initial weights
-        self.nets = family.build(config)
-        self.nets.G.to(device).train()
-        self.nets.D.to(device).train()
-        self.restart()
-
-    def restart(self) -> None:
-        """Step 0 from the weights as they are."""
-        config = self.config
-        betas = (config.beta1, config.beta2)
-        fused = self.device.type in ("cpu", "cuda")
-        self.opt_g = torch.optim.Adam(self.nets.G.parameters(), config.lr1, betas, fused=fused)
-        self.opt_d = torch.optim.Adam(self.nets.D.parameters(), config.lr2, betas, fused=fused)
-        self.ema = Ema(self.nets.G, config.ema_images) if config.ema else None
-        self.meters = Meters()
-        self.monitor = health.Monitor()
-        self.step = 0
-        self.seconds = 0.0
-        self.rescues = 0  # each halves both learning rates
-        self.best: float | None = None  # the best score so far
-
-    @property
-    def images(self) -> int:
-        """Real images shown so far."""
-        return self.step * self.config.batch_size
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "config": dataclasses.asdict(self.config),
-            "nets": {"G": self.nets.G.state_dict(), "D": self.nets.D.state_dict()},
-            "ema": self.ema.module.state_dict() if self.ema else None,
-            "optimizers": {"G": self.opt_g.state_dict(), "D": self.opt_d.state_dict()},
-            "meters": self.meters.state_dict(),
-            "health": self.monitor.state_dict(),
-            "step": self.step,
-            "seconds": self.seconds,
-            "rescues": self.rescues,
-            "best": self.best,
-        }
-
-    def load_state_dict(self, saved: dict[str, Any]) -> None:
-        self.step = saved["step"]
-        self.seconds = saved["seconds"]
-        self.rescues = saved["rescues"]
-        self.best = saved["best"]
-        self.meters.load_state_dict(saved["meters"])
-        self.monitor.load_state_dict(saved["health"])
-        self.load_players(saved)
-
-    def load_players(self, saved: dict[str, Any]) -> None:
-        """The nets, the average and the optimisers alone, at this run's learning rates."""
-        self.nets.G.load_state_dict(saved["nets"]["G"])
-        self.nets.D.load_state_dict(saved["nets"]["D"])
-        if self.ema:
-            self.ema.module.load_state_dict(saved["ema"])
-            self.ema.n_averaged.fill_(1)  # 0 would make the next update a plain copy
-        for name, optimizer in (("G", self.opt_g), ("D", self.opt_d)):
-            optimizer.load_state_dict(saved["optimizers"][name])
-            for group in optimizer.param_groups:  # these may have been changed with --resume
-                group["betas"] = (self.config.beta1, self.config.beta2)
-
-    def set_rates(self, fraction: float) -> None:
-        """The learning rates of the next step, `fraction` of the budget spent."""
-        config = self.config
-        scale = 0.5**self.rescues * pace(self.step, fraction, config.warm_up, config.lr_end)
-        for optimizer, rate in ((self.opt_g, config.lr1), (self.opt_d, config.lr2)):
-            for group in optimizer.param_groups:
-                group["lr"] = scale * rate
-
-    def sampler(self) -> nn.Module:
-        """The network to draw with: the average, its batch norm in order, or G itself."""
-        G = copy.deepcopy(self.ema.module if self.ema else self.nets.G)
-        if self.ema:
-            config = self.config
-            sample.reestimate_bn(G, config.seed, config.nz, config.batch_size, self.device)
-        return G.eval()
-
-
 def step_seed(seed: int, step: int, rank: int = 0) -> int:
     """A 64-bit seed for all chance in one step: a resumed run draws what it would have drawn.
 
@@ -176,14 +75,24 @@ def to_real(pixels: Tensor, device: torch.device) -> Tensor:
 def make_batch(state: State, data: Images) -> Batch:
     """The batch of the state's step, on its device: reals in [-1, 1], half of them mirrored."""
     config = state.config
-    pixels = torch.from_numpy(data.batch_at(state.step, config.batch_size, config.seed))
-    real = to_real(pixels, state.device)
+    places = data.places_at(state.step, config.batch_size, config.seed)
+    real = to_real(torch.from_numpy(data.array[places]), state.device)
     torch.manual_seed(step_seed(config.seed, state.step))
     if config.flip:
         mirrored = torch.rand(len(real), 1, 1, 1, device=state.device) < 0.5
         real = torch.where(mirrored, real.flip(3), real)
-    noise = torch.randn(len(real), config.nz, device=state.device)
-    return Batch(real, noise, config.augment)
+    noise = NOISE[config.noise]((len(real), config.nz), state.device)
+    condition = condition_of(state, data, places)
+    return Batch(real, torch.cat([noise, *condition], 1), condition, config.augment)
+
+
+def condition_of(state: State, data: Images, places: NDArray[np.int64]) -> tuple[Tensor, ...]:
+    """The classes of these images for G and D of a conditional run, else nothing."""
+    if not state.config.labels:
+        return ()
+    assert data.labels is not None
+    labels = torch.from_numpy(data.labels[places])
+    return (sample.one_hot(labels, len(state.config.labels)).to(state.device),)
 
 
 def update(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
@@ -193,13 +102,13 @@ def update(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
 
 
 def train_step(family: Any, state: State, batch: Batch) -> dict[str, Tensor]:
-    """One batch: D if `step % d_every == 0`, then G if `step % g_every == 0`.
+    """One batch: D if `step % d_every == 0`, then G if it is due.
 
     The fakes of a batch are drawn once, with a graph only if G is due; D's weights ask for no
     gradients in G's update, which spares a third of D's backward pass.
     """
     nets, config = state.nets, state.config
-    g_due = state.step % config.g_every == 0
+    g_due = state.g_due
     nets.G.requires_grad_(g_due)
     logs: dict[str, Tensor] = {}
     if state.step % config.d_every == 0:
@@ -298,12 +207,14 @@ class Run:
             return reading
         fake = batch.drawn.detach()
         reading.diversity = float(health.spread(fake) / health.spread(batch.real).clamp(min=1e-6))
-        if (state.step - 1) % state.config.g_every == 0:
+        if batch.drawn.requires_grad:  # G was updated with it
             reading.gradient = float(health.gradient_norm(state.nets.G))
         if len(data.held_out) and state.step % (GAP_EVERY * state.config.log_every) == 0:
-            chosen = data.array[data.held_out[: state.config.batch_size]]
-            held_out = to_real(torch.from_numpy(chosen), state.device)
-            reading.gap = health.memory_gap(state.nets.D, batch.real, held_out, fake)
+            places = data.held_out[: state.config.batch_size]
+            held_out = to_real(torch.from_numpy(data.array[places]), state.device)
+            looks = [(images, *batch.condition) for images in (batch.real, fake)]
+            new = (held_out, *condition_of(state, data, places))
+            reading.gap = health.memory_gap(state.nets.D, looks[0], new, looks[1])
         return reading
 
     def rescue(self, alarm: health.Alarm) -> None:
@@ -335,13 +246,20 @@ class Run:
         saved = {**self.state.state_dict(), "data": self.data.digest}
         return {**saved, "ema": G.state_dict()} if self.state.ema else saved
 
+    def preview(self, G: nn.Module) -> Tensor:
+        """Candidates 0 to 63 of `generate`; of a conditional run a row of eight for each class."""
+        config, count = self.state.config, len(self.state.config.labels)
+        z = sample.Source.of(config)(0, 8 * count if count else PREVIEWS)
+        if count:
+            z = z.view(8, count, -1).transpose(0, 1).flatten(0, 1)
+        return sample.draw_uint8(G, z, config.batch_size, self.state.device)
+
     def save(self) -> None:
         """Preview, weights and state; the state last, so that whatever it names exists."""
-        state, config = self.state, self.state.config
+        state = self.state
         began = time.monotonic()
         G = state.sampler()
-        z = sample.noise(config.seed, 0, PREVIEWS, config.nz)
-        preview = sample.grid(sample.draw_uint8(G, z, config.batch_size, state.device))
+        preview = sample.grid(self.preview(G))
         sample.save_picture(sample.as_picture(preview), self.folders.imgs / f"{self.epoch}.png")
         self.report.picture("preview", preview, state.images)
         when = {"images": state.images, "seconds": round(state.seconds, 1)}
@@ -368,7 +286,7 @@ class Run:
         state, config = self.state, self.state.config
         began = time.monotonic()
         G = state.sampler()
-        z = sample.noise(config.seed, 0, EVAL_FAKES, config.nz)
+        z = sample.Source.of(config)(0, EVAL_FAKES)
         scores = self.score(sample.draw_uint8(G, z, config.batch_size, state.device).numpy())
         if state.best is None or scores["score"] < state.best:
             state.best = scores["score"]

@@ -28,7 +28,8 @@ class Batch:
     """What one step is played with; the fakes are drawn once and shared by both updates."""
 
     real: Tensor  # [N, C, H, W] in [-1, 1]
-    noise: Tensor  # [N, nz]
+    noise: Tensor  # [N, nz], or [N, nz + classes]
+    condition: tuple[Tensor, ...] = ()  # one-hot classes of reals and fakes [N, classes], if any
     augment: float = 0.0  # how often D gets to see a picture changed, 0 to 1
     drawn: Tensor | None = None
 
@@ -51,6 +52,7 @@ class Game(NamedTuple):
 
     d: Callable[[Tensor, Tensor], Tensor]  # (real, fake) -> loss
     g: Callable[[Tensor], Tensor]  # (fake) -> loss
+    shown: Callable[[Tensor], Tensor] = torch.sigmoid  # scores as people are shown them
 
 
 def pair_auc(real: Tensor, fake: Tensor) -> Tensor:
@@ -94,23 +96,75 @@ def hinge_g(fake: Tensor) -> Tensor:
 hinge = Game(hinge_d, hinge_g)
 
 
-def adversarial(game: Game) -> tuple[Loss, Loss]:
+def least_squares_d(real: Tensor, fake: Tensor) -> Tensor:
+    """((real - 1)^2 + fake^2) / 2 (Mao et al. 2017, arXiv:1611.04076, eq. 9)."""
+    return ((real - 1).square().mean() + fake.square().mean()) / 2
+
+
+def least_squares_g(fake: Tensor) -> Tensor:
+    """(fake - 1)^2 / 2 (arXiv:1611.04076, eq. 9)."""
+    return (fake - 1).square().mean() / 2
+
+
+def itself(scores: Tensor) -> Tensor:
+    return scores
+
+
+least_squares = Game(least_squares_d, least_squares_g, itself)
+
+
+def critic_d(real: Tensor, fake: Tensor) -> Tensor:
+    """fake - real: minus the estimate of the Wasserstein distance (Arjovsky et al. 2017, eq. 3)."""
+    return fake.mean() - real.mean()
+
+
+critic = Game(critic_d, hinge_g, itself)
+
+
+def gradient_penalty(
+    D: Callable[..., Tensor], real: Tensor, fake: Tensor, condition: tuple[Tensor, ...] = ()
+) -> Tensor:
+    """(|dD/dx| - 1)^2 at random mixes x of a real and a fake, the norm of each image its own.
+
+    Gulrajani et al. 2017 (arXiv:1704.00028), algorithm 1; the mean over the batch, a scalar >= 0.
+    """
+    mix = torch.rand(len(real), 1, 1, 1, device=real.device)
+    x = (mix * real + (1 - mix) * fake).detach().requires_grad_(True)
+    gradient = torch.autograd.grad(D(x, *condition).sum(), x, create_graph=True)[0]
+    return (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+
+
+def clip_weights(nets: Players, config: Any) -> None:
+    """Every weight of D back to [-c, c], in place (Arjovsky et al. 2017, algorithm 1)."""
+    with torch.no_grad():
+        for weight in nets.D.parameters():
+            weight.clamp_(-config.clip, config.clip)
+
+
+def adversarial(game: Game, penalty: Callable[..., Tensor] | None = None) -> tuple[Loss, Loss]:
     """The two losses of a family that plays `game` with noise against images."""
 
     def d_loss(nets: Players, batch: Batch, config: Any) -> tuple[Tensor, Logs]:
         # Two passes: a D with batch norm has to see reals and fakes apart (Radford et al. 2016).
-        real = nets.D(batch.view(batch.real))
-        fake = nets.D(batch.view(batch.fake(nets).detach()))
+        seen_real, seen_fake = batch.view(batch.real), batch.view(batch.fake(nets).detach())
+        real, fake = (nets.D(images, *batch.condition) for images in (seen_real, seen_fake))
         loss = game.d(real, fake)
-        return loss, {
+        if config.fake_label:  # cross-entropy with the label t is softplus(s) - t s
+            loss = loss - config.fake_label * fake.mean()
+        logs = {
             "loss_d": loss.detach(),
-            "D(x)": torch.sigmoid(real.detach()).mean(),
-            "D(G(z))": torch.sigmoid(fake.detach()).mean(),
+            "D(x)": game.shown(real.detach()).mean(),
+            "D(G(z))": game.shown(fake.detach()).mean(),
             "pair_auc": pair_auc(real.detach(), fake.detach()),
         }
+        if penalty:
+            extra = penalty(nets.D, seen_real, seen_fake, batch.condition)
+            logs["penalty"] = extra.detach()
+            loss = loss + config.penalty * extra
+        return loss, logs
 
     def g_loss(nets: Players, batch: Batch, config: Any) -> tuple[Tensor, Logs]:
-        loss = game.g(nets.D(batch.view(batch.fake(nets))))
+        loss = game.g(nets.D(batch.view(batch.fake(nets)), *batch.condition))
         return loss, {"loss_g": loss.detach()}
 
     return d_loss, g_loss

@@ -1,11 +1,13 @@
 """Draw, rank, grids. Noise is a function of (seed, index), whatever the batch it is drawn in."""
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
@@ -17,8 +19,8 @@ from gan.checkpoint import write_beside
 BN_IMAGES = 512  # what batch norm's statistics are estimated on before the average is drawn from
 
 
-def noise(seed: int, first: int, count: int, nz: int) -> Tensor:
-    """Standard normal vectors of the faces `first` to `first + count - 1`: [count, nz].
+def noise(seed: int, first: int, count: int, nz: int, kind: str = "normal") -> Tensor:
+    """Noise of faces `first` to `first + count - 1`, normal(0, 1) or uniform(-1, 1): [count, nz].
 
     Philox is a counter (Salmon et al. 2011), so face 1,000,000 costs what face 0 costs, and a
     face is the same alone or among others. Uniforms go through the inverse normal distribution,
@@ -26,15 +28,47 @@ def noise(seed: int, first: int, count: int, nz: int) -> Tensor:
     """
     blocks = -(-nz // 4)  # Philox gives four numbers for each value of its counter
     stream = np.random.Philox(key=[seed, 0], counter=[first * blocks, 0, 0, 0])
-    uniform = np.random.Generator(stream).random((count, 4 * blocks))[:, :nz]
-    return torch.special.ndtri(torch.from_numpy(uniform + 2.0**-54)).float()
+    numbers = np.random.Generator(stream).random((count, 4 * blocks))[:, :nz]
+    uniform = torch.from_numpy(numbers + 2.0**-54)
+    return (torch.special.ndtri(uniform) if kind == "normal" else 2 * uniform - 1).float()
 
 
-def reestimate_bn(G: nn.Module, seed: int, nz: int, batch_size: int, device: torch.device) -> None:
+@dataclass(frozen=True)
+class Source:
+    """What a G is fed: its noise and, if it is conditional, the class of each face, one-hot."""
+
+    seed: int
+    nz: int
+    kind: str = "normal"
+    classes: int = 0
+    label: int | None = None  # of all; None: face i is of class i % classes
+
+    @classmethod
+    def of(cls, config: Any, label: int | None = None) -> "Source":
+        return cls(config.seed, config.nz, config.noise, len(config.labels), label)
+
+    def __call__(self, first: int, count: int) -> Tensor:
+        """Faces `first` to `first + count - 1`: [count, nz + classes]."""
+        z = noise(self.seed, first, count, self.nz, self.kind)
+        if not self.classes:
+            return z
+        index = torch.arange(first, first + count) % self.classes
+        label = index if self.label is None else torch.full_like(index, self.label)
+        return torch.cat([z, one_hot(label, self.classes)], 1)
+
+    def condition(self, vectors: Tensor) -> tuple[Tensor, ...]:
+        """What D wants beside the pictures of these vectors: their classes, if there are any."""
+        return (vectors[:, self.nz :],) if self.classes else ()
+
+
+def one_hot(labels: Tensor, classes: int) -> Tensor:
+    """int64 [N] -> float [N, classes]."""
+    return F.one_hot(labels, classes).float()
+
+
+def reestimate_bn(G: nn.Module, source: Source, batch_size: int, device: torch.device) -> None:
     """Give an averaged G the batch norm statistics of its own weights, in place."""
-    batches = [
-        noise(seed, first, batch_size, nz).to(device) for first in range(0, BN_IMAGES, batch_size)
-    ]
+    batches = [source(first, batch_size).to(device) for first in range(0, BN_IMAGES, batch_size)]
     update_bn(batches, G)
 
 
@@ -60,23 +94,25 @@ class Ranked(NamedTuple):
     """Faces, best first."""
 
     images: Tensor  # uint8 [n, C, H, W]
-    scores: Tensor  # [n], D's logits
+    scores: Tensor  # [n], the judge's
     numbers: Tensor  # [n], which candidate each is
 
 
-@torch.no_grad()
-def rank(G: nn.Module, D: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], keep: int) -> Ranked:
-    """The `keep` candidates that D scores highest, best first; of equals the one drawn first.
+Judge = Callable[[Tensor, Tensor], Tensor]  # pictures [n, C, H, W], their vectors -> scores [n]
 
-    `batches` yields (numbers [n], noise [n, nz]) on G's device. Only the best so far are held, so
+
+@torch.no_grad()
+def rank(G: nn.Module, judge: Judge, batches: Iterable[tuple[Tensor, Tensor]], keep: int) -> Ranked:
+    """The `keep` candidates that `judge` scores highest, best first; of equals the one drawn first.
+
+    `batches` yields (numbers [n], vectors [n, nz]) on G's device. Only the best so far are held, so
     a million candidates need no more memory than one batch and `keep` pictures.
     """
     G.eval()
-    D.eval()
     best: Ranked | None = None
     for numbers, z in batches:
         images = G(z)
-        new = Ranked(to_uint8(images), D(images).float().cpu(), numbers)
+        new = Ranked(to_uint8(images), judge(images, z).cpu(), numbers)
         if best is not None:
             new = Ranked(*(torch.cat(pair) for pair in zip(best, new, strict=True)))
         order = new.scores.sort(descending=True, stable=True).indices[:keep]

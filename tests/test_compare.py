@@ -23,6 +23,8 @@ from config import Config
 from gan import checkpoint, compare, curves
 from gan.curves import Run
 from gan.errors import Refused
+from grid import Cell
+from grid import cells as planned
 
 TINY = (
     "--img-size=28", "--nz=8", "--ngf=4", "--ndf=4", "--batch-size=20", "--gpu=False",
@@ -33,8 +35,8 @@ TINY = (
 # the grid
 
 
-def grid(**options: str) -> list[knobs.Cell]:
-    return knobs.cells([], options)[1]
+def grid(**options: str) -> list[Cell]:
+    return planned([], options)[1]
 
 
 def test_the_grid_is_the_product_of_all_values_and_seeds() -> None:

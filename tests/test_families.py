@@ -21,7 +21,11 @@ def test_it_trains_ten_steps_resumes_and_draws(
 ) -> None:
     family = FAMILIES[name]
     assert set(family.defaults) <= set(knobs.FIELDS)
-    config = tiny(**family.defaults, family=name, max_epoch=0, max_images=120)
+    knobs_of_source = {
+        k: v for k, v in family.defaults.items() if k not in ("img_size", "channels")
+    }
+    small = {"ngf": 4, "ndf": 4, "nz": 8, "batch_size": 20}
+    config = tiny(**{**knobs_of_source, **small}, family=name, max_epoch=0, max_images=120)
     folders = loop.Folders(tmp_path / "c", tmp_path / "i", tmp_path / "r")
     before = family.build(config).G.state_dict()
     done = loop.fit(family, config, images, folders, CPU)
@@ -31,6 +35,6 @@ def test_it_trains_ten_steps_resumes_and_draws(
     assert stored == config
     after = nets.G.state_dict()
     assert any(not torch.equal(before[key], after[key]) for key in before)
-    drawn = sample.draw_uint8(nets.G, sample.noise(0, 0, 5, config.nz), 2, CPU)
+    drawn = sample.draw_uint8(nets.G, sample.Source.of(config)(0, 5), 2, CPU)
     assert drawn.shape == (5, 3, 28, 28)
     assert drawn.float().std() > 0

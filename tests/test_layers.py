@@ -10,20 +10,24 @@ MAY_IMPORT = {
     "gan.avatars": set(),
     "gan.augment": set(),
     "gan.budget": set(),
-    "gan.device": {"gan.errors"},
     "gan.losses": {"gan.augment"},
     "gan.checkpoint": {"gan.errors"},
     "gan.split": set(),
+    "gan.translation": {"gan.errors"},
     "gan.health": set(),
-    "gan.data": {"gan.errors", "gan.avatars", "gan.split"},
+    "gan.idx": {"gan.errors"},
+    "gan.data": {"gan.errors", "gan.avatars", "gan.idx", "gan.split"},
     "gan.features": {"gan.checkpoint", "gan.errors"},
     "gan.metrics": {"gan.errors", "gan.features"},
     "gan.sample": {"gan.checkpoint"},
     "gan.report": {"gan.checkpoint"},
     "gan.curves": {"gan.checkpoint", "gan.report"},
     "gan.compare": {"gan.checkpoint", "gan.curves"},
+    "gan.ranking": {"gan.features", "gan.metrics", "gan.sample"},
+    "gan.state": {"gan.budget", "gan.health", "gan.report", "gan.sample"},
     "gan.loop": {
         "gan.budget",
+        "gan.state",
         "gan.checkpoint",
         "gan.data",
         "gan.errors",
@@ -34,6 +38,8 @@ MAY_IMPORT = {
     },
     "config": {"gan.errors"},
     "models": {"config", "gan.checkpoint", "gan.errors", "gan.losses"},
+    "runs": {"config", "gan.checkpoint", "gan.data", "gan.errors", "models"},
+    "grid": {"config", "gan.errors"},
     "cells": {
         "config",
         "gan.budget",
@@ -42,17 +48,21 @@ MAY_IMPORT = {
         "gan.curves",
         "gan.data",
         "gan.errors",
+        "grid",
+        "runs",
     },
     "main": {
         "cells",
         "config",
+        "grid",
+        "runs",
         "gan.checkpoint",
         "gan.data",
-        "gan.device",
         "gan.errors",
         "gan.features",
         "gan.loop",
         "gan.metrics",
+        "gan.ranking",
         "gan.report",
         "gan.sample",
         "models",
@@ -98,7 +108,8 @@ def test_imports_only_go_where_the_plan_lets_them() -> None:
 def test_what_has_to_start_at_once_imports_no_torch() -> None:
     heavy = {"torch", "torchvision", "fire", "numpy", "matplotlib"}
     assert not imports(ROOMS["main"], top_only=True) & heavy
-    assert not imports(ROOMS["config"]) & heavy
+    assert not imports(ROOMS["runs"], top_only=True) & heavy
+    assert not (imports(ROOMS["config"]) | imports(ROOMS["grid"])) & heavy
     assert not any("matplotlib" in imports(path, top_only=True) for path in ROOMS.values())
     assert "torch" not in imports(ROOMS["gan.data"]) | imports(ROOMS["gan.avatars"]) | imports(
         ROOMS["gan.split"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,8 +51,13 @@ def test_train_and_generate_from_end_to_end(cli: Cli, faces: Path, tmp_path: Pat
     assert done.returncode == 0, done.stderr
     assert "9 faces from checkpoints/best.pth" in done.stdout
     about = json.loads((tmp_path / "a" / "top.json").read_text())
-    scores = [face["score"] for face in about["faces"]]
+    assert about["ranked_by"] == "realism"
+    scores = [face["realism"] for face in about["faces"]]
     assert len(scores) == 9
+    assert scores == sorted(scores, reverse=True)
+    by_d = cli("generate", "--rank=score", "--gen-num=5", "--gen-search-num=50", "--gen-img=d.png")
+    assert by_d.returncode == 0, by_d.stderr
+    scores = [face["score"] for face in json.loads((tmp_path / "d.json").read_text())["faces"]]
     assert scores == sorted(scores, reverse=True)
     assert all(0 < score < 1 for score in scores)
     assert Image.open(tmp_path / "a" / "top.png").size == (8 * 30 + 2, 2 * 30 + 2)
@@ -263,3 +269,34 @@ def test_a_truncated_state_is_named_and_the_one_before_it_used(
     assert "state_00000020.pth: damaged" in done.stderr
     assert "resume: checkpoints/state_00000010.pth" in done.stdout
     assert torch.load(newest)["step"] == 20
+
+
+def test_a_conditional_run_from_end_to_end(cli: Cli, faces: Path, tmp_path: Path) -> None:
+    for place, file in enumerate(sorted(faces.iterdir())[:90]):
+        folder = tmp_path / "in" / ("left", "middle", "right")[place % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, folder)
+    none = cli("train", *TINY, f"--data-path={faces}", "--conditional")
+    assert none.returncode == 2
+    assert "no classes" in none.stderr.splitlines()[-1]
+    assert not list(tmp_path.glob("checkpoints/*"))
+    done = cli(
+        "train", *TINY, "--data-path=in", "--conditional", "--max-images=200", "--held-out=0.3"
+    )
+    assert done.returncode == 0, done.stderr
+    (preview,) = (tmp_path / "imgs").glob("*.png")
+    assert Image.open(preview).size == (8 * 30 + 2, 3 * 30 + 2)  # a row of eight for each class
+    for label in ("middle", "1"):
+        drawn = cli("generate", f"--label={label}", "--gen-num=4", "--rank=none", "--gen-dir=one")
+        assert drawn.returncode == 0, drawn.stderr
+    refused(cli("generate", "--label=top"), "there are left, middle, right")
+    refused(cli("train", "--resume", "--conditional=False"), "--conditional")
+    more = cli("train", "--resume", "--max-images=300")
+    assert more.returncode == 0, more.stderr
+    scored = cli("evaluate", "--gen-num=30")
+    assert scored.returncode == 0, scored.stderr
+
+
+def test_a_knob_a_family_has_no_use_for_is_refused(cli: Cli) -> None:
+    refused(cli("train", "--penalty=3"), "wgan-gp do")
+    refused(cli("train", "--family=hinge", "--fake-label=1"), "dcgan")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from config import Config
 from gan.errors import Refused
 from models import (
     FAMILIES,
@@ -15,6 +16,7 @@ from models import (
     NetD,
     NetG,
     family_of,
+    judged,
     load_weights,
     pyramid,
     restore,
@@ -40,6 +42,72 @@ def test_parameter_counts_of_the_classic_144_pixel_nets() -> None:
     d = 3 * 32 * 25 + 32 * 64 * 25 + 128 + 64 * 128 * 16 + 256 + 128 * 256 * 16 + 512
     d += 256 * 1 * 16 + 1
     assert (count(NetG(40, 32, 144)), count(NetD(32, 144))) == (g, d) == (873_824, 713_953)
+
+
+def test_parameter_counts_of_the_other_sources() -> None:
+    """Dense: in * out + out. At 64 px without the biases that batch norm cancels."""
+    expected = {
+        "mlp": (
+            100 * 256 + 256 + 256 * 512 + 512 + 512 * 784 + 784,
+            784 * 512 + 512 + 512 * 256 + 256 + 256 + 1,
+        ),
+        "mlp-tiny": (100 * 128 + 128 + 128 * 784 + 784, 784 * 128 + 128 + 128 + 1),
+        "dcgan-64": (
+            16 * (100 * 1024 + 1024 * 512 + 512 * 256 + 256 * 128 + 128)
+            + 2 * (1024 + 512 + 256 + 128)
+            + 256,  # the bias of the classic script's third layer
+            16 * (128 + 128 * 256 + 256 * 512 + 512 * 1024 + 1024) + 2 * (256 + 512 + 1024) + 1,
+        ),
+        "dcgan-144": (873_824, 713_953),
+        "wgan": (
+            16 * (100 * 256 + 256 * 128 + 128 * 64 + 64 * 3) + 2 * (256 + 128 + 64) + 64,
+            16 * (3 * 64 + 64 * 128 + 128 * 256 + 256) + 2 * (128 + 256) + 1,
+        ),
+        "wgan-gp": (
+            36 * 40 * 256 + 16 * (256 * 128 + 128 * 64 + 64 * 3) + 2 * (256 + 128 + 64) + 64,
+            16 * (3 * 64 + 64 * 128 + 128 * 256) + 36 * 256 + 64 + 128 + 256 + 1,  # all biased
+        ),
+    }
+    for name, counts in expected.items():
+        family = FAMILIES[name]
+        nets = family.build(Config(**family.defaults))
+        assert (count(nets.G), count(nets.D)) == counts, name
+
+
+def test_only_batch_norm_or_spectral_norm_or_none() -> None:
+    kinds = {
+        norm: [type(layer).__name__ for layer in NetD(4, 48, norm=norm).main]
+        for norm in ("batch", "none", "spectral")
+    }
+    assert kinds["batch"].count("BatchNorm2d") == 2
+    assert not {"BatchNorm2d"} & {*kinds["none"], *kinds["spectral"]}
+    assert kinds["spectral"].count("ParametrizedConv2d") == 4
+    D = NetD(4, 48, norm="spectral")
+    for layer in D.main[::2]:
+        layer.parametrizations.weight.original.data *= 100
+    for _ in range(30):
+        D(torch.randn(2, 3, 48, 48))
+    for layer in D.main[::2]:
+        assert float(torch.linalg.matrix_norm(layer.weight.flatten(1), 2)) == pytest.approx(1, 0.1)
+
+
+def test_a_conditional_score_is_the_score_and_that_of_its_class() -> None:
+    scores = torch.tensor([[1.0, 10.0, 100.0], [2.0, 20.0, 200.0]])
+    assert judged(scores[:, :1]).tolist() == [1, 2]
+    assert judged(scores, torch.eye(2)).tolist() == [11, 202]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_can_be_conditional(name: str) -> None:
+    defaults = {**FAMILIES[name].defaults, "ngf": 4, "ndf": 4, "nz": 6, "img_size": 28}
+    nets = FAMILIES[name].build(Config(**defaults, classes="a/b/c"))
+    vectors = torch.cat([torch.randn(3, 6), torch.eye(3)], 1)
+    images = nets.G(vectors)
+    one, other = nets.D(images, torch.eye(3)), nets.D(images, torch.eye(3)[[1, 2, 0]])
+    assert one.shape == (3,)
+    assert not torch.equal(one, other)
+    swapped = nets.G(torch.cat([vectors[:, :6], torch.eye(3)[[1, 2, 0]]], 1))
+    assert not torch.equal(images, swapped)
 
 
 def test_sides_of_the_layers() -> None:

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from gan import sample
+from gan import ranking, sample
 
 CPU = torch.device("cpu")
 
@@ -19,11 +19,9 @@ class Echo(nn.Module):
         return z[:, :1, None, None].expand(-1, 1, 4, 4).tanh()
 
 
-class Brightness(nn.Module):
-    """A "discriminator" that likes bright pictures."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        return images.mean((1, 2, 3))
+def brightness(images: Tensor, vectors: Tensor) -> Tensor:
+    """A judge that likes bright pictures."""
+    return images.mean((1, 2, 3))
 
 
 def test_a_face_is_the_same_alone_or_among_others() -> None:
@@ -49,25 +47,23 @@ def vectors(first: int, count: int) -> Tensor:
 
 def test_ranking_is_the_full_sort_whatever_the_batch() -> None:
     z = vectors(0, 100)
-    scores = Brightness()(Echo()(z))
+    scores = brightness(Echo()(z), z)
     expected = scores.sort(descending=True).indices[:10]
     for batch in (3, 10, 64, 1000):
-        best = sample.rank(Echo(), Brightness(), sample.candidates(vectors, 100, batch, CPU), 10)
+        best = sample.rank(Echo(), brightness, sample.candidates(vectors, 100, batch, CPU), 10)
         assert torch.equal(best.numbers, expected)
         assert torch.allclose(best.scores, scores[expected])
         assert torch.equal(best.images, sample.to_uint8(Echo()(z[expected])))
 
 
 def test_only_the_candidates_named_are_drawn() -> None:
-    best = sample.rank(Echo(), Brightness(), sample.only(vectors, [40, 2, 99], 2, CPU), 3)
+    best = sample.rank(Echo(), brightness, sample.only(vectors, [40, 2, 99], 2, CPU), 3)
     assert set(best.numbers.tolist()) == {40, 2, 99}
     assert best.scores.tolist() == sorted(best.scores.tolist(), reverse=True)
 
 
 def test_the_first_of_equals_wins() -> None:
-    flat = nn.Module()
-    flat.forward = lambda images: torch.zeros(len(images))  # type: ignore[method-assign]
-    best = sample.rank(Echo(), flat, sample.candidates(vectors, 50, 7, CPU), 5)
+    best = sample.rank(Echo(), ranking.in_order, sample.candidates(vectors, 50, 7, CPU), 5)
     assert best.numbers.tolist() == [0, 1, 2, 3, 4]
 
 
@@ -78,7 +74,7 @@ def test_pixels_are_rounded_not_cut() -> None:
 
 def test_batch_norm_of_an_average_is_estimated_on_its_own_noise() -> None:
     G = nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2))
-    sample.reestimate_bn(G, 0, 4, 64, CPU)
+    sample.reestimate_bn(G, sample.Source(0, 4), 64, CPU)
     z = sample.noise(0, 0, sample.BN_IMAGES, 4)
     with torch.no_grad():
         out = G[0](z)
@@ -95,3 +91,25 @@ def test_a_grid_is_saved_row_by_row(tmp_path: Path) -> None:
     assert grid[0, 12 + 7, 7] == 200  # the fifth picture opens the second row
     sample.save_picture(sample.as_picture(grid), tmp_path / "new" / "grid.png")
     assert Image.open(tmp_path / "new" / "grid.png").size == (50, 26)
+
+
+def test_uniform_noise_fills_its_range() -> None:
+    z = sample.noise(0, 0, 5000, 8, "uniform")
+    assert float(z.min()) >= -1
+    assert float(z.max()) <= 1
+    assert float(z.mean()) == pytest.approx(0, abs=0.02)
+    assert float(z.std()) == pytest.approx(1 / 3**0.5, abs=0.01)
+    # the same uniforms as those behind the normal numbers: half of the range is half of the mass
+    normal = sample.noise(0, 0, 5000, 8)
+    assert torch.equal(z > 0, normal > 0)
+
+
+def test_a_conditional_source_goes_through_the_classes_or_stays_in_one() -> None:
+    source = sample.Source(0, 4, classes=3)
+    vectors = source(2, 5)  # faces 2 to 6
+    assert vectors[:, 4:].argmax(1).tolist() == [2, 0, 1, 2, 0]
+    assert torch.equal(vectors[:, :4], sample.noise(0, 2, 5, 4))
+    assert torch.equal(source.condition(vectors)[0], vectors[:, 4:])
+    one = sample.Source(0, 4, classes=3, label=1)
+    assert one(0, 4)[:, 4:].tolist() == [[0, 1, 0]] * 4
+    assert sample.Source(0, 4).condition(vectors) == ()

@@ -1,0 +1,94 @@
+"""Which drawn faces are the best: judges that score pictures, and a choice without near-copies.
+
+D's score is not what it is taken for: of the faces it likes best none is better than any other
+(docs/recipe.md). Faces that lie well among real ones in the eyes of a fixed network are.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from gan import features, metrics, sample
+
+NEIGHBOURS = 5  # k of the reals' balls
+LIMIT = 1000  # reals that a judge compares with
+
+
+def by_score(D: nn.Module, source: sample.Source) -> sample.Judge:
+    """D's own score, a logit (a critic's or least-squares score as it is)."""
+    D.eval()
+    return lambda images, vectors: D(images, *source.condition(vectors)).float()
+
+
+def realism(fake: Tensor, real: Tensor, k: int = NEIGHBOURS) -> Tensor:
+    """max over reals i of r_i / |fake - real_i|, features [n, d] and [m, d] -> [n], > 0.
+
+    r_i is the distance of real i to its k-th neighbour; the half of the reals with the larger r,
+    the odd ones, has no say (Kynkaanniemi et al. 2019, arXiv:1904.06991, eq. 3). >= 1: within.
+    """
+    radius = torch.cdist(real, real).kthvalue(min(k, len(real) - 1) + 1).values  # +1: itself
+    usual = radius <= radius.median()
+    return (radius[usual] / torch.cdist(fake, real[usual]).clamp(min=1e-9)).amax(1)
+
+
+def in_order(images: Tensor, vectors: Tensor) -> Tensor:
+    """No judgement: candidates stay as they are drawn."""
+    return torch.zeros(len(images))
+
+
+def spaced(count: int, most: int) -> NDArray[np.int64]:
+    """At most `most` of 0 to count - 1, evenly spaced."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
+
+
+def known(real: features.Images, cache: Path | None = None) -> NDArray[np.floating]:
+    """lite0 features of up to 1,000 of the pictures: [m, d]."""
+    return features.Reference(cache).features(
+        features.Subset(real, spaced(len(real), LIMIT)), "lite0"
+    )
+
+
+def by_realism(real: NDArray[np.floating], device: str = "cpu") -> sample.Judge:
+    """How well a picture lies among real ones, in the eyes of EfficientNet-Lite0.
+
+    `real` is [m, d], lite0 features of real pictures.
+    """
+    reals = torch.from_numpy(np.asarray(real, np.float64))
+
+    def judge(images: Tensor, vectors: Tensor) -> Tensor:
+        seen = features.extract(sample.to_uint8(images).numpy(), "lite0", device=device)
+        return realism(torch.from_numpy(seen).double(), reals).float()
+
+    return judge
+
+
+def spread_out(points: Tensor, count: int) -> Tensor:
+    """Places of `count` of the points [n, d]: the first, then each time the one farthest from all.
+
+    Gonzalez 1985: no choice of as many has a smallest distance more than twice as large.
+    """
+    chosen = [0]
+    distance = torch.cdist(points[:1], points)[0]
+    while len(chosen) < min(count, len(points)):
+        chosen.append(int(distance.argmax()))
+        distance = torch.minimum(distance, torch.cdist(points[chosen[-1:]], points)[0])
+    return torch.tensor(chosen)
+
+
+def apart(best: sample.Ranked, count: int, train: features.Images) -> sample.Ranked:
+    """`count` of the faces, best first, that are copies neither of each other nor of `train`.
+
+    Out go those nearer to a training image than 99 % of training images are to another one; of the
+    rest, in lite0 features, those that are farthest from each other.
+    """
+    some = features.Subset(train, spaced(len(train), 2 * LIMIT))
+    usual = metrics.nearest(some[::2], some[1::2])[0]
+    distance = metrics.nearest(best.images.numpy(), train)[0]
+    new = np.flatnonzero(distance >= np.quantile(usual, 0.01))
+    new = new if len(new) >= count else np.argsort(-distance, kind="stable")[:count]
+    seen = features.extract(best.images.numpy()[np.sort(new)], "lite0")
+    places = torch.from_numpy(np.sort(new))[spread_out(torch.from_numpy(seen), count)]
+    return sample.Ranked(*(part[places.sort().values] for part in best))

@@ -1,0 +1,175 @@
+"""Where a run keeps its files: what to go on from, what to draw with, what is in the way."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import config as knobs
+from gan.errors import Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gan.data import Images
+    from models import Nets
+
+
+def room(kind: str, name: str) -> Path:
+    """The folder of run `name` in `checkpoints`, `imgs` or `runs`."""
+    return Path(kind) / name if name else Path(kind)
+
+
+def open_data(config: knobs.Config) -> "Images":
+    """The data of a run."""
+    from gan import data
+
+    return data.open_images(
+        config.data_path,
+        config.img_size,
+        config.channels,
+        Path("data/cache"),
+        batch_size=config.batch_size,
+        workers=config.num_workers,
+        held_out=config.held_out,
+        dedup=config.dedup,
+    )
+
+
+def command_to_resume(config: knobs.Config) -> str:
+    return f"python main.py train{f' --name={config.name}' if config.name else ''} --resume"
+
+
+def find_state(resume: bool | str, name: str) -> tuple[Path, dict[str, Any]]:
+    """The newest valid state of run `name`, or the one named."""
+    from gan import checkpoint
+
+    if isinstance(resume, str):
+        path = Path(resume)
+        return path, checkpoint.load(path)
+    folder = room("checkpoints", name)
+    for path, state in checkpoint.newest(folder):
+        return path, state
+    if (best := folder / "best.pth").exists():
+        return best, checkpoint.load(best)
+    raise Refused(
+        f"--resume: no valid state in {folder}; start the run without --resume, or name another "
+        "one with --name=..."
+    )
+
+
+def earlier_run(config: knobs.Config) -> list[Path]:
+    """The files of an earlier run of this name."""
+    files = []
+    for kind, patterns in {
+        "checkpoints": ("state_*.pth", "best.pth", "netg_*.pth", "netd_*.pth", "config.json"),
+        "imgs": ("[0-9]*.png",),
+        "runs": ("log.jsonl", "events.out.tfevents.*"),
+    }.items():
+        files += [file for p in patterns for file in room(kind, config.name).glob(p)]
+    return [file for file in files if file.suffix != ".png" or file.stem.isdecimal()]
+
+
+def holds_work(config: knobs.Config) -> bool:
+    """Whether an earlier run of this name left weights or pictures."""
+    return any(file.suffix in (".pth", ".png") for file in earlier_run(config))
+
+
+def check_branch(path: Path, config: knobs.Config) -> None:
+    """Refuse to go on from `path` in the folder of another run; tell what going back gives up."""
+    from gan import checkpoint
+
+    folder = room("checkpoints", config.name)
+    if path.parent.resolve() != folder.resolve():
+        if holds_work(config):
+            raise Refused(f"--resume={path}: {folder} holds another run; give another --name=...")
+        return
+    later = [state for state in checkpoint.states(folder) if state.name > path.name]
+    if path.name.startswith("state_") and later:
+        print(f"resume: going back; the first save will delete {', '.join(p.name for p in later)}")
+
+
+def configured(flags: dict[str, Any]) -> knobs.Config:
+    """The config of a new run: the knobs of `--config` lie below the other flags."""
+    file: dict[str, Any] = knobs.read_file(flags["config"]) if "config" in flags else {}
+    return layered(file, {name: value for name, value in flags.items() if name != "config"})
+
+
+def layered(file: dict[str, Any], flags: dict[str, Any]) -> knobs.Config:
+    """Defaults below the family's below the file's below the flags."""
+    from models import FAMILIES, OF_LOSSES, family_of
+
+    name = flags.get("family", file.get("family", knobs.Config.family))
+    family = family_of(name)
+    for other in OF_LOSSES:
+        if other in flags and other not in family.uses:
+            able = [row for row in FAMILIES if other in FAMILIES[row].uses]
+            raise Refused(f"{knobs.flag(other)}: {name} has no use for it; {', '.join(able)} do")
+    return knobs.resolve(family.defaults, file, flags)
+
+
+def given_weights(config: knobs.Config) -> "Callable[[Nets], None]":
+    """A function that loads `--netg-path` and `--netd-path` into new nets; they are read now."""
+    from gan import checkpoint
+    from models import load_weights
+
+    given = [
+        (player, path, checkpoint.load(Path(path)))
+        for player, path in (("G", config.netg_path), ("D", config.netd_path))
+        if path
+    ]
+
+    def load(nets: "Nets") -> None:
+        for player, path, weights in given:
+            load_weights(getattr(nets, player), weights, path)
+
+    return load
+
+
+def trained(flags: dict[str, Any], ranks: bool) -> tuple["Nets", knobs.Config, str]:
+    """Nets to draw (and, if it `ranks`, rank) with, their config under `flags`, and their file."""
+    from gan import checkpoint
+    from models import restore
+
+    if "netg_path" in flags or "netd_path" in flags:
+        return weights_given(flags, ranks)
+    top = room("checkpoints", flags.get("name", ""))
+    folders = [top] if "name" in flags else [top, *top.glob("*/")]
+    states = [path for folder in folders for path in checkpoint.states(folder)]
+    states = states or [best for folder in folders if (best := folder / "best.pth").exists()]
+    states.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    if states and flags.get("best", True) and (best := states[0].with_name("best.pth")).exists():
+        states.insert(0, best)
+    for path in states:
+        try:
+            nets, saved = restore(path)
+        except Refused as error:
+            print(f"{error}; trying the state before it", file=sys.stderr)
+            continue
+        own = vars(saved)
+        for name in ("img_size", "channels", "nz", "ngf", "ndf", "family"):
+            if name in flags and flags[name] != own[name]:
+                raise Refused(f"{knobs.flag(name)}={flags[name]}: {path} has {own[name]}")
+        return nets, knobs.resolve(own, flags), str(path)
+    where = f"of run {flags['name']} in {top}" if "name" in flags else f"in {top}"
+    raise Refused(f"no checkpoint {where}; train first, or give --netg-path and --netd-path")
+
+
+def weights_given(flags: dict[str, Any], ranks: bool) -> tuple["Nets", knobs.Config, str]:
+    """Nets from bare weights; their config is the one beside them, if any, under `flags`."""
+    from models import family_of
+
+    if not flags.get("netg_path"):
+        raise Refused("--netg-path: give the weights of G too")
+    path = Path(flags["netg_path"])
+    if ranks and "netd_path" not in flags:
+        twin = path.with_name(path.name.replace("netg", "netd"))
+        if twin == path or not twin.exists():
+            raise Refused("--netd-path: give the weights of D, which ranks what G draws")
+        flags["netd_path"] = str(twin)
+    beside = path.with_name("config.json")
+    saved = knobs.read_file(str(beside)) if beside.exists() else {}
+    saved = {name: value for name, value in saved.items() if name not in ("netg_path", "netd_path")}
+    config = layered(saved, flags)
+    nets = family_of(config.family).build(config)
+    given_weights(config)(nets)
+    return nets, config, str(path)

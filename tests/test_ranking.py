@@ -1,0 +1,59 @@
+"""Judges and the choice without near-copies, by hand."""
+
+import numpy as np
+import pytest
+import torch
+
+from gan import avatars, ranking, sample
+from gan.ranking import realism, spread_out
+
+
+def test_realism_by_hand() -> None:
+    # on a line: 0, 1, 2, 10; with k = 1 the radii are 1, 1, 1, 8, and 10, the odd one, has no say
+    real = torch.tensor([[0.0], [1.0], [2.0], [10.0]])
+    fake = torch.tensor([[2.5], [4.0], [10.5], [-0.25]])
+    assert realism(fake, real, k=1).tolist() == pytest.approx([2.0, 0.5, 1 / 8.5, 4.0])
+
+
+def test_faces_are_more_real_than_noise_and_half_finished_ones() -> None:
+    faces = avatars.draw(0, 130, 64)
+    judge = ranking.by_realism(ranking.known(faces[:100]))
+    fresh = torch.from_numpy(faces[100:]).float() / 127.5 - 1
+    torch.manual_seed(0)
+    noisy = (fresh + 0.3 * torch.randn_like(fresh)).clamp(-1, 1)
+    scores = [judge(images, images) for images in (fresh, noisy)]
+    assert float((scores[0] > scores[1]).float().mean()) > 0.95
+
+
+def test_d_is_asked_in_evaluation_mode_and_about_the_class() -> None:
+    class D(torch.nn.Module):
+        def forward(self, images: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+            assert not self.training
+            return images.mean((1, 2, 3)) + wanted[:, 1]
+
+    judge = ranking.by_score(D(), sample.Source(0, 2, classes=2))
+    vectors = torch.tensor([[5.0, 5.0, 1.0, 0.0], [5.0, 5.0, 0.0, 1.0]])
+    assert judge(torch.full((2, 1, 2, 2), 0.5), vectors).tolist() == [0.5, 1.5]
+
+
+def test_spread_out_takes_the_farthest_each_time() -> None:
+    points = torch.tensor([[0.0], [1.0], [10.0], [5.2], [9.0]])
+    assert spread_out(points, 3).tolist() == [0, 2, 3]
+    assert sorted(spread_out(points, 9).tolist()) == [0, 1, 2, 3, 4]
+
+
+def test_apart_has_no_copies_of_each_other_or_of_training_images() -> None:
+    faces = avatars.draw(0, 300, 48)
+    train, new = faces[:200], faces[200:]
+    copied = train[:20].copy()
+    candidates = np.concatenate([new[:30], new[:30], copied])  # every new one twice
+    count = len(candidates)
+    best = sample.Ranked(
+        torch.from_numpy(candidates), torch.linspace(1, 0, count), torch.arange(count)
+    )
+    chosen = ranking.apart(best, 25, train)
+    places = chosen.numbers.tolist()
+    assert len(places) == 25
+    assert max(places) < 60, "no copy of a training image"
+    assert len({place % 30 for place in places}) == 25, "none twice"
+    assert chosen.scores.tolist() == sorted(chosen.scores.tolist(), reverse=True)
