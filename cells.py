@@ -15,22 +15,32 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import config as knobs
 import runs
 from gan import checkpoint, compare, curves
 from gan.budget import Budget
-from gan.data import Images
 from gan.errors import Refused
 from grid import Cell
 
 TRAIN = [sys.executable, str(Path(__file__).with_name("main.py")), "train"]
 PREVIEWS = 4  # that each run should have at least
 DRAW_EVERY = 60.0  # seconds from one page of what there is to the next
-DATA = ("data_path", "img_size", "channels", "held_out")  # scores on other data do not compare
+# scores on other data do not compare
+OF_DATA = ("data_path", "img_size", "channels", "held_out", "direction")
 
-Tried = Callable[[knobs.Config], Images]
+
+class Data(Protocol):
+    """A data set: how many there are to train on, and what it is known by."""
+
+    @property
+    def digest(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+
+Tried = Callable[[knobs.Config], Data]
 
 
 @dataclasses.dataclass
@@ -45,11 +55,11 @@ class Job:
     state: str = "to do"
 
 
-def enough_previews(config: knobs.Config, flags: dict[str, Any], images: Images) -> dict[str, Any]:
+def enough_previews(config: knobs.Config, flags: dict[str, Any], data: Data) -> dict[str, Any]:
     """The knobs that make a run of `config` save often enough, where `flags` leave them open."""
     if "save_every" in flags or "save_minutes" in flags:
         return {}
-    per_epoch = len(images) // config.batch_size * config.batch_size
+    per_epoch = len(data) // config.batch_size * config.batch_size
     limits = [config.max_epoch, config.max_images / per_epoch]
     epochs = min((limit for limit in limits if limit), default=0.0)
     found: dict[str, Any] = {}
@@ -83,15 +93,15 @@ def clash(folder: Path, saved: dict[str, Any] | None, config: knobs.Config, dige
         return "no config.json"
 
 
-def job(cell: Cell, config: knobs.Config, images: Images, overwrite: bool) -> Job:
+def job(cell: Cell, config: knobs.Config, data: Data, overwrite: bool) -> Job:
     """What is to do for `cell`, as its folder in checkpoints/ tells."""
     folder = Path("checkpoints") / cell.name
-    flags = cell.flags | enough_previews(config, cell.flags, images)
+    flags = cell.flags | enough_previews(config, cell.flags, data)
     start = [f"{knobs.flag(name)}={value}" for name, value in flags.items()]
     saved = newest(folder)
     if saved is None and not [*folder.glob("*.pth"), *(Path("imgs") / cell.name).glob("*.png")]:
         return Job(cell, config, start, "starts")
-    if why := clash(folder, saved, config, images.digest):
+    if why := clash(folder, saved, config, data.digest):
         if not overwrite:
             raise Refused(
                 f"{folder} holds another run ({why}); --name=... starts a comparison beside it, "
@@ -101,7 +111,7 @@ def job(cell: Cell, config: knobs.Config, images: Images, overwrite: bool) -> Jo
     if saved is None:
         return Job(cell, config, [*start, "--overwrite"], "its states are gone, starts again")
     shown, seconds = saved["step"] * config.batch_size, saved["seconds"]
-    budget = Budget(config, len(images) // config.batch_size)
+    budget = Budget(config, len(data) // config.batch_size)
     if budget.fraction(shown, seconds) >= 1:
         return Job(cell, config, [], "finished before", seconds, curves.FINISHED)
     beside = [f"{knobs.flag(k)}={v}" for k, v in cell.flags.items() if k in knobs.BESIDE]
@@ -111,16 +121,16 @@ def job(cell: Cell, config: knobs.Config, images: Images, overwrite: bool) -> Jo
 def jobs(cells: Sequence[Cell], tried: Tried, overwrite: bool) -> list[Job]:
     """All that is to do, everything it needs being there; raises Refused if something is not."""
     configs = {cell.name: runs.configured(cell.flags) for cell in cells}  # mistakes before any work
-    images: dict[str, Images] = {}
+    data: dict[str, Data] = {}
     said: set[str] = set()
     for cell in cells:
-        if cell.setting not in images:  # its other seeds need nothing more
+        if cell.setting not in data:  # its other seeds need nothing more
             with contextlib.redirect_stdout(io.StringIO()) as out:
-                images[cell.setting] = tried(configs[cell.name])
+                data[cell.setting] = tried(configs[cell.name])
             new = [line for line in out.getvalue().splitlines() if line not in said]
             print("\n".join(new), end="\n" if new else "")
             said.update(new)
-    return [job(cell, configs[cell.name], images[cell.setting], overwrite) for cell in cells]
+    return [job(cell, configs[cell.name], data[cell.setting], overwrite) for cell in cells]
 
 
 class Children:
@@ -210,7 +220,7 @@ def page(path: Path, jobs: Sequence[Job], name: str, command: str) -> list[dict[
         for job in jobs
     ]
     notes = []
-    if len({tuple(getattr(job.config, knob) for knob in DATA) for job in jobs}) > 1:
+    if len({tuple(getattr(job.config, knob) for knob in OF_DATA) for job in jobs}) > 1:
         notes.append("The settings differ in their data: their scores do not compare.")
     return compare.write_page(path, drawn, f"Comparison: {name}", command, notes)
 

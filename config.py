@@ -16,8 +16,9 @@ from typing import Any, get_args
 from gan.errors import Refused
 
 COMPARE, GENERATE, EVALUATE = ("compare",), ("generate",), ("evaluate",)
-TRAIN = ("train", *COMPARE)
-DRAW, ALL = (*GENERATE, *EVALUATE), (*TRAIN, *GENERATE, *EVALUATE)
+TRAIN, TRANSLATE = ("train", *COMPARE), ("translate",)
+DRAW = (*GENERATE, *EVALUATE)
+ALL = (*TRAIN, *DRAW, *TRANSLATE)
 ALIASES = {"image_size": "img_size", "h": "help"}
 ORDERS = ("resume", "overwrite")  # what to do now; no part of what a run is
 BUDGET = ("max_epoch", "max_images", "max_minutes")
@@ -108,6 +109,28 @@ class Config:
     )
     classes: str = knob("", "the classes found, with / between them", used=())
 
+    # pictures to pictures
+    channels_a: int = knob(3, "of pictures A: 3 or 1", only=(1, 3), fixed="other networks")
+    channels_b: int = knob(3, "of pictures B: 3 or 1", only=(1, 3), fixed="other networks")
+    direction: str = knob(
+        "AtoB",
+        "AtoB, or BtoA",
+        used=(*TRAIN, *TRANSLATE),
+        only=("AtoB", "BtoA"),
+    )
+    jitter: bool = knob(True, "cut pictures at random from 286/256 of the size, and mirror them")
+    l1: float = knob(100.0, "weight of pix2pix's L1", low=0)
+    cycle: float = knob(10.0, "weight of CycleGAN's way there and back", low=0)
+    identity: float = knob(0.5, "of --cycle: weight of B staying as it is on the way to B", low=0)
+    pool: int = knob(50, "earlier fakes that CycleGAN's D is shown", low=0, fixed="another state")
+    spectral: bool = knob(False, "spectral norm in PatchGAN's D", fixed="other networks")
+    input: str = knob("", "picture, folder or zip to translate", used=TRANSLATE)
+    output: str = knob("translated", "folder for the results, by their names", used=TRANSLATE)
+    resize: bool = knob(
+        False, "translate at the size trained at, and enlarge the result", used=TRANSLATE
+    )
+    side_by_side: str = knob("", "HTML page of before and after to write", used=TRANSLATE)
+
     # networks
     nz: int = knob(
         100, "numbers in a noise vector", used=ALL, low=1, high=65536, fixed="other networks"
@@ -146,10 +169,11 @@ class Config:
     warm_up: int = knob(0, "steps in which the learning rates rise to their values", low=0)
     lr_end: float = knob(
         1.0,
-        "learning rates at the end of the budget, as a share: down along a cosine from half-way on",
+        "learning rates at the end of the budget, as a share: down from half-way on",
         low=0,
         high=1,
     )
+    lr_fall: str = knob("cosine", "how they go down: cosine or linear", only=("cosine", "linear"))
     augment: float = knob(
         0.0, "probability that D sees a picture recoloured, moved or with a hole", low=0, high=0.95
     )
@@ -165,6 +189,13 @@ class Config:
     fake_label: float = knob(
         0.0, "what D's logistic loss calls a fake (1: a published mistake)", low=0, high=1
     )
+    loss: str = knob(
+        "",
+        "another family's loss: logistic, hinge, least-squares or critic; nothing: its own",
+        only=("", "logistic", "hinge", "least-squares", "critic"),
+        fixed="another game",
+    )
+    amp: bool = knob(False, "mixed precision: bfloat16 where it is safe")
     penalty: float = knob(10.0, "weight of wgan-gp's gradient penalty", low=0)
     clip: float = knob(0.1, "wgan's bound on every weight of D", above=0)
     ema: bool = knob(True, "draw with the moving average of G", fixed="it starts at step 0")
@@ -223,6 +254,12 @@ class Config:
     def inputs(self) -> int:
         """Numbers that G is fed: the noise, and one for each class."""
         return self.nz + len(self.labels)
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Channels of the pictures given and of those wanted."""
+        sides = (self.channels_a, self.channels_b)
+        return sides if self.direction == "AtoB" else sides[::-1]
 
     def save(self, path: Path) -> None:
         knobs = {k: v for k, v in dataclasses.asdict(self).items() if k not in ORDERS}

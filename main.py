@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import config as knobs
 import grid
+import pictures
 import runs
 from gan.errors import Refused
 
@@ -29,6 +30,7 @@ USAGE = """Train GANs that draw faces, and draw ranked faces with them.
   python main.py train --resume
   python main.py generate [--gen-num=64] [--gen-img=faces.png] ...
   python main.py evaluate [--fake-path=FOLDER_OR_ZIP] ...
+  python main.py translate --input=PICTURE_OR_FOLDER [--direction=AtoB] ...
   python main.py compare --g-every=1,5 --seeds=2 [--max-minutes=10] ...
   python main.py COMMAND --help     all flags of a command, with their defaults
 
@@ -105,14 +107,14 @@ def train(*stray: str, **options: str) -> None:
     """Train a GAN: see `python main.py train --help`."""
     flags = knobs.read_flags("train", stray, options)
     from gan import loop
-    from models import family_of
 
     config, saved, events = set_up(flags)
-    family = family_of(config.family)
+    family = runs.family(config)
     keep_memory()
     device = pick_device(config.gpu)
     images = runs.open_data(config)
     config.classes = "/".join(classes_of(images, config))
+    rate = scorer if family.data == "images" else pictures.scorer
     load = runs.given_weights(config)
 
     def start(nets: "Nets") -> None:
@@ -135,7 +137,7 @@ def train(*stray: str, **options: str) -> None:
             device,
             saved=saved,
             start=start if saved is None else None,
-            score=scorer(images, device),
+            score=rate(config, images, device),
             events=events,
         )
     except (MemoryError, RuntimeError) as error:
@@ -153,11 +155,11 @@ def train(*stray: str, **options: str) -> None:
         sys.exit(128 + done.signal)
 
 
-def classes_of(images: "data.Images", config: knobs.Config) -> tuple[str, ...]:
+def classes_of(images: Any, config: knobs.Config) -> tuple[str, ...]:
     """The classes of a conditional run; raises Refused if there are none, or others than before."""
     if not config.conditional:
         return ()
-    if not images.classes:
+    if not getattr(images, "classes", ()):
         raise Refused(
             f"--conditional: no classes in {config.data_path or 'the avatars'}; it takes one "
             "sub-folder a class, or IDX files with labels"
@@ -167,7 +169,9 @@ def classes_of(images: "data.Images", config: knobs.Config) -> tuple[str, ...]:
     return images.classes
 
 
-def scorer(images: "data.Images", device: "torch.device") -> "loop.Score | None":
+def scorer(
+    config: knobs.Config, images: "data.Images", device: "torch.device"
+) -> "loop.Score | None":
     """What rates drawn pictures in mid-run: KID and coverage against the held-out images."""
     from gan import features, metrics
 
@@ -200,6 +204,10 @@ def generate(*stray: str, **options: str) -> None:
     bare = "netg_path" in flags or "netd_path" in flags
     kind = flags.get("rank") or ("score" if bare else "realism")
     nets, config, path = runs.trained(flags, ranks=kind == "score")
+    if runs.family(config).data != "images":
+        raise Refused(
+            f"generate: {path} is a {config.family}, which draws from pictures; translate"
+        )
     device = pick_device(flags.get("gpu", "auto"))  # not the one it was trained on
     nets.G.to(device)
     nets.D.to(device)
@@ -328,6 +336,9 @@ def evaluate(*stray: str, **options: str) -> None:
             f"--held-out={asked}: the run was trained with {config.held_out}, and images that it "
             "was trained on are no test of it; leave the flag out"
         )
+    if nets is not None and runs.family(config).data != "images":
+        pictures.evaluate(nets, config, source, pick_device(flags.get("gpu", "auto")))
+        return
     cache, size, channels = Path("data/cache"), config.img_size, config.channels
     images = data.open_images(
         config.data_path, size, channels, cache, workers=config.num_workers,
@@ -346,11 +357,11 @@ def evaluate(*stray: str, **options: str) -> None:
     found = metrics.evaluate(fakes, train, held_out, config.features, reference, str(device))
     found = {"drawn_by": source, "data": config.data_path or "avatars", **found}
     print(report.table(found))
-    report.write_page(page, found, pictures(found, fakes, train))
+    report.write_page(page, found, looks(found, fakes, train))
     print(f"evaluate: page {page}, numbers {page.with_suffix('.json')}")
 
 
-def pictures(found: dict[str, Any], fakes: Any, train: Any) -> dict[str, Any]:
+def looks(found: dict[str, Any], fakes: Any, train: Any) -> dict[str, Any]:
     """What an evaluation shows: a random grid, and the fakes nearest to a training image."""
     import torch
 
@@ -372,15 +383,21 @@ def pictures(found: dict[str, Any], fakes: Any, train: Any) -> dict[str, Any]:
     }
 
 
+def translate(*stray: str, **options: str) -> None:
+    """Turn pictures of A into pictures of B: see `python main.py translate --help`."""
+    flags = knobs.read_flags("translate", stray, options)
+    if not flags.get("input"):
+        raise Refused("--input: give the picture, folder or zip to translate")
+    pictures.translate(flags, pick_device(flags.get("gpu", "auto")))
+
+
 def tried(config: knobs.Config) -> Any:
     """The data of a new run of `config`, all else that it needs tried out too."""
-    from models import family_of
-
     pick_device(config.gpu)
     opened = runs.open_data(config)
     config.classes = "/".join(classes_of(opened, config))
     load = runs.given_weights(config)
-    load(family_of(config.family).build(config))
+    load(runs.family(config).build(config))
     return opened
 
 
@@ -394,7 +411,13 @@ def compare(*stray: str, **options: str) -> None:
         sys.exit(code)
 
 
-COMMANDS = {"train": train, "generate": generate, "evaluate": evaluate, "compare": compare}
+COMMANDS = {
+    "train": train,
+    "generate": generate,
+    "evaluate": evaluate,
+    "translate": translate,
+    "compare": compare,
+}
 
 
 def run(words: list[str]) -> None:

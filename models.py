@@ -23,11 +23,14 @@ from gan.losses import (
     adversarial,
     clip_weights,
     critic,
+    cycle,
     gradient_penalty,
     hinge,
     least_squares,
     nonsaturating,
+    paired,
 )
+from gan.translation import PatchD, Pool, ResNetG, ThereAndBack, UNet, init_weights
 
 # Sizes whose classic script ends in layers of stride 3; every other size is halved throughout.
 STRIDES = {96: (3, 2, 2, 2), 144: (3, 3, 2, 2)}
@@ -278,7 +281,16 @@ class Family:
     uses: tuple[str, ...] = ()  # knobs of its losses, which other families refuse
 
 
-OF_LOSSES = ("fake_label", "penalty", "clip")  # the knobs that only some families use
+ONLY_SOME = (
+    "fake_label",
+    "penalty",
+    "clip",
+    "l1",
+    "cycle",
+    "identity",
+    "pool",
+    "spectral",
+)  # the knobs that only some families use
 
 
 def dcgan_nets(config: Config, norm: str = "batch") -> Nets:
@@ -295,6 +307,37 @@ def mlp_nets(config: Config, hidden: tuple[int, ...]) -> Nets:
         MlpG(config.inputs, hidden, size, channels),
         MlpD(hidden[::-1], size, channels, classes),
     )
+
+
+def pix2pix_nets(config: Config) -> Nets:
+    """Instance norm at batch 1, batch norm above (Isola et al. 2017, section 6.1.1)."""
+    norm = "instance" if config.batch_size == 1 else "batch"
+    given, wanted = config.sides
+    G = UNet(given, wanted, config.img_size, config.ngf, norm)
+    D = PatchD(given + wanted, config.ndf, norm=norm, spectral=config.spectral)
+    return Nets(initialised(G), initialised(D))
+
+
+def cyclegan_nets(config: Config) -> Nets:
+    given, wanted = config.sides
+    size = config.img_size
+    G = ThereAndBack(
+        ResNetG(given, wanted, size, config.ngf), ResNetG(wanted, given, size, config.ngf)
+    )
+    D = nn.ModuleDict(
+        {
+            "there": PatchD(wanted, config.ndf, spectral=config.spectral),
+            "back": PatchD(given, config.ndf, spectral=config.spectral),
+            "pool_there": Pool((wanted, size, size), config.pool),
+            "pool_back": Pool((given, size, size), config.pool),
+        }
+    )
+    return Nets(initialised(G), initialised(D))
+
+
+def initialised(net: nn.Module) -> nn.Module:
+    init_weights(net)
+    return net
 
 
 def modern_nets(config: Config) -> Nets:
@@ -355,101 +398,68 @@ def restore(path: Path) -> tuple[Nets, Config]:
 
 
 LOGISTIC = adversarial(nonsaturating)
+TRANSLATES = {"img_size": 256, "batch_size": 1, "ema": False}
 DIGITS = {"img_size": 28, "channels": 1, "flip": False}
 
+# fmt: off
 FAMILIES: dict[str, Family] = {
-    "dcgan": Family(dcgan_nets, *LOGISTIC, uses=("fake_label",)),
-    # the published runs of the same nets: digits at 64 px, 286 faces at 144 px
-    "dcgan-64": Family(
-        dcgan_nets,
-        *LOGISTIC,
-        uses=("fake_label",),
+    "modern": Family(
+        modern_nets, *adversarial(hinge),
         defaults={
-            **DIGITS,
-            "img_size": 64,
-            "ngf": 128,
-            "ndf": 128,
-            "batch_size": 100,
-            "d_every": 2,
+            "nz": 64, "ngf": 32, "ndf": 32, "batch_size": 32, "augment": 0.5,
+            "lr1": 4e-4, "lr2": 4e-4, "beta1": 0.0, "beta2": 0.99, "warm_up": 200, "lr_end": 0.125,
+        },
+    ),
+    "dcgan": Family(dcgan_nets, *LOGISTIC, uses=("fake_label",)),
+    # published runs of the same nets: digits at 64 px, 286 faces at 144 px
+    "dcgan-64": Family(
+        dcgan_nets, *LOGISTIC, uses=("fake_label",),
+        defaults={
+            **DIGITS, "img_size": 64, "ngf": 128, "ndf": 128, "batch_size": 100, "d_every": 2,
         },
     ),
     "dcgan-144": Family(
-        dcgan_nets,
-        *LOGISTIC,
-        uses=("fake_label",),
+        dcgan_nets, *LOGISTIC, uses=("fake_label",),
         defaults={
-            "img_size": 144,
-            "nz": 40,
-            "ngf": 32,
-            "ndf": 32,
-            "batch_size": 32,
-            "lr1": 2e-4,
-            "lr2": 5e-5,
+            "img_size": 144, "nz": 40, "ngf": 32, "ndf": 32, "batch_size": 32,
+            "lr1": 2e-4, "lr2": 5e-5,
         },
     ),
     "mlp": Family(
-        functools.partial(mlp_nets, hidden=(256, 512)),
-        *LOGISTIC,
-        uses=("fake_label",),
+        functools.partial(mlp_nets, hidden=(256, 512)), *LOGISTIC, uses=("fake_label",),
         defaults={**DIGITS, "batch_size": 16, "lr1": 1e-4, "lr2": 1e-4, "beta1": 0.9},
     ),
     "mlp-tiny": Family(
-        functools.partial(mlp_nets, hidden=(128,)),
-        *LOGISTIC,
-        uses=("fake_label",),
+        functools.partial(mlp_nets, hidden=(128,)), *LOGISTIC, uses=("fake_label",),
         defaults={
-            **DIGITS,
-            "batch_size": 128,
-            "lr1": 1e-3,
-            "lr2": 1e-3,
-            "beta1": 0.9,
-            "noise": "uniform",
+            **DIGITS, "batch_size": 128, "lr1": 1e-3, "lr2": 1e-3, "beta1": 0.9, "noise": "uniform",
         },
     ),
     "lsgan": Family(dcgan_nets, *adversarial(least_squares)),
     "hinge": Family(functools.partial(dcgan_nets, norm="spectral"), *adversarial(hinge)),
     "wgan": Family(
-        dcgan_nets,
-        *adversarial(critic),
-        after_d=clip_weights,
-        uses=("clip",),
+        dcgan_nets, *adversarial(critic), after_d=clip_weights, uses=("clip",),
         defaults={
-            "img_size": 32,
-            "noise": "uniform",
-            "optimizer": "rmsprop",
-            "g_every": 5,
+            "img_size": 32, "noise": "uniform", "optimizer": "rmsprop", "g_every": 5,
             "d_lead": 625,  # 25 updates of G
         },
     ),
     "wgan-gp": Family(
-        functools.partial(dcgan_nets, norm="none"),
-        *adversarial(critic, gradient_penalty),
+        functools.partial(dcgan_nets, norm="none"), *adversarial(critic, gradient_penalty),
         uses=("penalty",),
         defaults={
-            "img_size": 48,
-            "nz": 40,
-            "g_every": 5,
-            "lr1": 1e-4,
-            "lr2": 1e-4,
-            "beta1": 0.0,
-            "beta2": 0.9,
+            "img_size": 48, "nz": 40, "g_every": 5,
+            "lr1": 1e-4, "lr2": 1e-4, "beta1": 0.0, "beta2": 0.9,
         },
     ),
-    "modern": Family(
-        modern_nets,
-        *adversarial(hinge),
-        defaults={
-            "nz": 64,
-            "ngf": 32,
-            "ndf": 32,
-            "batch_size": 32,
-            "lr1": 4e-4,
-            "lr2": 4e-4,
-            "beta1": 0.0,
-            "beta2": 0.99,
-            "warm_up": 200,
-            "lr_end": 0.125,
-            "augment": 0.5,
-        },
+    "pix2pix": Family(
+        pix2pix_nets, *paired(nonsaturating), data="pairs", uses=("l1", "spectral"),
+        defaults=TRANSLATES,
+    ),
+    "cyclegan": Family(
+        cyclegan_nets, *cycle(least_squares), data="two folders",
+        uses=("cycle", "identity", "pool", "spectral"),
+        defaults={**TRANSLATES, "lr_end": 0.0, "lr_fall": "linear"},
     ),
 }
+# fmt: on

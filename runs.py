@@ -10,8 +10,7 @@ from gan.errors import Refused
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gan.data import Images
-    from models import Nets
+    from models import Family, Nets
 
 
 def room(kind: str, name: str) -> Path:
@@ -19,19 +18,39 @@ def room(kind: str, name: str) -> Path:
     return Path(kind) / name if name else Path(kind)
 
 
-def open_data(config: knobs.Config) -> "Images":
-    """The data of a run."""
-    from gan import data
+def family(config: knobs.Config) -> "Family":
+    """The row of the run's family."""
+    from models import family_of
 
-    return data.open_images(
+    return family_of(config.family)
+
+
+def open_data(config: knobs.Config) -> Any:
+    """The run's data: `Images`, or the `Sides` of a family that goes from pictures to pictures."""
+    from gan import data, pairs
+
+    kind, cache = family(config).data, Path("data/cache")
+    shared: dict[str, Any] = {
+        "batch_size": config.batch_size,
+        "workers": config.num_workers,
+        "held_out": config.held_out,
+    }
+    if kind == "images":
+        size, channels = config.img_size, config.channels
+        return data.open_images(
+            config.data_path, size, channels, cache, dedup=config.dedup, **shared
+        )
+    if not config.data_path:
+        raise Refused(f"--data-path: {config.family} has no data of its own; give a folder or zip")
+    opened = pairs.open_pairs if kind == "pairs" else pairs.open_two
+    return opened(
         config.data_path,
         config.img_size,
-        config.channels,
-        Path("data/cache"),
-        batch_size=config.batch_size,
-        workers=config.num_workers,
-        held_out=config.held_out,
-        dedup=config.dedup,
+        config.channels_a,
+        config.channels_b,
+        cache,
+        jitter=config.jitter,
+        **shared,
     )
 
 
@@ -96,11 +115,11 @@ def configured(flags: dict[str, Any]) -> knobs.Config:
 
 def layered(file: dict[str, Any], flags: dict[str, Any]) -> knobs.Config:
     """Defaults below the family's below the file's below the flags."""
-    from models import FAMILIES, OF_LOSSES, family_of
+    from models import FAMILIES, ONLY_SOME, family_of
 
     name = flags.get("family", file.get("family", knobs.Config.family))
     family = family_of(name)
-    for other in OF_LOSSES:
+    for other in ONLY_SOME:
         if other in flags and other not in family.uses:
             able = [row for row in FAMILIES if other in FAMILIES[row].uses]
             raise Refused(f"{knobs.flag(other)}: {name} has no use for it; {', '.join(able)} do")

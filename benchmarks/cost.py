@@ -58,7 +58,9 @@ def main(name: str = "dcgan") -> None:
     reference, held_out = features.Reference(), pictures[::-1].copy()
     rate = seconds(lambda: metrics.quality(pictures, held_out, reference=reference), 3)
     noise = sample.Source.of(config)(0, loop.EVAL_FAKES)
-    draw = seconds(lambda: sample.draw_uint8(state.sampler(), noise, batch, CPU), 3)
+    draw = seconds(
+        lambda: sample.draw_uint8(state.sampler(sample.Source.of(config)), noise, batch, CPU), 3
+    )
     print(
         f"a score in mid-run: {draw:.1f} s to draw {loop.EVAL_FAKES}, {rate:.1f} s to rate them; "
         f"5 % of the time allows one every {(draw + rate) / loop.EVAL_SHARE:.0f} s"

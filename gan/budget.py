@@ -20,16 +20,15 @@ class Budget:
         return max(done / limit for done, limit in used if limit)
 
 
-def pace(step: int, fraction: float, warm_up: int, end: float) -> float:
+def pace(step: int, fraction: float, warm_up: int, end: float, fall: str = "cosine") -> float:
     """What the learning rates are multiplied by, `fraction` (0 to 1) of the budget spent.
 
-    Up in a line over the first `warm_up` steps; from half of the budget on down to `end` along a
-    cosine (Loshchilov & Hutter 2017, arXiv:1608.03983, eq. 5).
+    Up in a line over the first `warm_up` steps; from half of the budget on down to `end`, along a
+    cosine (Loshchilov & Hutter 2017, arXiv:1608.03983, eq. 5) or a line.
     """
     late = min(max(2 * fraction - 1, 0.0), 1.0)
-    return min(1.0, (step + 1) / max(warm_up, 1)) * (
-        end + (1 - end) * (1 + math.cos(math.pi * late)) / 2
-    )
+    left = (1 + math.cos(math.pi * late)) / 2 if fall == "cosine" else 1 - late
+    return min(1.0, (step + 1) / max(warm_up, 1)) * (end + (1 - end) * left)
 
 
 class Stop:

@@ -148,7 +148,8 @@ small {{ color: #555 }}
 <pre>{command}</pre>
 <p>{notes}</p>
 {failed}<div class="wide"><table>{table}</table></div>
-<p><small>Score: KID of drawn faces against held-out ones, mean of two sizes, lower is better.
+<p><small>Score: lower is better; KID of drawn pictures against held-out ones, mean of two
+sizes, or for a network trained on pairs the L1 of test pictures.
 "Final score" is the mean over the finished seeds of a setting ± their sample standard deviation;
 one seed has no spread. "Best score" is the lowest of all seeds, and where it was. Images/s (the
 median, scoring and saving left out), images and minutes are means over the finished seeds; alarms

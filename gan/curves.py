@@ -20,7 +20,7 @@ CURVES = {
     "D(x)": "D(x): how real the reals look to D, 0 to 1",
     "D(G(z))": "D(G(z)): how real the drawn ones look to D, 0 to 1",
     "pair_auc": "pair_auc: share of pairs (real, drawn) that D tells apart; 0.5 is guessing",
-    "score": "score: KID over time, mean of two sizes; lower is better",
+    "score": "score: KID over time (of pairs: L1); lower is better",
 }
 POINTS = 200  # of a curve that is drawn; more would be a black band
 FINISHED = "finished"

@@ -18,12 +18,13 @@ import signal
 import sys
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,10 +32,14 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from gan import avatars, idx, split
-from gan.errors import Refused
+from gan.errors import Refused, plain
 
 VERSION = 4  # of the cache's layout and of the decoding; part of the key
 MAX_BYTES = 512 * 2**20  # of one file; a larger one is no photograph but a zip bomb
+
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -71,10 +76,15 @@ class Images:
         return self.train[self.groups.member(groups[part], lots[part])]
 
 
-@functools.lru_cache(maxsize=2)
-def order(seed: int, epoch: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The permutation of `count` groups in `epoch` and a number in 0..1 for each, both [count]."""
-    generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
+@functools.lru_cache(maxsize=4)
+def order(
+    seed: int, epoch: int, count: int, stream: int = 0
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The permutation of `count` groups in `epoch` and a number in 0..1 for each, both [count].
+
+    Every `stream` has its own.
+    """
+    generator = np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[0, 0, 0, stream]))
     return generator.permutation(count), generator.random(count)
 
 
@@ -153,7 +163,8 @@ def _stamp(file: Path) -> str:
     return f"{status.st_size} {status.st_mtime_ns}"
 
 
-def _open_file(root: Path, name: str, size: int) -> Image.Image:
+def open_file(root: Path, name: str, size: int) -> Image.Image:
+    """Open a picture below `root`; the size cannot be chosen."""
     path = root / name
     if path.stat().st_size > MAX_BYTES:
         raise ValueError(f"larger than {MAX_BYTES >> 20} MiB")
@@ -207,12 +218,17 @@ def find(data_path: str, flag: str = "--data-path") -> Source:
         names = [f"avatar {index:05}" for index in range(avatars.COUNT)]
         return Source("avatars", names, avatars.version(), _open_avatar)
     path = Path(data_path).expanduser()
-    suffixes = _readable()
     if path.is_dir() and (parts := idx.find(path)):
         return _find_idx(path, parts)
+    return find_files(data_path, flag)
+
+
+def find_files(data_path: str, flag: str) -> Source:
+    """The picture files in a folder or a zip, by name; raises Refused if there are none."""
+    path = Path(data_path).expanduser()
     if path.is_dir():
         stamps = {file.relative_to(path).as_posix(): _stamp(file) for file in _walk(path)}
-        opener: Callable[[str, int], Image.Image] = functools.partial(_open_file, path)
+        opener: Callable[[str, int], Image.Image] = functools.partial(open_file, path)
     elif zipfile.is_zipfile(path):
         try:
             members = [m for m in _archive(path).infolist() if not m.is_dir()]
@@ -224,6 +240,7 @@ def find(data_path: str, flag: str = "--data-path") -> Source:
         raise Refused(f"{flag}={data_path}: neither a folder nor a zip")
     else:
         raise Refused(f"{flag}={data_path}: no such folder or zip")
+    suffixes = _readable()
     names = sorted(name for name in stamps if _is_picture(name, suffixes))
     if not names:
         raise Refused(f"{flag}={data_path}: no pictures in it ({len(stamps)} other files)")
@@ -235,15 +252,12 @@ def find(data_path: str, flag: str = "--data-path") -> Source:
 # --- the cache -----------------------------------------------------------------------------------
 
 
-def _decode(
-    source_open: Callable[[str, int], Image.Image], size: int, channels: int, name: str
-) -> bytes | str:
-    """Bytes of one picture, or why there are none: no file may stop the others."""
+def attempt(work: Callable[[Item], Result], item: Item) -> Result | str:
+    """What `work` makes of `item`, or why it fails: no file may stop the others."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with source_open(name, size) as image:
-                return square(image, size, channels).tobytes()
+            return work(item)
     except MemoryError:
         raise
     except Exception as error:  # Pillow's plug-ins raise anything for a damaged file
@@ -254,18 +268,19 @@ def _ignore_interrupt() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the workers
 
 
-def _decode_all(source: Source, size: int, channels: int, workers: int) -> Iterator[bytes | str]:
-    work = functools.partial(_decode, source.open, size, channels)
-    workers = min(workers or os.cpu_count() or 1, len(source.names) // 64)
+def _in_processes(
+    work: Callable[[Item], Result], items: Sequence[Item], workers: int
+) -> Iterator[Result]:
+    workers = min(workers or os.cpu_count() or 1, len(items) // 64)
     if workers <= 1:
-        yield from map(work, source.names)
+        yield from map(work, items)
         return
     # Spawned, not forked: a fork of a process with torch's threads in it may hang.
     pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_ignore_interrupt)
     try:
-        names = iter(source.names)
+        rest = iter(items)
         # In portions, so that decoded pictures never pile up faster than the disk takes them.
-        while portion := list(itertools.islice(names, 2048)):
+        while portion := list(itertools.islice(rest, 2048)):
             yield from pool.map(work, portion, chunksize=16)
     except BrokenProcessPool as error:
         raise Refused(
@@ -275,27 +290,71 @@ def _decode_all(source: Source, size: int, channels: int, workers: int) -> Itera
         pool.shutdown(cancel_futures=True)
 
 
-def _build(folder: Path, source: Source, size: int, channels: int, workers: int) -> None:
+def read_all(
+    work: Callable[[Item], Result], items: Sequence[Item], workers: int, label: str
+) -> Iterator[Result | str]:
+    """`attempt(work, item)` of each item, in their order, on all cores (0 workers), with a bar."""
+    return iter(
+        tqdm(
+            _in_processes(functools.partial(attempt, work), items, workers),
+            f"reading {label}",
+            len(items),
+            unit="img",
+            mininterval=0.1 if sys.stderr.isatty() else 10,
+            disable=not items,
+        )
+    )
+
+
+def _decode(
+    source_open: Callable[[str, int], Image.Image], size: int, channels: int, name: str
+) -> bytes:
+    with source_open(name, size) as image:
+        return square(image, size, channels).tobytes()
+
+
+def cache_folder(cache: Path, source: Source, kind: str, layout: str) -> Path:
+    """Where pictures of `source` lie decoded; `layout` says what else the bytes depend on."""
+    text = f"{VERSION} {layout}\n{source.stamp}"
+    key = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:12]
+    return cache / f"{source.label}-{kind}-{key}"
+
+
+@contextlib.contextmanager
+def made_beside(folder: Path) -> Iterator[Path]:
+    """A new folder to write to, which becomes `folder`; if anything is raised, it is removed."""
     part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
+    try:
+        yield part
+        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another process made the same cache meanwhile
+            os.replace(part, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def write_index(folder: Path, index: Mapping[str, Any], skipped: Mapping[str, str]) -> None:
+    """`index.json`, all that is known of a cache; `skipped.txt` if anything was skipped."""
+    (folder / "index.json").write_text(json.dumps({**index, "skipped": skipped}), encoding="utf-8")
+    if skipped:
+        lines = "".join(f"{plain(name)}\t{plain(why)}\n" for name, why in skipped.items())
+        (folder / "skipped.txt").write_text(lines, "utf-8")
+
+
+def _build(folder: Path, source: Source, size: int, channels: int, workers: int) -> None:
+    work = functools.partial(_decode, source.open, size, channels)
     skipped: dict[str, str] = {}
     kept: list[str] = []
     labels: list[str] = []
     hashes: list[int] = []
     digest = hashlib.sha256()
-    try:
+    with made_beside(folder) as part:
         with open(part / "images.u8", "wb") as file:
-            pictures = _decode_all(source, size, channels, workers)
-            bar = tqdm(
-                pictures,
-                f"reading {source.label}",
-                len(source.names),
-                unit="img",
-                mininterval=0.1 if sys.stderr.isatty() else 10,
-            )
+            pictures = read_all(work, source.names, workers, source.label)
             known = source.labels or [""] * len(source.names)
-            for name, label, picture in zip(source.names, known, bar, strict=True):
+            for name, label, picture in zip(source.names, known, pictures, strict=True):
                 if isinstance(picture, str):
                     skipped[name] = picture
                     continue
@@ -307,7 +366,7 @@ def _build(folder: Path, source: Source, size: int, channels: int, workers: int)
             file.flush()
             os.fsync(file.fileno())
         shape = (len(kept), channels, size, size)
-        clusters = split.near_duplicates(_mapped(part, shape))
+        clusters = split.near_duplicates(mapped(part / "images.u8", shape))
         np.save(
             part / "split.npy", np.stack([np.array(hashes, np.uint64), clusters.astype(np.uint64)])
         )
@@ -316,23 +375,17 @@ def _build(folder: Path, source: Source, size: int, channels: int, workers: int)
             "digest": digest.hexdigest(),
             "names": kept,
             "labels": labels if source.labels else None,
-            "skipped": skipped,
         }
-        (part / "index.json").write_text(json.dumps(index), encoding="utf-8")
-        if skipped:
-            lines = "".join(f"{name}\t{reason}\n" for name, reason in skipped.items())
-            (part / "skipped.txt").write_text(lines, "utf-8", errors="backslashreplace")
-        shutil.rmtree(folder, ignore_errors=True)
-        with contextlib.suppress(OSError):  # another process made the same cache meanwhile
-            os.replace(part, folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        write_index(part, index, skipped)
 
 
-def _mapped(folder: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+def mapped(file: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """The file as a read-only array; raises ValueError if it is not of that size."""
+    if file.stat().st_size != math.prod(shape):
+        raise ValueError(f"{file}: not {math.prod(shape)} bytes")
     if not shape[0]:  # an empty file cannot be mapped
         return np.empty(shape, np.uint8)
-    return np.memmap(folder / "images.u8", np.uint8, "r", shape=shape)
+    return np.memmap(file, np.uint8, "r", shape=shape)
 
 
 def _in_order(names: set[str]) -> list[str]:
@@ -344,9 +397,7 @@ def _opened(folder: Path, held_out: float, dedup: bool) -> Images | None:
     """The cache in `folder` if it is whole."""
     try:
         index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-        shape = tuple(index["shape"])
-        if (folder / "images.u8").stat().st_size != math.prod(shape):
-            return None
+        array = mapped(folder / "images.u8", tuple(index["shape"]))
         hashes, clusters = np.load(folder / "split.npy")
         clusters = clusters.astype(np.int64)
         train, held = split.held_out(hashes, clusters, held_out)
@@ -354,7 +405,7 @@ def _opened(folder: Path, held_out: float, dedup: bool) -> Images | None:
         classes = _in_order(set(index["labels"] or []))
         number = {name: place for place, name in enumerate(classes)}
         labels = np.array([number[name] for name in index["labels"]]) if classes else None
-        array, digest, skipped = _mapped(folder, shape), index["digest"], index["skipped"]
+        digest, skipped = index["digest"], index["skipped"]
         return Images(array, train, held, digest, skipped, folder, groups, labels, tuple(classes))
     except (OSError, EOFError, ValueError, KeyError):
         return None
@@ -379,9 +430,7 @@ def open_images(
     Raises Refused for a path without pictures, and for fewer usable ones than one batch.
     """
     source = find(data_path, flag)
-    text = f"{VERSION} {size} {channels}\n{source.stamp}"
-    key = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:12]
-    folder = cache / f"{source.label}-{size}px-{channels}ch-{key}"
+    folder = cache_folder(cache, source, f"{size}px-{channels}ch", f"{size} {channels}")
     images = _opened(folder, held_out, dedup)
     if images is None:
         _build(folder, source, size, channels, workers)
@@ -411,12 +460,17 @@ def _report(images: Images, source: Source) -> None:
             f"data: {folded:,} of them are near-duplicates: {int(several.sum()):,} drawn as "
             f"{len(several):,}, the largest group has {several.max():,} (--dedup=False: one by one)"
         )
-    if source.ignored:
-        print(f"data: {source.ignored} files that are no pictures passed over")
-    if images.skipped:
-        first = ", ".join(itertools.islice(images.skipped, 5))
+    report_skipped(source.ignored, images.skipped, images.folder, "unreadable pictures")
+
+
+def report_skipped(ignored: int, skipped: Mapping[str, str], folder: Path, what: str) -> None:
+    """Say how many files of a cache's source are not in it, and where their names are."""
+    if ignored:
+        print(f"data: {ignored} files that are no pictures passed over")
+    if skipped:
+        first = ", ".join(map(plain, itertools.islice(skipped, 5)))
         print(
-            f"data: {len(images.skipped)} unreadable pictures skipped ({first}, ...): "
-            f"all with their reasons in {images.folder / 'skipped.txt'}",
+            f"data: {len(skipped)} {what} skipped ({first}, ...): "
+            f"all with their reasons in {folder / 'skipped.txt'}",
             file=sys.stderr,
         )

@@ -6,3 +6,8 @@ class Refused(Exception):
 
     `main.py` prints it and exits with code 2, before anything has been started or lost.
     """
+
+
+def plain(text: str) -> str:
+    """A name from a disk or a zip, which may hold anything, as one line of plain text."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

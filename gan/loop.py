@@ -7,20 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gan import checkpoint, health, sample
 from gan.budget import Budget, Stop
 from gan.data import Images
 from gan.errors import Refused
+from gan.feed import FEEDS, Feed
 from gan.losses import Batch
+from gan.pairs import Sides
 from gan.report import Report
 from gan.state import State
 
-PREVIEWS = 64  # faces in a preview: candidates 0 to 63 of `generate` under the same seed
 KEEP = 2  # states: the newest, and the one before it should the newest be damaged
 BEST = "best.pth"  # the state with the best score so far
 EVAL_FAKES = 256  # drawn for a score in mid-run
@@ -28,10 +27,7 @@ EVAL_SHARE = 0.05  # of the budget between two scores, and of the time that scor
 MAX_RESCUES = 3
 GAP_EVERY = 10  # readings from one look at held-out images to the next
 
-NOISE: dict[str, Callable[[tuple[int, int], torch.device], Tensor]] = {
-    "normal": lambda shape, device: torch.randn(shape, device=device),
-    "uniform": lambda shape, device: torch.rand(shape, device=device) * 2 - 1,
-}
+Data = Images | Sides
 Score = Callable[[Any], dict[str, float]]  # uint8 [N, C, H, W] -> named scores; "score": the less
 
 
@@ -55,46 +51,6 @@ class Outcome:
     signal: int | None  # what stopped it before its budget was spent
 
 
-def step_seed(seed: int, step: int, rank: int = 0) -> int:
-    """A 64-bit seed for all chance in one step: a resumed run draws what it would have drawn.
-
-    The finaliser of SplitMix64 (Steele et al. 2014), so that neighbours are unrelated.
-    """
-    mask = 2**64 - 1
-    x = (seed * 0x9E3779B97F4A7C15 + step * 0xD1B54A32D192ED03 + rank * 0x8CB92BA72F3D8DD7) & mask
-    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & mask
-    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & mask
-    return x ^ (x >> 31)
-
-
-def to_real(pixels: Tensor, device: torch.device) -> Tensor:
-    """uint8 -> [-1, 1] on the device."""
-    return pixels.to(device, non_blocking=True).float().div_(127.5).sub_(1)
-
-
-def make_batch(state: State, data: Images) -> Batch:
-    """The batch of the state's step, on its device: reals in [-1, 1], half of them mirrored."""
-    config = state.config
-    places = data.places_at(state.step, config.batch_size, config.seed)
-    real = to_real(torch.from_numpy(data.array[places]), state.device)
-    torch.manual_seed(step_seed(config.seed, state.step))
-    if config.flip:
-        mirrored = torch.rand(len(real), 1, 1, 1, device=state.device) < 0.5
-        real = torch.where(mirrored, real.flip(3), real)
-    noise = NOISE[config.noise]((len(real), config.nz), state.device)
-    condition = condition_of(state, data, places)
-    return Batch(real, torch.cat([noise, *condition], 1), condition, config.augment)
-
-
-def condition_of(state: State, data: Images, places: NDArray[np.int64]) -> tuple[Tensor, ...]:
-    """The classes of these images for G and D of a conditional run, else nothing."""
-    if not state.config.labels:
-        return ()
-    assert data.labels is not None
-    labels = torch.from_numpy(data.labels[places])
-    return (sample.one_hot(labels, len(state.config.labels)).to(state.device),)
-
-
 def update(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
@@ -111,16 +67,20 @@ def train_step(family: Any, state: State, batch: Batch) -> dict[str, Tensor]:
     g_due = state.g_due
     nets.G.requires_grad_(g_due)
     logs: dict[str, Tensor] = {}
+    # bfloat16 keeps float32's range, so no loss has to be scaled
+    mixed = torch.autocast(state.device.type, torch.bfloat16, enabled=config.amp)
     if state.step % config.d_every == 0:
         nets.D.requires_grad_(True)
-        loss, more = family.d_loss(nets, batch, config)
+        with mixed:
+            loss, more = family.d_loss(nets, batch, config)
         update(loss, state.opt_d)
         logs |= more
         if family.after_d:
             family.after_d(nets, config)
     if g_due:
         nets.D.requires_grad_(False)
-        loss, more = family.g_loss(nets, batch, config)
+        with mixed:
+            loss, more = family.g_loss(nets, batch, config)
         update(loss, state.opt_g)
         logs |= more
     state.step += 1
@@ -135,13 +95,15 @@ class Run:
     def __init__(
         self,
         state: State,
-        data: Images,
+        data: Data,
+        feed: Feed,
         folders: Folders,
         score: Score | None,
         events: Iterable[dict[str, Any]],
     ) -> None:
         self.state, self.data, self.folders, self.score = state, data, folders, score
         config = state.config
+        self.feed = feed
         self.steps_per_epoch = len(data) // config.batch_size
         self.budget = Budget(config, self.steps_per_epoch)
         self.began = time.monotonic()
@@ -201,7 +163,7 @@ class Run:
 
     def look(self, batch: Batch, finite: bool) -> health.Reading:
         """The signals of the game's health that the losses do not hold."""
-        state, data = self.state, self.data
+        state = self.state
         reading = health.Reading(state.step, finite)
         if not finite or batch.drawn is None:
             return reading
@@ -209,12 +171,21 @@ class Run:
         reading.diversity = float(health.spread(fake) / health.spread(batch.real).clamp(min=1e-6))
         if batch.drawn.requires_grad:  # G was updated with it
             reading.gradient = float(health.gradient_norm(state.nets.G))
-        if len(data.held_out) and state.step % (GAP_EVERY * state.config.log_every) == 0:
-            places = data.held_out[: state.config.batch_size]
-            held_out = to_real(torch.from_numpy(data.array[places]), state.device)
-            looks = [(images, *batch.condition) for images in (batch.real, fake)]
-            new = (held_out, *condition_of(state, data, places))
-            reading.gap = health.memory_gap(state.nets.D, looks[0], new, looks[1])
+        if state.step % (GAP_EVERY * state.config.log_every) == 0:
+            unseen = self.feed.unseen(batch)
+            if unseen is not None:
+                looks = [(images, *batch.condition) for images in (batch.real, fake)]
+                reading.gap = health.memory_gap(state.nets.D, looks[0], unseen, looks[1])
+        return reading
+        fake = batch.drawn.detach()
+        reading.diversity = float(health.spread(fake) / health.spread(batch.real).clamp(min=1e-6))
+        if batch.drawn.requires_grad:  # G was updated with it
+            reading.gradient = float(health.gradient_norm(state.nets.G))
+        if state.step % (GAP_EVERY * state.config.log_every) == 0:
+            unseen = self.feed.unseen(batch)
+            if unseen is not None:
+                looks = [(images, *batch.condition) for images in (batch.real, fake)]
+                reading.gap = health.memory_gap(state.nets.D, looks[0], unseen, looks[1])
         return reading
 
     def rescue(self, alarm: health.Alarm) -> None:
@@ -246,20 +217,12 @@ class Run:
         saved = {**self.state.state_dict(), "data": self.data.digest}
         return {**saved, "ema": G.state_dict()} if self.state.ema else saved
 
-    def preview(self, G: nn.Module) -> Tensor:
-        """Candidates 0 to 63 of `generate`; of a conditional run a row of eight for each class."""
-        config, count = self.state.config, len(self.state.config.labels)
-        z = sample.Source.of(config)(0, 8 * count if count else PREVIEWS)
-        if count:
-            z = z.view(8, count, -1).transpose(0, 1).flatten(0, 1)
-        return sample.draw_uint8(G, z, config.batch_size, self.state.device)
-
     def save(self) -> None:
         """Preview, weights and state; the state last, so that whatever it names exists."""
         state = self.state
         began = time.monotonic()
-        G = state.sampler()
-        preview = sample.grid(self.preview(G))
+        G = state.sampler(self.feed.inputs)
+        preview = self.feed.preview(G)
         sample.save_picture(sample.as_picture(preview), self.folders.imgs / f"{self.epoch}.png")
         self.report.picture("preview", preview, state.images)
         when = {"images": state.images, "seconds": round(state.seconds, 1)}
@@ -285,8 +248,8 @@ class Run:
         assert self.score is not None
         state, config = self.state, self.state.config
         began = time.monotonic()
-        G = state.sampler()
-        z = sample.Source.of(config)(0, EVAL_FAKES)
+        G = state.sampler(self.feed.inputs)
+        z = self.feed.inputs(0, EVAL_FAKES)
         scores = self.score(sample.draw_uint8(G, z, config.batch_size, state.device).numpy())
         if state.best is None or scores["score"] < state.best:
             state.best = scores["score"]
@@ -311,7 +274,7 @@ class Run:
         with Stop() as stop:
             while self.fraction() < 1 and stop.signal is None:
                 state.set_rates(self.fraction())
-                batch = make_batch(state, self.data)
+                batch = self.feed.batch(state.step)
                 state.meters.add(train_step(family, state, batch))
                 state.seconds = time.monotonic() - self.started
                 spent = self.fraction() >= 1
@@ -347,7 +310,7 @@ def keep_best(state: State, path: Path, digest: str) -> None:
 def fit(
     family: Any,
     config: Any,
-    data: Images,
+    data: Data,
     folders: Folders,
     device: torch.device,
     *,
@@ -374,7 +337,8 @@ def fit(
     if saved is not None:
         state.load_state_dict(saved)
         keep_best(state, folders.checkpoints / BEST, data.digest)
-    run = Run(state, data, folders, score, events)
+    feed = FEEDS[family.data](config, data, device)
+    run = Run(state, data, feed, folders, score, events)
     try:
         return run.play(family)
     finally:

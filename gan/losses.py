@@ -28,10 +28,11 @@ class Batch:
     """What one step is played with; the fakes are drawn once and shared by both updates."""
 
     real: Tensor  # [N, C, H, W] in [-1, 1]
-    noise: Tensor  # [N, nz], or [N, nz + classes]
+    noise: Tensor  # what G is fed: [N, nz], [N, nz + classes], or pictures
     condition: tuple[Tensor, ...] = ()  # one-hot classes of reals and fakes [N, classes], if any
     augment: float = 0.0  # how often D gets to see a picture changed, 0 to 1
     drawn: Tensor | None = None
+    drawn_back: Tensor | None = None
 
     def fake(self, nets: Players) -> Tensor:
         """[N, C, H, W] in [-1, 1]; with a graph whenever G's weights ask for gradients."""
@@ -39,9 +40,26 @@ class Batch:
             self.drawn = nets.G(self.noise)
         return self.drawn
 
+    def returned(self, nets: Any) -> Tensor:
+        """B on its way back, for nets that go both ways: [N, C, H, W]."""
+        if self.drawn_back is None:
+            self.drawn_back = nets.G.back(self.real)
+        return self.drawn_back
+
     def view(self, images: Tensor) -> Tensor:
         """Pictures as D gets to see them."""
         return augment(images, self.augment) if self.augment else images
+
+    def beside(self, images: Tensor) -> Tensor:
+        """Pictures with those they were drawn from as more channels, both changed alike."""
+        if not self.augment:
+            return torch.cat([self.noise, images], 1)
+        seed = int(torch.randint(2**31, ()))
+        views = []
+        for side in (self.noise, images):
+            torch.manual_seed(seed)
+            views.append(self.view(side))
+        return torch.cat(views, 1)
 
 
 Loss = Callable[[Any, Batch, Any], tuple[Tensor, Logs]]
@@ -120,6 +138,13 @@ def critic_d(real: Tensor, fake: Tensor) -> Tensor:
 
 critic = Game(critic_d, hinge_g, itself)
 
+GAMES = {
+    "logistic": nonsaturating,
+    "hinge": hinge,
+    "least-squares": least_squares,
+    "critic": critic,
+}
+
 
 def gradient_penalty(
     D: Callable[..., Tensor], real: Tensor, fake: Tensor, condition: tuple[Tensor, ...] = ()
@@ -141,10 +166,11 @@ def clip_weights(nets: Players, config: Any) -> None:
             weight.clamp_(-config.clip, config.clip)
 
 
-def adversarial(game: Game, penalty: Callable[..., Tensor] | None = None) -> tuple[Loss, Loss]:
-    """The two losses of a family that plays `game` with noise against images."""
+def adversarial(own: Game, penalty: Callable[..., Tensor] | None = None) -> tuple[Loss, Loss]:
+    """The two losses of a family that plays its `own` game with noise against images."""
 
     def d_loss(nets: Players, batch: Batch, config: Any) -> tuple[Tensor, Logs]:
+        game = GAMES.get(config.loss, own)
         # Two passes: a D with batch norm has to see reals and fakes apart (Radford et al. 2016).
         seen_real, seen_fake = batch.view(batch.real), batch.view(batch.fake(nets).detach())
         real, fake = (nets.D(images, *batch.condition) for images in (seen_real, seen_fake))
@@ -164,7 +190,80 @@ def adversarial(game: Game, penalty: Callable[..., Tensor] | None = None) -> tup
         return loss, logs
 
     def g_loss(nets: Players, batch: Batch, config: Any) -> tuple[Tensor, Logs]:
+        game = GAMES.get(config.loss, own)
         loss = game.g(nets.D(batch.view(batch.fake(nets)), *batch.condition))
         return loss, {"loss_g": loss.detach()}
+
+    return d_loss, g_loss
+
+
+def _scores(name: str, game: Game, real: Tensor, fake: Tensor) -> Logs:
+    """What is logged of a discriminator's scores, of patches too: [N, ...]."""
+    real, fake = real.detach(), fake.detach()
+    return {
+        f"D(x){name}": game.shown(real).mean(),
+        f"D(G(z)){name}": game.shown(fake).mean(),
+        "pair_auc": pair_auc(real.flatten(1).mean(1), fake.flatten(1).mean(1)),
+    }
+
+
+def paired(own: Game) -> tuple[Loss, Loss]:
+    """The losses of pix2pix: D judges a picture beside the one it was drawn from.
+
+    Isola et al. 2017 (arXiv:1611.07004), eq. 4: D's loss halved as in their section 3.3, G's the
+    game's plus `config.l1` times |fake - real|.
+    """
+
+    def d_loss(nets: Players, batch: Batch, config: Any) -> tuple[Tensor, Logs]:
+        game = GAMES.get(config.loss, own)
+        real = nets.D(batch.beside(batch.real))
+        fake = nets.D(batch.beside(batch.fake(nets).detach()))
+        loss = game.d(real, fake) / 2
+        return loss, {"loss_d": loss.detach(), **_scores("", game, real, fake)}
+
+    def g_loss(nets: Players, batch: Batch, config: Any) -> tuple[Tensor, Logs]:
+        game = GAMES.get(config.loss, own)
+        fake = batch.fake(nets)
+        wins, far = game.g(nets.D(batch.beside(fake))), F.l1_loss(fake, batch.real)
+        logs = {"loss_g": wins.detach(), "l1": far.detach()}
+        return wins + config.l1 * far, logs
+
+    return d_loss, g_loss
+
+
+def cycle(own: Game) -> tuple[Loss, Loss]:
+    """The losses of CycleGAN (Zhu et al. 2017, arXiv:1703.10593, eq. 3 and section 5.2).
+
+    `nets.G` is the way there, `nets.G.back` the way back; `nets.D.there` and `nets.D.back` judge
+    the fakes of each, shown from a pool of earlier ones.
+    """
+
+    def d_loss(nets: Any, batch: Batch, config: Any) -> tuple[Tensor, Logs]:
+        game = GAMES.get(config.loss, own)
+        there, back = batch.fake(nets), batch.returned(nets)
+        logs: Logs = {}
+        losses = []
+        for name, D, real, fake in (
+            (" B", nets.D.there, batch.real, nets.D.pool_there(there.detach())),
+            (" A", nets.D.back, batch.noise, nets.D.pool_back(back.detach())),
+        ):
+            scores = D(batch.view(real)), D(batch.view(fake))
+            losses.append(game.d(*scores) / 2)
+            logs |= _scores(name, game, *scores)
+        loss = losses[0] + losses[1]
+        return loss, {"loss_d": loss.detach(), **logs}
+
+    def g_loss(nets: Any, batch: Batch, config: Any) -> tuple[Tensor, Logs]:
+        game = GAMES.get(config.loss, own)
+        a, b, there, back = batch.noise, batch.real, batch.fake(nets), batch.returned(nets)
+        wins = game.g(nets.D.there(batch.view(there))) + game.g(nets.D.back(batch.view(back)))
+        round_trip = F.l1_loss(nets.G.back(there), a) + F.l1_loss(nets.G(back), b)
+        loss = wins + config.cycle * round_trip
+        logs = {"loss_g": wins.detach(), "cycle": round_trip.detach()}
+        if config.identity:
+            same = F.l1_loss(nets.G(b), b) + F.l1_loss(nets.G.back(a), a)
+            loss = loss + config.cycle * config.identity * same
+            logs["identity"] = same.detach()
+        return loss, logs
 
     return d_loss, g_loss

@@ -16,6 +16,7 @@ from torchvision.utils import make_grid
 
 from gan.checkpoint import write_beside
 
+Inputs = Callable[[int, int], Tensor]  # (first, count) -> what G is fed
 BN_IMAGES = 512  # what batch norm's statistics are estimated on before the average is drawn from
 
 
@@ -66,10 +67,10 @@ def one_hot(labels: Tensor, classes: int) -> Tensor:
     return F.one_hot(labels, classes).float()
 
 
-def reestimate_bn(G: nn.Module, source: Source, batch_size: int, device: torch.device) -> None:
+def reestimate_bn(G: nn.Module, inputs: Inputs, batch_size: int, device: torch.device) -> None:
     """Give an averaged G the batch norm statistics of its own weights, in place."""
-    batches = [source(first, batch_size).to(device) for first in range(0, BN_IMAGES, batch_size)]
-    update_bn(batches, G)
+    batches = (inputs(first, batch_size) for first in range(0, BN_IMAGES, batch_size))
+    update_bn([z.to(device) for z in batches if len(z)], G)
 
 
 def to_uint8(images: Tensor) -> Tensor:

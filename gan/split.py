@@ -78,6 +78,15 @@ def near_duplicates(
     return np.unique(found[group], return_inverse=True)[1]
 
 
+def joined(a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Cluster numbers [N] 0, 1, ... of what is one by `a` [N] or `b` [N], or through others."""
+    label = np.arange(len(a))
+    for clusters in (a, b):
+        _, first, inverse = np.unique(clusters, return_index=True, return_inverse=True)
+        _join(label, np.arange(len(a)), first[inverse])
+    return np.unique(label, return_inverse=True)[1]
+
+
 @dataclass(frozen=True)
 class Groups:
     """Images sorted into groups of equals, to draw one of a group at a time."""

@@ -121,15 +121,16 @@ class State:
     def set_rates(self, fraction: float) -> None:
         """The learning rates of the next step, `fraction` of the budget spent."""
         config = self.config
-        scale = 0.5**self.rescues * pace(self.step, fraction, config.warm_up, config.lr_end)
+        scale = 0.5**self.rescues * pace(
+            self.step, fraction, config.warm_up, config.lr_end, config.lr_fall
+        )
         for optimizer, rate in ((self.opt_g, config.lr1), (self.opt_d, config.lr2)):
             for group in optimizer.param_groups:
                 group["lr"] = scale * rate
 
-    def sampler(self) -> nn.Module:
+    def sampler(self, inputs: sample.Inputs) -> nn.Module:
         """The network to draw with: the average, its batch norm in order, or G itself."""
         G = copy.deepcopy(self.ema.module if self.ema else self.nets.G)
         if self.ema:
-            source = sample.Source.of(self.config)
-            sample.reestimate_bn(G, source, self.config.batch_size, self.device)
+            sample.reestimate_bn(G, inputs, self.config.batch_size, self.device)
         return G.eval()

@@ -203,6 +203,17 @@ class ResNetG(nn.Module):
         return run_mirrored(self.model, images)
 
 
+class ThereAndBack(nn.Module):
+    """Two generators: called, it goes from A to B; `.back` goes from B to A."""
+
+    def __init__(self, there: nn.Module, back: nn.Module) -> None:
+        super().__init__()
+        self.there, self.back = there, back
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.there(images)
+
+
 class PatchD(nn.Module):
     """PatchGAN: pictures [N, channels_in, H, W] -> raw scores [N, 1, h, w], one per patch.
 

@@ -119,18 +119,20 @@ def test_what_makes_two_configs_another_run() -> None:
 
 def test_runs_save_often_enough_for_four_previews(tiny: Callable[..., Config]) -> None:
     class Pictures:
+        digest = ""
+
         def __len__(self) -> int:
             return 210  # 10 steps, 200 images an epoch
 
     def found(**given: Any) -> dict[str, Any]:
-        return cells.enough_previews(tiny(**{"max_epoch": 0, **given}), {}, Pictures())  # type: ignore[arg-type]
+        return cells.enough_previews(tiny(**{"max_epoch": 0, **given}), {}, Pictures())
 
     assert found(max_images=2000) == {"save_every": 2}  # 10 epochs: after 2, 4, 6, 8, 10
     assert found(max_images=100) == {"save_every": 1}
     assert found(max_epoch=200) == {"save_every": 10}  # 20 previews
     assert found(max_minutes=4.0) == {"save_minutes": 0.5}
     given = {"save_every": 50}
-    assert cells.enough_previews(tiny(max_epoch=8), given, Pictures()) == {}  # type: ignore[arg-type]
+    assert cells.enough_previews(tiny(max_epoch=8), given, Pictures()) == {}
 
 
 # which runs are trained

@@ -2,39 +2,95 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from PIL import Image, ImageOps
 
 import config as knobs
 from config import Config
-from gan import checkpoint, loop, sample
+from gan import checkpoint, loop, pairs, sample
 from gan.data import Images
-from models import FAMILIES, restore
+from gan.feed import FEEDS
+from models import FAMILIES, ONLY_SOME, restore
 
 CPU = torch.device("cpu")
 
 
+@pytest.fixture(scope="module")
+def pairs_of(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The same faces as every kind of data a family may want: grey ones as A, coloured as B."""
+    root = tmp_path_factory.mktemp("pairs")
+    for place, file in enumerate(sorted(faces.iterdir())[:80]):
+        face = Image.open(file).convert("RGB")
+        for part, picture in (("A", ImageOps.grayscale(face).convert("RGB")), ("B", face)):
+            folder = root / "two" / f"{'test' if place < 12 else 'train'}{part}"
+            folder.mkdir(parents=True, exist_ok=True)
+            picture.save(folder / f"{place:03}.png")
+    cache = root / "cache"
+    two = str(root / "two")
+    return {
+        "pairs": pairs.open_pairs(two, 28, 3, 3, cache, workers=1),
+        "two folders": pairs.open_two(two, 28, 3, 3, cache, workers=1),
+    }
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_it_trains_ten_steps_resumes_and_draws(
-    name: str, tiny: Callable[..., Config], images: Images, tmp_path: Path
+    name: str,
+    tiny: Callable[..., Config],
+    images: Images,
+    pairs_of: dict[str, Any],
+    tmp_path: Path,
 ) -> None:
     family = FAMILIES[name]
     assert set(family.defaults) <= set(knobs.FIELDS)
-    knobs_of_source = {
-        k: v for k, v in family.defaults.items() if k not in ("img_size", "channels")
-    }
-    small = {"ngf": 4, "ndf": 4, "nz": 8, "batch_size": 20}
-    config = tiny(**{**knobs_of_source, **small}, family=name, max_epoch=0, max_images=120)
+    assert set(family.uses) <= set(ONLY_SOME)
+    given = {k: v for k, v in family.defaults.items() if k not in ("img_size", "channels")}
+    small = {"ngf": 4, "ndf": 4, "nz": 8, "batch_size": 20 if family.data == "images" else 4}
+    config = tiny(**{**given, **small}, family=name, max_epoch=0)
+    config.max_images = 6 * config.batch_size
     folders = loop.Folders(tmp_path / "c", tmp_path / "i", tmp_path / "r")
     before = family.build(config).G.state_dict()
-    done = loop.fit(family, config, images, folders, CPU)
-    config.max_images = 200
-    done = loop.fit(family, config, images, folders, CPU, saved=checkpoint.load(done.state))
+    data = {"images": images, **pairs_of}[family.data]
+    done = loop.fit(family, config, data, folders, CPU)
+    config.max_images = 10 * config.batch_size
+    done = loop.fit(family, config, data, folders, CPU, saved=checkpoint.load(done.state))
     nets, stored = restore(done.state)
     assert stored == config
     after = nets.G.state_dict()
     assert any(not torch.equal(before[key], after[key]) for key in before)
-    drawn = sample.draw_uint8(nets.G, sample.Source.of(config)(0, 5), 2, CPU)
+    z = FEEDS[family.data](config, data, CPU).inputs(0, 5)
+    drawn = sample.draw_uint8(nets.G, z, 2, CPU)
     assert drawn.shape == (5, 3, 28, 28)
     assert drawn.float().std() > 0
+
+
+@pytest.mark.parametrize("name", ["pix2pix", "cyclegan"])
+@pytest.mark.parametrize("batch", [1, 4])
+def test_8_steps_of_pictures_are_3_and_5(
+    name: str, batch: int, tiny: Callable[..., Config], pairs_of: dict[str, Any], tmp_path: Path
+) -> None:
+    """The pool, dropout, crops and batch norm included."""
+    family = FAMILIES[name]
+    data = pairs_of[family.data]
+
+    def run(folder: Path, *budgets: int) -> dict[str, Any]:
+        saved = None
+        for steps in budgets:
+            small = {"ngf": 4, "ndf": 4, "batch_size": batch, "pool": 5, "augment": 0.3}
+            config = tiny(**{**family.defaults, **small, "img_size": 28}, family=name, max_epoch=0)
+            config.max_images, config.lr_end = steps * batch, 1.0
+            folders = loop.Folders(folder / "c", folder / "i", folder / "r")
+            done = loop.fit(family, config, data, folders, CPU, saved=saved)
+            saved = checkpoint.load(done.state)
+        assert saved is not None
+        return saved["nets"]
+
+    whole, parts = run(tmp_path / "whole", 8), run(tmp_path / "parts", 3, 8)
+    for player in ("G", "D"):
+        for key, value in whole[player].items():
+            assert torch.equal(value, parts[player][key]), key
+    if name == "cyclegan":
+        assert int(whole["D"]["pool_there.filled"]) == 5

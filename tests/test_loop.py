@@ -15,7 +15,9 @@ from config import Config
 from gan import checkpoint, loop
 from gan.data import Images
 from gan.errors import Refused
+from gan.feed import FromNoise, step_seed
 from gan.losses import Batch, logistic_d, logistic_g
+from gan.state import Ema
 from models import FAMILIES
 
 CPU = torch.device("cpu")
@@ -54,7 +56,7 @@ def test_who_is_updated_on_which_batch(
     moved: dict[str, list[int]] = {"D": [], "G": []}
     for step in range(7):
         before = {p: copy.deepcopy(getattr(state.nets, p).main[0].weight) for p in moved}
-        loop.train_step(DCGAN, state, loop.make_batch(state, images))
+        loop.train_step(DCGAN, state, FromNoise(state.config, images, CPU).batch(state.step))
         for player, steps in moved.items():
             if not torch.equal(before[player], getattr(state.nets, player).main[0].weight):
                 steps.append(step)
@@ -75,7 +77,7 @@ def plain_step(nets: Any, opt_g: Any, opt_d: Any, batch: Batch) -> None:
 def test_sharing_and_freezing_change_nothing(tiny: Tiny, images: Images) -> None:
     ours, plain = (loop.State(DCGAN, tiny(), CPU) for _ in range(2))
     for _ in range(3):
-        batch = loop.make_batch(ours, images)
+        batch = FromNoise(ours.config, images, CPU).batch(ours.step)
         plain_step(plain.nets, plain.opt_g, plain.opt_d, Batch(batch.real, batch.noise))
         loop.train_step(DCGAN, ours, batch)
     for player in ("G", "D"):
@@ -89,13 +91,13 @@ def test_the_work_that_is_not_done(tiny: Tiny, images: Images) -> None:
     drawn = []
     state.nets.G.register_forward_hook(lambda net, args, out: drawn.append(out.requires_grad))
     for _ in range(2):
-        loop.train_step(DCGAN, state, loop.make_batch(state, images))
+        loop.train_step(DCGAN, state, FromNoise(state.config, images, CPU).batch(state.step))
     assert drawn == [True, False]  # one drawing a batch, with a graph only where G is due
     # D's gradients are those of its own update: G's adds nothing to them
     state = loop.State(DCGAN, tiny(), CPU)
-    batch = loop.make_batch(state, images)
+    batch = FromNoise(state.config, images, CPU).batch(state.step)
     alone = copy.deepcopy(state.nets)
-    DCGAN.d_loss(alone, Batch(batch.real, batch.noise), None)[0].backward()
+    DCGAN.d_loss(alone, Batch(batch.real, batch.noise), tiny())[0].backward()
     loop.train_step(DCGAN, state, batch)
     for ours, theirs in zip(state.nets.D.parameters(), alone.D.parameters(), strict=True):
         assert torch.equal(ours.grad, theirs.grad)  # type: ignore[arg-type]
@@ -103,7 +105,7 @@ def test_the_work_that_is_not_done(tiny: Tiny, images: Images) -> None:
 
 def test_ema_by_hand() -> None:
     net = nn.Linear(1, 1, bias=False)
-    ema = loop.Ema(net, cap=100)
+    ema = Ema(net, cap=100)
     weights = [1.0, 2.0, 4.0]
     expected = 0.0
     for i, weight in enumerate(weights):
@@ -119,10 +121,10 @@ def test_ema_by_hand() -> None:
 
 
 def test_reals_are_scaled_and_mirrored(tiny: Tiny, images: Images) -> None:
-    plain = loop.make_batch(loop.State(DCGAN, tiny(flip=False), CPU), images).real
+    plain = FromNoise(tiny(flip=False), images, CPU).batch(0).real
     pixels = torch.from_numpy(images.batch_at(0, 20, 0)).float()
     assert torch.allclose(plain, pixels / 127.5 - 1)
-    flipped = loop.make_batch(loop.State(DCGAN, tiny(), CPU), images).real
+    flipped = FromNoise(tiny(), images, CPU).batch(0).real
     kinds = [
         (torch.equal(f, p), torch.equal(f, p.flip(2))) for f, p in zip(flipped, plain, strict=True)
     ]
@@ -243,6 +245,6 @@ def test_every_save_writes_preview_weights_and_two_states(
 
 
 def test_seeds_of_steps_are_unrelated() -> None:
-    seeds = {loop.step_seed(s, i, r) for s in range(4) for i in range(500) for r in range(3)}
+    seeds = {step_seed(s, i, r) for s in range(4) for i in range(500) for r in range(3)}
     assert len(seeds) == 6000
     assert all(0 <= seed < 2**64 for seed in seeds)

@@ -47,6 +47,13 @@ def test_drawings_of_one_kind_are_not_duplicates(faces: Pixels) -> None:
     assert len(set(split.near_duplicates(faces))) == 320
 
 
+def test_clusters_joined_by_either_side() -> None:
+    a = np.array([0, 1, 1, 2, 3, 4])
+    b = np.array([5, 5, 6, 7, 8, 7])  # 0-1 by b, 1-2 by a, 3-5 by b
+    assert split.joined(a, b).tolist() == [0, 0, 0, 1, 2, 1]
+    assert split.joined(a[:0], b[:0]).tolist() == []
+
+
 def test_near_duplicates_in_blocks_are_those_of_all_pairs() -> None:
     """700 smooth pictures, more than one block: each is compared with each, the simple way."""
     drawn = np.random.RandomState(0).randint(60, 196, (175, 1, 4, 4)).astype(np.float32)

@@ -1,0 +1,182 @@
+"""Pictures to pictures: what scores a translation, and `translate` itself."""
+
+import html
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import config as knobs
+import runs
+from gan.errors import Refused
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+    from torch import nn
+
+    from gan.pairs import Sides
+
+LARGEST = 4_000_000  # pixels of a picture that is translated as it is
+PAGE = """<!doctype html><meta charset="utf-8"><title>{title}</title>
+<style>img {{ max-width: 49%; vertical-align: top }} body {{ font: 16px system-ui }}</style>
+<h1>{title}</h1>
+"""
+
+
+def given_and_wanted(config: knobs.Config, data: "Sides") -> tuple[Any, Any]:
+    """The test pictures to draw from, and those to be like: uint8 arrays."""
+    tests = (data.test_a, data.test_b)
+    return tests if config.direction == "AtoB" else tests[::-1]
+
+
+def against_pairs(fakes: Any, wanted: Any) -> dict[str, float]:
+    """Mean L1 (0..1), PSNR (dB) and SSIM (-1..1) of uint8 [N, C, H, W], by torchmetrics."""
+    import torch
+    from torchmetrics.functional.image import (
+        peak_signal_noise_ratio,
+        structural_similarity_index_measure,
+    )
+
+    x, y = (torch.from_numpy(side[:]).float() / 255 for side in (fakes, wanted))
+    noise = peak_signal_noise_ratio(x, y, data_range=1.0, reduction="none", dim=(1, 2, 3))
+    parts = [
+        structural_similarity_index_measure(*pair, data_range=1.0, reduction="none")
+        for pair in zip(x.split(64), y.split(64), strict=True)
+    ]
+    return {
+        "L1": float((x - y).abs().mean()),
+        "PSNR": float(noise.clamp(max=100).mean()),  # equal pictures would be infinitely good
+        "SSIM": float(torch.cat(parts).mean()),  # type: ignore[arg-type]
+    }
+
+
+def scorer(
+    config: knobs.Config, data: "Sides", device: "torch.device"
+) -> "Callable[[Any], dict[str, float]] | None":
+    """What rates translated test pictures in mid-run: "score" is L1 of pairs, else the KID."""
+    from gan import features, metrics
+
+    _, wanted = given_and_wanted(config, data)
+    if len(wanted) < 8:
+        print("data: too few pictures are kept to score with; the run has no scores")
+        return None
+    reference = features.Reference(data.folder / "features.npz")
+
+    def score(fakes: Any) -> dict[str, float]:
+        found = metrics.quality(fakes, wanted, reference=reference, device=str(device))
+        values = {name: row["value"] for name, row in found.items()}
+        kid = values.pop("score (lite0)")
+        if not data.test_paired:
+            return {"score": kid, **values}
+        pairs = against_pairs(fakes, wanted[: len(fakes)])
+        return {"score": pairs["L1"], **pairs, "KID (lite0), both sizes": kid, **values}
+
+    return score
+
+
+def evaluate(nets: Any, config: knobs.Config, source: str, device: "torch.device") -> None:
+    """Print the scores of a run's test pictures, beside those of doing nothing."""
+    from gan import feed, sample
+
+    data = runs.open_data(config)
+    given, wanted = given_and_wanted(config, data)
+    rate = scorer(config, data, device)
+    if rate is None:
+        raise Refused("evaluate: fewer than 8 test pictures; add some in test/")
+    z = feed.to_real(given[:], device)
+    drawn = sample.draw_uint8(nets.G.to(device), z, config.batch_size, device)
+    rows = {"drawn": rate(drawn.numpy())}
+    if given.shape[1] == wanted.shape[1]:
+        rows["unchanged"] = rate(given[:])
+    print(f"evaluate: {source}, {len(given):,} test pictures, {config.direction}")
+    print("  ".join(["".ljust(24), *(name.rjust(10) for name in rows)]))
+    for name in next(iter(rows.values())):
+        if name != "score":
+            print("  ".join([name.ljust(24), *(f"{row[name]:10.4f}" for row in rows.values())]))
+
+
+def _out_name(name: str, taken: set[str]) -> Path:
+    """`a/b.jpg` -> a/b.png, as long as that is free."""
+    path = Path(name).with_suffix(".png")
+    if str(path) in taken:
+        path = Path(f"{name}.png")
+    taken.add(str(path))
+    return path
+
+
+def drawn_from(
+    G: "nn.Module", picture: "Image.Image", size: int | None, device: "torch.device"
+) -> "Image.Image":
+    """One picture through G, in its own size; with `size` at that size, and enlarged again."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from gan import feed, sample
+
+    own = picture.size
+    if size:
+        picture = picture.resize((size, size), Image.Resampling.BICUBIC)
+    pixels = np.asarray(picture).reshape(picture.height, picture.width, -1).transpose(2, 0, 1)
+    with torch.no_grad():
+        drawn = G(feed.to_real(pixels[None].copy(), device))
+    result = sample.as_picture(sample.to_uint8(drawn)[0])
+    return result.resize(own, Image.Resampling.BICUBIC) if size else result
+
+
+def one_way(nets: Any, config: knobs.Config, direction: str) -> "nn.Module":
+    """The generator for `direction`; raises Refused if the run has none."""
+    if direction == config.direction:
+        return nets.G
+    if hasattr(nets.G, "back"):
+        return nets.G.back
+    raise Refused(
+        f"--direction={direction}: this run was trained {config.direction} only; train another "
+        f"with --direction={direction}"
+    )
+
+
+def translate(flags: dict[str, Any], device: "torch.device") -> None:
+    """Translate each picture of `--input` into `--output`, one at a time."""
+    from gan import pairs, sample
+
+    direction = flags.pop("direction", "")
+    nets, config, source = runs.trained(flags, ranks=False)
+    if runs.family(config).data == "images":
+        raise Refused(f"translate: {source} is a {config.family}, which draws from noise; generate")
+    G = one_way(nets, config, direction or config.direction).to(device).eval()
+    back = direction and direction != config.direction
+    channels = config.sides[1 if back else 0]
+    found: Iterator[tuple[str, Any]] = pairs.stream(config.input, "--input", channels)
+    folder, taken, failed, rows = Path(config.output), set[str](), [], []
+    for name, picture in found:
+        if isinstance(picture, str):
+            failed.append(f"{name}: {picture}")
+            continue
+        if not config.resize and picture.width * picture.height > LARGEST:
+            failed.append(f"{name}: larger than {LARGEST:,} pixels; give --resize")
+            continue
+        path = folder / _out_name(name, taken)
+        sample.save_picture(
+            drawn_from(G, picture, config.img_size if config.resize else None, device), path
+        )
+        rows.append((name, path))
+        if config.side_by_side:
+            sample.save_picture(picture, folder / "given" / path.relative_to(folder))
+    if config.side_by_side:
+        _write_page(Path(config.side_by_side), rows, folder)
+    print(f"translate: {len(rows):,} pictures from {source} in {folder}")
+    if failed:
+        raise Refused(f"{len(failed)} skipped: {'; '.join(failed[:5])}")
+
+
+def _write_page(page: Path, rows: list[tuple[str, Path]], folder: Path) -> None:
+    parts = [PAGE.format(title="Before and after")]
+    for name, path in rows:
+        before = folder / "given" / path.relative_to(folder)
+        sources = [os.path.relpath(file, page.parent) for file in (before, path)]
+        images = "".join(f'<img src="{html.escape(source)}"> ' for source in sources)
+        parts.append(f"<p>{html.escape(name)}<br>{images}</p>\n")
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text("".join(parts), encoding="utf-8", errors="backslashreplace")

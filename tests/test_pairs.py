@@ -1,0 +1,624 @@
+"""Pairs and two folders: every convention, every kind of file, the cache, the order, the crops."""
+
+import shutil
+import weakref
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from gan import layout, pairs
+from gan.errors import Refused
+from gan.layout import Place
+
+Pixels = NDArray[np.uint8]
+SIZE, STORED = 32, 36  # 286 / 256 * 32 = 35.75
+
+
+def noise(seed: int, size: tuple[int, int] = (SIZE, SIZE)) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    return Image.fromarray(pixels)
+
+
+def solid(colour: Any, size: tuple[int, int] = (SIZE, SIZE), mode: str = "RGB") -> Image.Image:
+    return Image.new(mode, size, colour)
+
+
+def beside(a: Image.Image, b: Image.Image) -> Image.Image:
+    both = Image.new(a.mode, (a.width + b.width, a.height))
+    both.paste(a, (0, 0))
+    both.paste(b, (a.width, 0))
+    return both
+
+
+def chw(image: Image.Image) -> Pixels:
+    return np.asarray(image).transpose(2, 0, 1)
+
+
+def save(root: Path, pictures: dict[str, Image.Image | str]) -> Path:
+    """A folder of these pictures; a text is written as it is."""
+    for name, picture in pictures.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(picture, str):
+            (root / name).write_text(picture)
+        else:
+            picture.save(root / name)
+    return root
+
+
+def zipped(folder: Path, file: Path, top: str = "") -> Path:
+    with zipfile.ZipFile(file, "w") as archive:
+        for path in sorted(folder.rglob("*"), reverse=True):
+            if path.is_file():
+                archive.write(path, top + path.relative_to(folder).as_posix())
+    return file
+
+
+def opened(path: Path, cache: Path, **more: Any) -> pairs.Sides:
+    open_it = more.pop("open", pairs.open_pairs)
+    channels = more.pop("channels", (3, 3))
+    return open_it(str(path), SIZE, *channels, cache, workers=1, **{"jitter": False, **more})
+
+
+# --- which file is what --------------------------------------------------------------------------
+
+CONVENTIONS: dict[str, Callable[[str, str], str]] = {
+    # of part and side, the folder
+    "A/train": lambda part, side: f"{side}/{part}",
+    "train/A": lambda part, side: f"{part}/{side}",
+    "trainA": lambda part, side: f"{part}{side}",
+    "TRAIN_a": lambda part, side: f"{part.upper()}_{side.lower()}",
+}
+
+
+def as_pairs(root: Path, convention: str) -> Path:
+    """Six pairs to train on and two to score with, the same in every convention."""
+    for i in range(8):
+        part, a, b = "train" if i < 6 else "test", noise(i), noise(100 + i)
+        if convention == "side by side":
+            save(root, {f"{part}/{i}.png": beside(a, b)})
+        else:
+            folder = CONVENTIONS[convention]
+            save(root, {f"{folder(part, 'A')}/{i}.png": a, f"{folder(part, 'B')}/{i}.bmp": b})
+    return root
+
+
+@pytest.mark.parametrize("convention", ["side by side", *CONVENTIONS])
+def test_every_convention_gives_the_same_pairs(convention: str, tmp_path: Path) -> None:
+    folder = as_pairs(tmp_path / "in", convention)
+    sides = opened(folder, tmp_path / "cache")
+    assert sides.paired
+    assert sides.test_paired
+    assert (len(sides), sides.size, sides.skipped) == (6, SIZE, {})
+    assert np.array_equal(sides.a, [chw(noise(i)) for i in range(6)])
+    assert np.array_equal(sides.b, [chw(noise(100 + i)) for i in range(6)])
+    assert np.array_equal(sides.test_a, [chw(noise(i)) for i in (6, 7)])
+    assert np.array_equal(sides.test_b, [chw(noise(100 + i)) for i in (6, 7)])
+    assert [Path(name).stem for name in sides.test_names_a + sides.test_names_b] == list("6767")
+    for top in ("", "some/set/"):
+        archive = zipped(folder, tmp_path / f"z{len(top)}.zip", top)
+        assert opened(archive, tmp_path / "cache").digest == sides.digest
+    if convention != "side by side":
+        two = opened(folder, tmp_path / "cache", open=pairs.open_two)
+        assert (two.paired, two.test_paired) == (False, True)
+        assert two.digest == sides.digest
+
+
+def test_what_a_name_says() -> None:
+    table = {
+        "set/A/train/deep/x.png": Place("train", "A", False, "deep/x"),
+        "set/train/B/x.png": Place("train", "B", False, "x"),
+        "set/valB/0001_B.png": Place("val", "B", True, "0001"),
+        "set/test-a/a_B.png": Place("test", "A", True, "a_B"),
+        "set/test/test/x.png": Place("test", "", False, "test/x"),
+        "set/A/b/x.png": Place("", "A", False, "b/x"),
+        "set/other/A/x.png": Place("", "", False, "other/A/x"),
+        "set/train.png": Place("", "", False, "train"),
+    }
+    assert layout.places_of(list(table)) == table
+    # a folder around all of them may have any name; one that says something is not around them
+    assert layout.places_of(["x/y/1.png", "x/z/2.png"])["x/y/1.png"].key == "y/1"
+    assert layout.places_of(["x/test/1.png"])["x/test/1.png"].part == "test"
+
+
+def test_pairs_in_no_such_folders_are_all_to_train_on(tmp_path: Path) -> None:
+    flat = save(tmp_path / "flat", {f"{i}.png": beside(noise(i), noise(9 + i)) for i in range(3)})
+    deep = save(
+        tmp_path / "deep", {f"k{i}/x.png": beside(noise(i), noise(9 + i)) for i in range(3)}
+    )
+    apart = {f"{s}/{i}_{s}.png": noise(i + 9 * (s == "B")) for i in range(3) for s in "AB"}
+    found = [opened(path, tmp_path / "cache") for path in (flat, deep, save(tmp_path / "x", apart))]
+    assert [(len(x), len(x.test_a)) for x in found] == [(3, 0)] * 3
+    assert len({x.digest for x in found}) == 1
+
+
+def test_test_comes_before_val(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures = {f"{part}/1.png": noise(i, (64, 32)) for i, part in enumerate(("train", "val"))}
+    sides = opened(save(tmp_path / "in", pictures), tmp_path / "cache", held_out=0.5)
+    assert sides.test_names_a == ("val/1.png",)
+    noise(3, (64, 32)).save(tmp_path / "in" / "top.png")
+    save(tmp_path / "in", {"test/2.png": noise(2, (64, 32))})
+    capsys.readouterr()
+    sides = opened(tmp_path / "in", tmp_path / "cache", held_out=0.5)
+    assert sides.test_names_a == ("test/2.png",)
+    assert sides.skipped == {"top.png": "in none of train/, val/ and test/"}
+    said = capsys.readouterr().out
+    assert "1 pairs (A left, B right) to train on, 1 to score with" in said
+    assert "1 pictures in val/ left out" in said
+
+
+def test_names_by_chance_alike_make_no_pairs(tmp_path: Path) -> None:
+    folder = as_pairs(tmp_path / "in", "trainA")
+    (folder / "trainB" / "3.bmp").unlink()
+    with pytest.raises(Refused, match=r"1 of 15 pictures are in no pair .*trainA/3.png") as refusal:
+        opened(folder, tmp_path / "cache")
+    assert "\n" not in str(refusal.value)
+    assert len(opened(folder, tmp_path / "cache", open=pairs.open_two)) == 6
+    shutil.move(folder / "trainA", folder / "A")
+    shutil.move(folder / "trainB", folder / "B")  # testA and testB are still in one word
+    shutil.rmtree(folder / "testA")
+    shutil.rmtree(folder / "testB")
+    assert opened(folder, tmp_path / "cache").skipped == {"A/3.png": "no picture of this name in B"}
+
+
+def test_partners_are_missing_double_broken_or_of_another_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = {
+        "A/good.png": noise(1, (100, 100)),
+        "B/good.jpg": solid((0, 0, 99), (64, 48)),
+        "A/lone.png": noise(2),
+        "B/alone.png": noise(3),
+        "A/twice.png": noise(4),
+        "A/twice.bmp": noise(5),
+        "B/twice.png": noise(6),
+        "A/broken.png": "no picture",
+        "B/broken.png": noise(7),
+        "preview.png": noise(8),
+        "notes.txt": "no picture either",
+    }
+    sides = opened(save(tmp_path / "in", pictures), tmp_path / "cache")
+    assert len(sides) == 2
+    assert np.array_equal(sides.b[1], chw(noise(6)))  # keys in order: broken, good, twice
+    assert np.abs(sides.b[0].astype(int) - [[[0]], [[0]], [[99]]]).max() <= 2
+    why = {
+        "A/lone.png": "no picture of this name in B",
+        "B/alone.png": "no picture of this name in A",
+        "A/twice.png": "A/twice.bmp has this name too",
+        "B/broken.png": "its partner cannot be read",
+        "preview.png": "neither in A nor in B",
+    }
+    assert "cannot identify image" in sides.skipped.pop("A/broken.png")
+    assert sides.skipped == why
+    listed = (sides.folder / "skipped.txt").read_text()
+    assert all(f"{name}\t{reason}\n" in listed for name, reason in why.items())
+    said = capsys.readouterr()
+    assert "6 pictures skipped" in said.err
+    assert "2 pairs to train on" in said.out
+    assert "1 files that are no pictures" in said.out
+
+
+# --- what is in a file ---------------------------------------------------------------------------
+
+
+def rotated(image: Image.Image) -> tuple[Image.Image, dict[str, Any]]:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # "turn me clockwise": on its side it is too narrow for halves
+    return image.transpose(Image.Transpose.ROTATE_90), {"exif": exif}
+
+
+RED_BLUE = beside(solid((200, 30, 10), (40, 40)), solid((10, 60, 220), (40, 40)))
+SIXTEEN = np.repeat(np.array([[40 * 257, 200 * 257]], np.uint16), 40, axis=1).repeat(40, axis=0)
+KINDS = {
+    # file name: picture, how to save it, A, B
+    "a.jpg": (RED_BLUE, {"quality": 95}, (200, 30, 10), (10, 60, 220)),
+    "b.png": (RED_BLUE, {}, (200, 30, 10), (10, 60, 220)),
+    "palette.png": (RED_BLUE.quantize(8), {}, (200, 30, 10), (10, 60, 220)),
+    "clear.png": (
+        beside(solid((9, 8, 7, 255), (40, 40), "RGBA"), solid((0, 0, 0, 51), (40, 40), "RGBA")),
+        {},
+        (9, 8, 7),
+        (204, 204, 204),  # over white: 255 * (1 - 51 / 255)
+    ),
+    "sixteen.png": (Image.fromarray(SIXTEEN), {}, (40, 40, 40), (200, 200, 200)),
+    "turned.jpg": (*rotated(RED_BLUE), (200, 30, 10), (10, 60, 220)),
+    "turned.png": (*rotated(RED_BLUE), (200, 30, 10), (10, 60, 220)),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_left_is_a_and_right_is_b(name: str, tmp_path: Path) -> None:
+    image, options, a, b = KINDS[name]
+    (tmp_path / "in").mkdir()
+    image.save(tmp_path / "in" / name, **options)
+    sides = opened(tmp_path / "in", tmp_path / "cache")
+    for pixels, colour in ((sides.a[..., :28], a), (sides.b[..., 4:], b)):  # JPEG blurs the middle
+        off = np.abs(pixels[0].astype(int) - np.reshape(colour, (3, 1, 1))).max()
+        assert off <= 5, f"{pixels[0, :, 5, 5]} instead of {colour}"
+
+
+def test_bad_halves_are_skipped_with_the_reason(tmp_path: Path) -> None:
+    pictures = {
+        "good.png": noise(1, (56, 28)),
+        "odd.png": noise(2, (65, 32)),
+        "narrow.png": noise(3, (54, 40)),
+        "low.png": noise(4, (64, 27)),
+        "text.jpg": "<html>",
+    }
+    folder = save(tmp_path / "in", pictures)
+    whole = (folder / "good.png").read_bytes()
+    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
+    sides = opened(folder, tmp_path / "cache")
+    assert len(sides) == 1
+    assert set(sides.skipped) == {*pictures, "cut.png"} - {"good.png"}
+    assert sides.skipped["odd.png"] == "ValueError: 65 pixels wide: an odd number has no two halves"
+    assert sides.skipped["narrow.png"].endswith("halves of 27 x 40 pixels, less than 28 x 28")
+    assert sides.skipped["low.png"].endswith("halves of 32 x 27 pixels, less than 28 x 28")
+    (folder / "good.png").unlink()
+    with pytest.raises(Refused, match=r"^--data-path=\S+: no usable pairs .*5 skipped"):
+        opened(folder, tmp_path / "cache")
+
+
+def test_a_square_is_made_without_cutting(tmp_path: Path) -> None:
+    wide = solid("lime", (160, 40))
+    wide.paste("red", (40, 0, 120, 40))  # all that a square out of the centre would show
+    folder = save(tmp_path / "in", {"A/1.png": wide, "B/1.png": wide.transpose(Image.Transpose(2))})
+    sides = opened(folder, tmp_path / "cache")
+    for picture in (sides.a[0], sides.b[0].swapaxes(1, 2)):
+        assert picture[:, 5, [2, 16, 29]].T.tolist() == [[0, 255, 0], [255, 0, 0], [0, 255, 0]]
+
+
+def test_channels_of_each_side(tmp_path: Path) -> None:
+    red = solid((255, 0, 0), (64, 32))
+    folder = save(tmp_path / "in", {"1.png": red, "test/2.png": red})
+    for a, b in ((1, 3), (3, 1), (1, 1)):
+        sides = opened(folder, tmp_path / "cache", channels=(a, b))
+        assert sides.a.shape == sides.test_a.shape == (1, a, SIZE, SIZE)
+        assert sides.b.shape == sides.test_b.shape == (1, b, SIZE, SIZE)
+        for pixels in (sides.a, sides.b, *sides.batch_at(0, 1, 0, True)):
+            grey = pixels.shape[1] == 1
+            assert pixels[0, :, 3, 3].tolist() == ([76] if grey else [255, 0, 0])  # 0.299 * 255
+
+
+@pytest.mark.parametrize("hostile", ["../../A/evil.png", "/A/evil.png", "A/../../evil.png"])
+def test_hostile_names(hostile: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    odd = "B/\x1b[31mnew\nline.png"
+    folder = save(tmp_path / "deep" / "in", {"A/1.png": noise(1), "B/1.png": noise(2)})
+    archive = zipped(folder, tmp_path / "deep" / "hostile.zip")
+    with zipfile.ZipFile(archive, "a") as file:
+        for name in (hostile, odd):
+            file.writestr(zipfile.ZipInfo(name), (folder / "A" / "1.png").read_bytes())
+    sides = opened(archive, tmp_path / "deep" / "cache")
+    assert np.array_equal(sides.a, [chw(noise(1))])
+    said = capsys.readouterr()
+    assert "\x1b" not in said.out + said.err
+    listed = (sides.folder / "skipped.txt").read_text()
+    assert "B/\\x1b[31mnew\\nline.png\tno picture of this name in A\n" in listed
+    assert not list(tmp_path.rglob("evil*"))
+    found = dict(pairs.stream(str(archive), "--input"))
+    reasons = {name: found.pop(name) for name in list(found) if isinstance(found[name], str)}
+    assert list(found) == ["A/1.png", odd, "B/1.png"]
+    leads_out = {hostile: "its name leads out of the folder"}
+    assert reasons == (leads_out if hostile.startswith("/") else {})  # .. is as hidden as .git
+
+
+# --- batches -------------------------------------------------------------------------------------
+
+
+def coordinates() -> Image.Image:
+    """A picture of the stored size: red is x, green is y."""
+    y, x = np.mgrid[:STORED, :STORED]
+    return Image.fromarray(np.stack([x, y, 0 * x], -1).astype(np.uint8))
+
+
+def window(picture: Pixels) -> tuple[int, int, bool]:
+    """Top, left and whether mirrored of a crop of `coordinates`, checked pixel by pixel."""
+    x, y = picture[0].astype(int), picture[1].astype(int)
+    mirrored = bool(x[0, 0] > x[0, 1])
+    top, left = int(y.min()), int(x.min())
+    columns = np.arange(left, left + SIZE)
+    assert (x == (columns[::-1] if mirrored else columns)).all()
+    assert (y == np.arange(top, top + SIZE)[:, None]).all()
+    return top, left, mirrored
+
+
+def test_both_sides_of_a_pair_are_cropped_and_mirrored_alike(tmp_path: Path) -> None:
+    a = coordinates()
+    b = Image.fromarray(255 - np.asarray(a))
+    sides = opened(save(tmp_path / "in", {"1.png": beside(a, b)}), tmp_path / "c", jitter=True)
+    assert sides.a.shape == (1, 3, STORED, STORED)
+    assert sides.test_a.shape == (0, 3, SIZE, SIZE)
+    seen = set()
+    for step in range(300):
+        x, y = sides.batch_at(step, 1, 0, True)
+        assert x.shape == (1, 3, SIZE, SIZE)
+        assert np.array_equal(x, 255 - y)
+        seen.add(window(x[0]))
+        plain, _ = sides.batch_at(step, 1, 0, True, flip=False)
+        assert window(plain[0]) == (*window(x[0])[:2], False)
+        assert window(sides.batch_at(step, 1, 0, False)[0][0]) == (2, 2, False)
+    assert len(seen) >= 48  # of 5 * 5 places, mirrored or not; all 50 but for bad luck
+    assert {top for top, _, _ in seen} == {left for _, left, _ in seen} == set(range(5))
+
+
+def test_two_folders_are_cropped_and_mirrored_one_by_one(tmp_path: Path) -> None:
+    folder = save(tmp_path / "in", {"trainA/1.png": coordinates(), "trainB/2.png": coordinates()})
+    sides = opened(folder, tmp_path / "cache", open=pairs.open_two, jitter=True)
+    seen = [[window(x[0]) for x in sides.batch_at(step, 1, 0, True)] for step in range(200)]
+    assert 70 < sum(a[2] == b[2] for a, b in seen) < 130
+    assert 20 < sum(a[0] == b[0] for a, b in seen) < 60  # one in five
+    assert 0 < sum(a == b for a, b in seen) < 15  # one in fifty
+
+
+def test_without_jitter_pictures_are_those_of_the_files(tmp_path: Path) -> None:
+    folder = save(tmp_path / "in", {"A/1.png": noise(1), "B/1.png": noise(2)})
+    for open_it in (pairs.open_pairs, pairs.open_two):
+        sides = opened(folder, tmp_path / "cache", open=open_it)
+        for batch, seed in zip(sides.batch_at(5, 1, 0, False), (1, 2), strict=True):
+            assert np.array_equal(batch[0], chw(noise(seed)))
+        larger = opened(folder, tmp_path / "cache", open=open_it, jitter=True)
+        assert larger.a.shape[-1] == STORED
+        assert larger.folder != sides.folder
+
+
+def numbered(path: Path, folder: str, count: int) -> None:
+    save(path, {f"{folder}/{i}.png": solid((10 * i, 0, 0)) for i in range(count)})
+
+
+def drawn(sides: pairs.Sides, steps: int, batch: int, seed: int = 0) -> Iterator[NDArray[np.int64]]:
+    """Which pictures of A and of B came, in their order."""
+    batches = [sides.batch_at(step, batch, seed, True) for step in range(steps)]
+    for side in range(2):
+        yield np.concatenate([batch[side][:, 0, 0, 0] for batch in batches]).astype(int) // 10
+
+
+def test_every_pair_once_an_epoch_in_an_order_of_its_own(tmp_path: Path) -> None:
+    numbered(tmp_path / "in", "A", 9)
+    numbered(tmp_path / "in", "B", 9)
+    sides = opened(tmp_path / "in", tmp_path / "cache")
+    a, b = drawn(sides, 40, 4)  # two steps an epoch: one pair is left out
+    assert np.array_equal(a, b)
+    epochs = a.reshape(20, 8)
+    assert all(len(set(epoch)) == 8 for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 20
+    assert set(a) == set(range(9))
+    assert sorted(next(drawn(sides, 1, 9))) == list(range(9))
+    assert np.array_equal(a, next(drawn(sides, 40, 4)))
+    assert not np.array_equal(a, next(drawn(sides, 40, 4, seed=1)))
+    again = opened(tmp_path / "in", tmp_path / "cache")
+    late = [x for x, _ in (sides.batch_at(37, 4, 5, True), again.batch_at(37, 4, 5, True))]
+    assert np.array_equal(*late)
+
+
+@pytest.mark.parametrize("larger", ["A", "B"])
+def test_the_smaller_side_wraps_around(larger: str, tmp_path: Path) -> None:
+    numbered(tmp_path / "in", "trainA", 7 if larger == "A" else 3)
+    numbered(tmp_path / "in", "trainB", 7 if larger == "B" else 3)
+    sides = opened(tmp_path / "in", tmp_path / "cache", open=pairs.open_two)
+    assert len(sides) == 7
+    many, few = drawn(sides, 60, 7) if larger == "A" else reversed(list(drawn(sides, 60, 7)))
+    assert all(sorted(epoch) == list(range(7)) for epoch in many.reshape(60, 7))
+    turns = few.reshape(140, 3)  # they do not end where an epoch does
+    assert all(sorted(turn) == [0, 1, 2] for turn in turns)
+    assert len({tuple(turn) for turn in turns}) == 6
+    # with equal numbers the two orders have nothing to do with each other
+    numbered(tmp_path / "in", "trainA", 7)
+    numbered(tmp_path / "in", "trainB", 7)
+    sides = opened(tmp_path / "in", tmp_path / "cache", open=pairs.open_two)
+    a, b = drawn(sides, 60, 7)
+    assert 30 < (a == b).sum() < 100  # one in seven: 60
+
+
+# --- the cache -----------------------------------------------------------------------------------
+
+
+def test_the_cache_is_reused_and_follows_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = as_pairs(tmp_path / "in", "trainA")
+    first = opened(folder, tmp_path / "cache")
+    with monkeypatch.context() as patch:
+        patch.setattr(pairs, "_build", lambda *_: pytest.fail("decoded again"))
+        again = opened(folder, tmp_path / "cache", held_out=0.3)  # there is a test part: no matter
+        assert np.array_equal(first.a, again.a)
+        assert again.test_names_b == ("testB/6.bmp", "testB/7.bmp")
+    others = [
+        opened(folder, tmp_path / "cache", jitter=True),
+        opened(folder, tmp_path / "cache", channels=(1, 3)),
+        opened(folder, tmp_path / "cache", channels=(3, 1)),
+        opened(folder, tmp_path / "cache", open=pairs.open_two),
+    ]
+    noise(50).save(folder / "trainA" / "0.png")
+    others.append(opened(folder, tmp_path / "cache"))
+    assert np.array_equal(others[-1].a[0], chw(noise(50)))
+    assert len({x.folder for x in others} | {first.folder}) == 6
+    assert len({x.digest for x in others} | {first.digest}) == 5  # two folders have the same pixels
+    assert not list((tmp_path / "cache").glob("*.part"))
+
+
+@pytest.mark.parametrize("damaged", ["a.u8", "b.u8", "test_a.u8", "test_b.u8", "index.json"])
+def test_a_damaged_cache_is_made_again(damaged: str, tmp_path: Path) -> None:
+    folder = as_pairs(tmp_path / "in", "side by side")
+    first = opened(folder, tmp_path / "cache")
+    digest, size = first.digest, (first.folder / damaged).stat().st_size
+    del first
+    for left in (size - 1, size + 1, 0, None):
+        file = next((tmp_path / "cache").glob(f"*/{damaged}"))
+        if left is None:
+            file.unlink()
+        else:
+            with open(file, "rb+") as opened_file:
+                opened_file.truncate(left)
+        assert opened(folder, tmp_path / "cache").digest == digest
+        assert file.stat().st_size == size
+
+
+def test_many_processes_give_what_one_gives(tmp_path: Path) -> None:
+    pictures = {f"{side}/{i}.png": noise(i, (8, 8)) for i in range(64) for side in "AB"}
+    folder = save(tmp_path / "in", {**pictures, "A/9.png": "broken"})
+    one = opened(folder, tmp_path / "one")
+    two = pairs.open_pairs(str(folder), SIZE, 3, 3, tmp_path / "two", workers=2, jitter=False)
+    assert (two.digest, two.skipped) == (one.digest, one.skipped)
+    assert len(two) == 63
+
+
+def rows(pictures: Pixels) -> set[bytes]:
+    return {picture.tobytes() for picture in pictures}
+
+
+def test_a_share_of_pairs_is_held_out_if_there_is_no_test_part(faces: Path, tmp_path: Path) -> None:
+    face = [Image.open(file).convert("RGB") for file in sorted(faces.iterdir())]
+    couples = [beside(face[i], face[100 + i // 2]) for i in range(80)]  # every B twice
+    folder = save(tmp_path / "in", {f"{i}.png": both for i, both in enumerate(couples)})
+    sides = opened(folder, tmp_path / "cache", jitter=True, held_out=0.1)
+    assert (len(sides), len(sides.test_a)) == (52, 28)  # at least 28
+    assert sides.a.shape[2:] == (STORED, STORED)
+    assert sides.test_b.shape[2:] == (SIZE, SIZE)
+    held = {int(Path(name).stem) for name in sides.test_names_a}
+    assert {i // 2 for i in held} == {i // 2 for i in held if i ^ 1 in held}, "B is in both"
+    for i, a, b in zip(map(int_stem, sides.test_names_a), sides.test_a, sides.test_b, strict=True):
+        left, right = pairs.halves(couples[i])
+        assert np.array_equal(a, chw(left.resize((SIZE, SIZE), Image.Resampling.BICUBIC)))
+        assert np.array_equal(b, chw(right.resize((SIZE, SIZE), Image.Resampling.BICUBIC)))
+    left = [i for i in sorted(range(80), key=str) if i not in held]
+    assert rows(sides.a) == rows(
+        np.stack([chw(face[i].resize((STORED, STORED), Image.Resampling.BICUBIC)) for i in left])
+    )
+    renamed = {f"{37 * i % 80:02}.png": both for i, both in enumerate(couples)}
+    other = opened(save(tmp_path / "x", renamed), tmp_path / "cache", jitter=True, held_out=0.1)
+    assert rows(other.test_a) == rows(sides.test_a)
+    assert rows(other.a) == rows(sides.a)
+    assert other.digest != sides.digest  # another order
+    none = opened(folder, tmp_path / "cache", jitter=True)
+    assert (len(none), len(none.test_a)) == (80, 0)
+
+
+def int_stem(name: str) -> int:
+    return int(Path(name).stem)
+
+
+def test_a_share_of_each_of_two_folders_is_held_out(faces: Path, tmp_path: Path) -> None:
+    for i, file in enumerate(sorted(faces.iterdir())[:170]):
+        folder = tmp_path / "in" / ("trainA" if i < 70 else "trainB")
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, folder)
+    sides = opened(tmp_path / "in", tmp_path / "c", open=pairs.open_two, held_out=0.1)
+    assert (len(sides.a), len(sides.test_a), len(sides.b), len(sides.test_b)) == (42, 28, 72, 28)
+    assert not sides.test_paired
+    assert len(rows(sides.a) | rows(sides.test_a)) == 70
+    assert not rows(sides.a) & rows(sides.test_a)
+    assert not rows(sides.b) & rows(sides.test_b)
+    # a test part for one side only: of the other a share is held out all the same
+    save(tmp_path / "in", {"testA/x.png": noise(1)})
+    sides = opened(tmp_path / "in", tmp_path / "c", open=pairs.open_two, held_out=0.1)
+    assert (len(sides.a), len(sides.test_a), len(sides.b), len(sides.test_b)) == (70, 1, 72, 28)
+
+
+def test_test_pictures_of_two_folders_come_by_name(tmp_path: Path) -> None:
+    pictures = {f"{part}/{i}.png": noise(i) for part in ("trainA", "trainB") for i in range(2)}
+    pictures |= {f"testA/{i}_A.png": noise(i) for i in (1, 10, 2)}  # of files 10_A comes before 1_A
+    pictures |= {f"testB/{i}.bmp": noise(100 + i) for i in (1, 10, 2)}  # and 1 before 10
+    folder = save(tmp_path / "in", pictures)
+    sides = opened(folder, tmp_path / "cache", open=pairs.open_two)
+    assert sides.test_paired
+    assert sides.test_names_b == ("testB/1.bmp", "testB/10.bmp", "testB/2.bmp")
+    assert np.array_equal(sides.test_a, [chw(noise(i)) for i in (1, 10, 2)])
+    assert np.array_equal(sides.test_b, [chw(noise(100 + i)) for i in (1, 10, 2)])
+    (folder / "testB" / "2.bmp").write_text("broken")
+    sides = opened(folder, tmp_path / "cache", open=pairs.open_two)
+    assert not sides.test_paired
+    assert (len(sides.test_a), len(sides.test_b)) == (3, 2)
+
+
+# --- refusals ------------------------------------------------------------------------------------
+
+TALL = noise(0, (64, 32))
+REFUSALS = {
+    # what is there, how it is opened: what is said
+    "none": ({}, pairs.open_pairs, "no pictures in it"),
+    "text": ({"a.txt": "x"}, pairs.open_two, "no pictures in it .1 other files"),
+    "only test": ({"test/1.png": TALL}, pairs.open_pairs, "test/ but none to train on; put"),
+    "only val, A": ({"valA/1.png": TALL, "valB/1.png": TALL}, pairs.open_two, "none to train on"),
+    "only A": ({"A/1.png": TALL}, pairs.open_pairs, "no folder B .*folders A/ and B/"),
+    "only B": ({"trainB/1.png": TALL}, pairs.open_two, "no folder A .*put pictures in trainA/"),
+    "B to test": (
+        {"trainA/1.png": TALL, "testB/1.png": TALL},
+        pairs.open_two,
+        "no folder B with pictures to train on; put",
+    ),
+    "no sides": ({"train/1.png": TALL}, pairs.open_two, "no folders A and B .*put pictures in"),
+    "no match": (
+        {"A/1.png": TALL, "B/2.png": TALL},
+        pairs.open_pairs,
+        "2 of 2 pictures are in no pair .*A/1.png: no picture of this name in B.; name partners",
+    ),
+    "all odd": ({"1.png": noise(0, (63, 32))}, pairs.open_pairs, "1.png: ValueError: 63 .*; see"),
+    "bad B": ({"A/1.png": TALL, "B/1.png": "x"}, pairs.open_two, "no usable pictures of B .*see"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_refusals_are_one_line_with_flag_and_way_out(case: str, tmp_path: Path) -> None:
+    pictures, open_it, said = REFUSALS[case]
+    (tmp_path / "in").mkdir()
+    folder = save(tmp_path / "in", pictures)  # type: ignore[arg-type]
+    with pytest.raises(Refused, match=said) as refusal:
+        opened(folder, tmp_path / "cache", open=open_it, flag="--some-flag")
+    assert str(refusal.value).startswith(f"--some-flag={folder}: ")
+    assert "\n" not in str(refusal.value)
+
+
+def test_refusals_of_paths_and_of_small_sets(tmp_path: Path) -> None:
+    for open_it in (pairs.open_pairs, pairs.open_two):
+        with pytest.raises(Refused, match=r"^--data-path: give a folder or zip"):
+            open_it("", SIZE, 3, 3, tmp_path)
+        with pytest.raises(Refused, match=r"^--data-path=\S+: no such folder or zip"):
+            opened(tmp_path / "nowhere", tmp_path, open=open_it)
+    folder = as_pairs(tmp_path / "in", "trainA")
+    with pytest.raises(Refused, match=r"--batch-size=7: only 6 usable pairs .*--batch-size=6 or"):
+        opened(folder, tmp_path / "cache", batch_size=7)
+    assert len(opened(folder, tmp_path / "cache", batch_size=6)) == 6
+
+
+# --- one at a time -------------------------------------------------------------------------------
+
+
+def test_a_stream_of_pictures_by_name(tmp_path: Path) -> None:
+    folder = save(tmp_path / "in", {"b.png": noise(1, (50, 20)), "a/z.bmp": noise(2), "c.png": "x"})
+    turned, options = rotated(RED_BLUE)
+    turned.save(folder / "a" / "turned.jpg", **options)
+    save(folder, {"notes.txt": "nothing"})
+    for path in (folder, zipped(folder, tmp_path / "in.zip")):
+        found = dict(pairs.stream(str(path), "--input"))
+        assert list(found) == ["a/turned.jpg", "a/z.bmp", "b.png", "c.png"]
+        assert "cannot identify" in str(found.pop("c.png"))
+        assert [(x.size, x.mode) for x in found.values() if not isinstance(x, str)] == [
+            ((80, 40), "RGB"),
+            ((32, 32), "RGB"),
+            ((50, 20), "RGB"),
+        ]
+        assert np.array_equal(np.asarray(found["b.png"]), np.asarray(noise(1, (50, 20))))
+    for name in ("b.png", "c.png"):
+        ((only, picture),) = pairs.stream(str(folder / name), "--input", channels=1)
+        assert only == name
+        assert isinstance(picture, str) if name == "c.png" else picture.mode == "L"
+    with pytest.raises(Refused, match=r"^--input=\S+: no such folder or zip"):
+        pairs.stream(str(tmp_path / "nowhere"), "--input")
+    with pytest.raises(Refused, match=r"^--input: wants a picture"):
+        pairs.stream("", "--input")
+
+
+def test_a_stream_holds_one_picture_at_a_time(tmp_path: Path) -> None:
+    folder = save(tmp_path / "in", {f"{i}.png": noise(i) for i in range(9)})
+    earlier: list[weakref.ref[Image.Image]] = []
+    for _, picture in pairs.stream(str(folder), "--input"):
+        assert isinstance(picture, Image.Image)
+        earlier.append(weakref.ref(picture))
+        del picture
+        assert not any(ref() for ref in earlier)
+    assert len(earlier) == 9
