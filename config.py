@@ -15,13 +15,14 @@ from typing import Any, get_args
 
 from gan.errors import Refused
 
-TRAIN, GENERATE, EVALUATE = ("train",), ("generate",), ("evaluate",)
-TRANSLATE = ("translate",)
+COMPARE, GENERATE, EVALUATE = ("compare",), ("generate",), ("evaluate",)
+TRAIN, TRANSLATE = ("train", *COMPARE), ("translate",)
 DRAW = (*GENERATE, *EVALUATE)
 ALL = (*TRAIN, *DRAW, *TRANSLATE)
 ALIASES = {"image_size": "img_size", "h": "help"}
 ORDERS = ("resume", "overwrite")  # what to do now; no part of what a run is
 BUDGET = ("max_epoch", "max_images", "max_minutes")
+BESIDE = ("name", "gpu", "num_workers", "save_every", "save_minutes")  # a run is the same without
 
 
 def knob(
@@ -68,7 +69,12 @@ class Config:
     seed: int = knob(
         0, "the run is a function of it", used=ALL, low=0, high=2**63 - 1, fixed="other noise"
     )
-    resume: bool | str = knob(False, "go on: the newest state of this run, or the file named")
+    seeds: int = knob(
+        1, "runs of each setting, with --seed and the seeds after it", used=COMPARE, low=1, high=100
+    )
+    resume: bool | str = knob(
+        False, "go on: the newest state of this run, or the file named", used=("train",)
+    )
     overwrite: bool = knob(False, "replace the earlier run of this name")
 
     # data
@@ -233,7 +239,11 @@ class Config:
         used=EVALUATE,
         only=("lite0", "inception", "random"),
     )
-    report: str = knob("evaluate.html", "page to write, with a .json beside it", used=EVALUATE)
+    report: str = knob(
+        "",
+        "page to write, with a .json beside it; nothing: evaluate.html, compare.html",
+        used=(*COMPARE, *EVALUATE),
+    )
 
     @property
     def labels(self) -> list[str]:
@@ -318,7 +328,7 @@ def coerce(name: str, text: str) -> Any:
 
 def read_flags(command: str, stray: Iterable[str], options: Mapping[str, str]) -> dict[str, Any]:
     """The flags of one call, typed and checked; raises Refused for the first that is wrong."""
-    known = [*names(command), *(["config"] if command == "train" else [])]
+    known = [*names(command), *(["config"] if command in TRAIN else [])]
     for word in stray:
         hint = f"did you mean {flag(str(word))}=...?" if str(word) in known else "flags are --x=y"
         raise Refused(f"{word}: a stray word; {hint}")
@@ -383,6 +393,15 @@ def resolve(*layers: Mapping[str, Any]) -> Config:
     return config
 
 
+def difference(saved: Mapping[str, Any], wanted: Config) -> str:
+    """The first knob in which a run of config `saved` is not the run `wanted`; "" if none."""
+    for name in names("train"):
+        old, new = saved.get(name, FIELDS[name].default), getattr(wanted, name)
+        if old != new and name not in (*ORDERS, *BESIDE):
+            return f"{flag(name)} {old}, not {new}"
+    return ""
+
+
 def changes(saved: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, list[Any]]:
     """{knob: [old, new]} for `--resume`; raises Refused for one that may not change in mid-run."""
     changed = {
@@ -400,6 +419,16 @@ def changes(saved: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, lis
     return changed
 
 
+MORE = {
+    "compare": (
+        "Flags of `train` take several values, with commas between: --g-every=1,5 --lr1=1e-4,2e-4.",
+        "Each combination with each seed is a run of its own, NAME.lr1-0.0001.g-every-1.seed-0,",
+        "trained one after the other (NAME: compare). The same command again goes on where it was",
+        "stopped; what is finished is not trained again.",
+    )
+}
+
+
 def help_table(command: str) -> str:
     """The flags of `command`, one a line."""
     rows = [("flag", "type", "default", "meaning")]
@@ -408,11 +437,12 @@ def help_table(command: str) -> str:
         kinds = "|".join(kind.__name__ for kind in get_args(field.type) or (field.type,))
         default = repr(field.default) if isinstance(field.default, str) else str(field.default)
         rows.append((flag(name), kinds, default, field.metadata["help"]))
-    if command == "train":
+    if command in TRAIN:
         rows.append(("--config", "str", "''", "start from the knobs of a saved config.json"))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = [
         "  " + "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[3]])
         for row in rows
     ]
+    lines += ["", *MORE[command]] if command in MORE else []
     return "\n".join([f"python main.py {command} [--flag=value ...]", "", *lines])

@@ -6,12 +6,14 @@ python main.py generate --help
 
 import difflib
 import json
+import shlex
 import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import config as knobs
+import grid
 import pictures
 import runs
 from gan.errors import Refused
@@ -29,6 +31,7 @@ USAGE = """Train GANs that draw faces, and draw ranked faces with them.
   python main.py generate [--gen-num=64] [--gen-img=faces.png] ...
   python main.py evaluate [--fake-path=FOLDER_OR_ZIP] ...
   python main.py translate --input=PICTURE_OR_FOLDER [--direction=AtoB] ...
+  python main.py compare --g-every=1,5 --seeds=2 [--max-minutes=10] ...
   python main.py COMMAND --help     all flags of a command, with their defaults
 
 Weights go to checkpoints/, previews to imgs/, curves to runs/ (tensorboard --logdir runs)."""
@@ -91,8 +94,7 @@ def set_up(flags: dict[str, Any]) -> tuple[knobs.Config, dict[str, Any] | None, 
         if "lr1" in changed or "lr2" in changed:
             saved["rescues"] = 0  # rates that were chosen are not halved
         return config, saved, [{"event": "resume", "state": str(path), "changed": changed}]
-    file: dict[str, Any] = knobs.read_file(flags.pop("config")) if "config" in flags else {}
-    config = runs.layered(file, flags)
+    config = runs.configured(flags)
     if not config.overwrite and runs.holds_work(config):
         raise Refused(
             f"{runs.room('checkpoints', config.name)} holds an earlier run; --resume goes on with "
@@ -319,7 +321,7 @@ def evaluate(*stray: str, **options: str) -> None:
     flags["gen_search_num"] = flags["gen_num"]
     from gan import data, features, metrics, report, sample
 
-    page = Path(flags.get("report", knobs.Config.report))
+    page = Path(flags.get("report") or "evaluate.html")
     if page.suffix.lower() not in (".html", ".htm"):
         raise Refused(f"--report={page}: a name that ends in .html")
     given = "fake_path" in flags
@@ -389,7 +391,33 @@ def translate(*stray: str, **options: str) -> None:
     pictures.translate(flags, pick_device(flags.get("gpu", "auto")))
 
 
-COMMANDS = {"train": train, "generate": generate, "evaluate": evaluate, "translate": translate}
+def tried(config: knobs.Config) -> Any:
+    """The data of a new run of `config`, all else that it needs tried out too."""
+    pick_device(config.gpu)
+    opened = runs.open_data(config)
+    config.classes = "/".join(classes_of(opened, config))
+    load = runs.given_weights(config)
+    load(runs.family(config).build(config))
+    return opened
+
+
+def compare(*stray: str, **options: str) -> None:
+    """Train a grid of settings and draw them on one page: see `python main.py compare --help`."""
+    whole, planned = grid.cells(stray, options)
+    import cells
+
+    again = [f"{knobs.flag(name)}={text}" for name, text in options.items()]
+    if code := cells.play(whole, planned, tried, f"python main.py compare {shlex.join(again)}"):
+        sys.exit(code)
+
+
+COMMANDS = {
+    "train": train,
+    "generate": generate,
+    "evaluate": evaluate,
+    "translate": translate,
+    "compare": compare,
+}
 
 
 def run(words: list[str]) -> None:

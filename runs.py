@@ -107,6 +107,12 @@ def check_branch(path: Path, config: knobs.Config) -> None:
         print(f"resume: going back; the first save will delete {', '.join(p.name for p in later)}")
 
 
+def configured(flags: dict[str, Any]) -> knobs.Config:
+    """The config of a new run: the knobs of `--config` lie below the other flags."""
+    file: dict[str, Any] = knobs.read_file(flags["config"]) if "config" in flags else {}
+    return layered(file, {name: value for name, value in flags.items() if name != "config"})
+
+
 def layered(file: dict[str, Any], flags: dict[str, Any]) -> knobs.Config:
     """Defaults below the family's below the file's below the flags."""
     from models import FAMILIES, ONLY_SOME, family_of

@@ -225,6 +225,8 @@ class Run:
         preview = self.feed.preview(G)
         sample.save_picture(sample.as_picture(preview), self.folders.imgs / f"{self.epoch}.png")
         self.report.picture("preview", preview, state.images)
+        when = {"images": state.images, "seconds": round(state.seconds, 1)}
+        self.report.event(state.step, {"event": "save", **when, "preview": f"{self.epoch}.png"})
         folder = self.folders.checkpoints
         checkpoint.save(folder / f"netg_{self.epoch}.pth", G.state_dict())
         checkpoint.save(folder / f"netd_{self.epoch}.pth", state.nets.D.state_dict())
@@ -252,7 +254,7 @@ class Run:
         if state.best is None or scores["score"] < state.best:
             state.best = scores["score"]
             checkpoint.save(self.folders.checkpoints / BEST, self.payload(G))
-        self.report.scores(state.step, state.images, scores)
+        self.report.scores(state.step, state.images, state.seconds, scores)
         self.scored_at = (self.fraction(), state.images)
         self.scoring += time.monotonic() - began
         self.aside(began)

@@ -76,7 +76,7 @@ class Report:
 
     def __init__(self, folder: Path, step: int, images: int, fraction: float) -> None:
         path = folder / "log.jsonl"
-        kept = [line for line in _lines(path) if line["step"] <= step] if step else []
+        kept = [line for line in lines(path) if line["step"] <= step] if step else []
         text = "".join(json.dumps(line) + "\n" for line in kept)
         write_beside(path, lambda part: part.write_text(text, encoding="utf-8"))
         self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
@@ -106,9 +106,10 @@ class Report:
         if self.bar.disable and time.monotonic() - self.last_line > PLAIN_EVERY:
             self.say(f"epoch {values['epoch']:.1f}, {images:,} images, {text}")
 
-    def scores(self, step: int, images: int, scores: dict[str, float]) -> None:
+    def scores(self, step: int, images: int, seconds: float, scores: dict[str, float]) -> None:
         """A score in mid-run, to the log, TensorBoard, and people."""
-        self.event(step, {"event": "score", "images": images, **scores})
+        when = {"images": images, "seconds": round(seconds, 1)}
+        self.event(step, {"event": "score", **when, **scores})
         for name, value in scores.items():
             self.board.add_scalar(f"score/{name}", value, images)
         text = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
@@ -139,19 +140,19 @@ class Report:
         self.file.close()
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def lines(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a log; one cut off by a kill is dropped."""
-    lines = []
+    found = []
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return []
     for line in text.splitlines():
         try:
-            lines.append(json.loads(line))
+            found.append(json.loads(line))
         except ValueError:
             continue
-    return lines
+    return [line for line in found if isinstance(line, dict) and "step" in line]
 
 
 def table(found: dict[str, Any]) -> str:

@@ -116,7 +116,9 @@ def test_what_may_change_in_mid_run() -> None:
 
 
 def test_every_knob_has_a_line_of_help_and_a_command() -> None:
-    tables = "".join(map(knobs.help_table, ("train", "generate", "evaluate", "translate")))
+    tables = "".join(
+        map(knobs.help_table, ("train", "generate", "evaluate", "translate", "compare"))
+    )
     for name, field in knobs.FIELDS.items():
         assert (f"  {knobs.flag(name)} " in tables) == bool(field.metadata["used"])
     for name, field in knobs.FIELDS.items():

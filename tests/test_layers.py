@@ -23,6 +23,8 @@ MAY_IMPORT = {
     "gan.metrics": {"gan.errors", "gan.features"},
     "gan.sample": {"gan.checkpoint"},
     "gan.report": {"gan.checkpoint"},
+    "gan.curves": {"gan.checkpoint", "gan.report"},
+    "gan.compare": {"gan.checkpoint", "gan.curves"},
     "gan.ranking": {"gan.features", "gan.metrics", "gan.sample"},
     "gan.state": {"gan.budget", "gan.health", "gan.report", "gan.sample"},
     "gan.feed": {"gan.data", "gan.losses", "gan.pairs", "gan.sample"},
@@ -52,8 +54,21 @@ MAY_IMPORT = {
         "gan.sample",
         "runs",
     },
-    "main": {
+    "grid": {"config", "gan.errors"},
+    "cells": {
         "config",
+        "gan.budget",
+        "gan.checkpoint",
+        "gan.compare",
+        "gan.curves",
+        "gan.errors",
+        "grid",
+        "runs",
+    },
+    "main": {
+        "cells",
+        "config",
+        "grid",
         "pictures",
         "runs",
         "gan.checkpoint",
@@ -106,10 +121,11 @@ def test_imports_only_go_where_the_plan_lets_them() -> None:
 
 
 def test_what_has_to_start_at_once_imports_no_torch() -> None:
-    heavy = {"torch", "torchvision", "fire", "numpy"}
+    heavy = {"torch", "torchvision", "fire", "numpy", "matplotlib"}
     assert not imports(ROOMS["main"], top_only=True) & heavy
     assert not imports(ROOMS["runs"], top_only=True) & heavy
-    assert not imports(ROOMS["config"]) & heavy
+    assert not (imports(ROOMS["config"]) | imports(ROOMS["grid"])) & heavy
+    assert not any("matplotlib" in imports(path, top_only=True) for path in ROOMS.values())
     for room in ("gan.data", "gan.pairs", "gan.layout", "gan.avatars", "gan.split"):
         assert "torch" not in imports(ROOMS[room]), room
 

@@ -185,6 +185,7 @@ def test_help(cli: Cli) -> None:
         (("--help",), "generate"),
         (("train", "--help"), "--d-every"),
         (("generate", "-h"), "--gen-search-num"),
+        (("compare", "--help"), "--seeds"),
     ):
         done = cli(*words)
         assert done.returncode == 0

@@ -1,0 +1,494 @@
+"""Comparisons: the grid, which runs are trained and which are not, the table, the page."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image
+
+import cells
+import config as knobs
+import main
+from config import Config
+from gan import checkpoint, compare, curves
+from gan.curves import Run
+from gan.errors import Refused
+from grid import Cell
+from grid import cells as planned
+
+TINY = (
+    "--img-size=28", "--nz=8", "--ngf=4", "--ndf=4", "--batch-size=20", "--gpu=False",
+    "--held-out=0",
+)  # fmt: skip
+
+
+# the grid
+
+
+def grid(**options: str) -> list[Cell]:
+    return planned([], options)[1]
+
+
+def test_the_grid_is_the_product_of_all_values_and_seeds() -> None:
+    found = grid(g_every="1,5", d_every="1,2", seeds="2", seed="7", name="x", lr1="1e-4")
+    assert [cell.name for cell in found] == [
+        f"x.d-every-{d}.g-every-{g}.seed-{seed}" for seed in (7, 8) for d in (1, 2) for g in (1, 5)
+    ]
+    assert found[1].flags == {
+        "g_every": 5, "d_every": 1, "seed": 7, "name": "x.d-every-1.g-every-5.seed-7", "lr1": 1e-4,
+    }  # fmt: skip
+    assert (found[1].setting, found[1].seed) == ("d-every 1, g-every 5", 7)
+    # neither the order of the flags nor the way a number is written makes it another one
+    assert [cell.name for cell in grid(lr2="1e-4,2e-4", lr1="0.0001,3e-4")] == [
+        cell.name for cell in grid(lr1="1e-4,0.0003", lr2="0.0001,0.0002")
+    ]
+    # one setting: its seeds
+    assert [cell.name for cell in grid(seeds="2")] == ["compare.seed-0", "compare.seed-1"]
+    assert [cell.flags["ema"] for cell in grid(noema="True", image_size="28,32")] == [False] * 2
+    assert [cell.name for cell in grid(flip="True,False")] == [
+        "compare.flip-True.seed-0",
+        "compare.flip-False.seed-0",
+    ]
+
+
+def test_names_of_cells_are_names_of_runs_and_differ() -> None:
+    values = ["a/b.zip", "a-b.zip", "", "*" * 200, "_" * 200, "ü"]
+    found = grid(data_path=",".join(values), family="dcgan,modern", **dict.fromkeys(
+        ("nz", "ngf", "ndf", "d_every", "g_every", "ema_images", "batch_size"), "50,1000"
+    ))  # fmt: skip
+    names = [cell.name for cell in found]
+    assert len(set(names)) == len(names) == 6 * 2 * 2**7
+    for name in names:
+        assert len(name) < 200
+        assert knobs.read_flags("train", [], {"name": name}) == {"name": name}
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("--g-every=1,five", "--g-every=five: wants a whole number"),
+        ("--g-every=1,", "--g-every=: wants a whole number"),
+        ("--lr1=1e-4,2", "--lr1=2: at most 1"),
+        ("--lr1=1e-4,0.0001", "--lr1=1e-4,0.0001: the same value twice"),
+        ("--g-evry=1,5", "did you mean --g-every"),
+        ("--name=a,b", "--name=a,b: one value only"),
+        ("--seed=0,1", "--seeds=N takes N of them"),
+        ("--seeds=0", "--seeds=0: at least 1"),
+        ("--seeds=2 --seed=9223372036854775807", "--seed=9223372036854775808: at most"),
+        ("--resume", "belongs to train"),
+        ("--gen-num=3", "belongs to generate"),
+        ("--max-images=100,0 --max-epoch=0", "all are 0"),
+        ("--family=dcgan,modem", "--family=modem: no such family; did you mean modern?"),
+        ("--data-path=FACES,nowhere", "--data-path=nowhere: no such"),
+        ("--data-path=FACES --batch-size=20,201", "--batch-size=201: only 200 usable"),
+        ("--data-path=FACES --netg-path=,no.pth", "no.pth: no such file"),
+        ("--data-path=FACES --config=none.json", "none.json"),
+        ("--report=page.pdf", "--report=page.pdf: a name that ends in .html"),
+    ],
+)
+def test_a_mistake_in_any_cell_is_refused_before_the_first_one_starts(
+    words: str, says: str, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cells.Children, "train", lambda *_: pytest.fail("a training was started"))
+    words = words.replace("FACES", str(faces))
+    small = [word for word in TINY if word.split("=")[0] not in words]
+    with pytest.raises(Refused) as refusal:
+        main.run(["compare", *small, *words.split()])
+    assert says in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    assert {p.name for p in tmp_path.iterdir()} <= {"data"}  # at most the cache of the pictures
+
+
+def test_what_makes_two_configs_another_run() -> None:
+    saved = vars(Config(lr1=1e-4))
+    assert knobs.difference(saved, Config(lr1=1e-4, gpu=False, name="x", save_every=3)) == ""
+    assert knobs.difference(saved, Config()) == "--lr1 0.0001, not 0.0002"
+    assert knobs.difference(saved, Config(lr1=1e-4, max_epoch=3)) == "--max-epoch 200, not 3"
+
+
+def test_runs_save_often_enough_for_four_previews(tiny: Callable[..., Config]) -> None:
+    class Pictures:
+        digest = ""
+
+        def __len__(self) -> int:
+            return 210  # 10 steps, 200 images an epoch
+
+    def found(**given: Any) -> dict[str, Any]:
+        return cells.enough_previews(tiny(**{"max_epoch": 0, **given}), {}, Pictures())
+
+    assert found(max_images=2000) == {"save_every": 2}  # 10 epochs: after 2, 4, 6, 8, 10
+    assert found(max_images=100) == {"save_every": 1}
+    assert found(max_epoch=200) == {"save_every": 10}  # 20 previews
+    assert found(max_minutes=4.0) == {"save_minutes": 0.5}
+    given = {"save_every": 50}
+    assert cells.enough_previews(tiny(max_epoch=8), given, Pictures()) == {}
+
+
+# which runs are trained
+
+
+class Trained:
+    """Trainings in this process: the words each was started with; those named fail."""
+
+    def __init__(self) -> None:
+        self.calls: list[Sequence[str]] = []
+        self.fail = ""
+
+    def train(self, words: Sequence[str]) -> str:
+        self.calls.append(words)
+        if self.fail and any(word.endswith(self.fail) for word in words):
+            return "RuntimeError: <no> luck"
+        main.run(["train", *words])
+        return ""
+
+
+@pytest.fixture
+def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trained:
+    monkeypatch.chdir(tmp_path)
+    fake = Trained()
+    monkeypatch.setattr(cells.Children, "train", lambda _, words: fake.train(words))
+    return fake
+
+
+def together(faces: Path, *words: str) -> None:
+    main.run(["compare", *TINY, f"--data-path={faces}", *words])
+
+
+def dates(top: Path) -> dict[Path, int]:
+    kept = (path for kind in ("checkpoints", "imgs", "runs") for path in (top / kind).rglob("*"))
+    return {path: path.stat().st_mtime_ns for path in kept}
+
+
+def weights(top: Path, name: str, step: int) -> dict[str, torch.Tensor]:
+    return checkpoint.load(top / "checkpoints" / name / f"state_{step:08}.pth")["nets"]["G"]
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_what_is_finished_is_not_trained_again_and_what_was_lost_is(
+    faces: Path, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--max-images=400", "--g-every=1,5"]
+    together(faces, *words)
+    one, five = "compare.g-every-1.seed-0", "compare.g-every-5.seed-0"
+    assert [call[-2:] for call in trained.calls] == [["--seed=0", "--save-every=1"]] * 2
+    assert "2 runs, 2 settings: 0 finished before, 2 to do" in capsys.readouterr().out
+    found = json.loads(Path("compare.json").read_text())
+    assert [row["setting"] for row in found["settings"]] == ["g-every 1", "g-every 5"]
+    assert [(row["finished"], row["images"]) for row in found["settings"]] == [(1, 400.0)] * 2
+    page = Path("compare.html").read_text()
+    assert page.count("data:image/") == 1 + 2 * 4  # the curves, and 4 points of 2
+    assert Image.open("compare.png").format == "PNG"
+    # the same command again trains nothing
+    before, end = dates(tmp_path), weights(tmp_path, five, 20)
+    together(faces, *words)
+    assert len(trained.calls) == 2
+    assert dates(tmp_path) == before
+    assert "2 finished before\n" in capsys.readouterr().out
+    # a damaged state: on from the one before it; no state: from the start
+    newest = Path("checkpoints") / one / "state_00000020.pth"
+    kept = weights(tmp_path, one, 20)
+    newest.write_bytes(newest.read_bytes()[:1000])
+    for path in (Path("checkpoints") / five).glob("state_*.pth"):
+        path.unlink()
+    with pytest.warns(UserWarning, match="damaged"):
+        together(faces, *words)
+    out = capsys.readouterr().out
+    assert f"{one}: goes on at 200 images" in out
+    assert f"{five}: its states are gone, starts again" in out
+    assert same(weights(tmp_path, one, 20), kept)
+    assert same(weights(tmp_path, five, 20), end)
+    # one more value, one more run
+    together(faces, "--max-images=400", "--g-every=1,5,7")
+    assert len(trained.calls) == 5
+
+
+def test_another_run_of_that_name_is_refused_and_replaced_only_on_demand(
+    faces: Path, trained: Trained, tmp_path: Path
+) -> None:
+    together(faces, "--max-images=40", "--g-every=1,5")
+    with pytest.raises(Refused) as refusal:
+        together(faces, "--max-images=60", "--g-every=5,1")
+    assert "g-every-5.seed-0 holds another run (--max-images 40, not 60)" in str(refusal.value)
+    assert "--name=" in str(refusal.value)
+    assert "--overwrite" in str(refusal.value)
+    one, five = "compare.g-every-1.seed-0", "compare.g-every-5.seed-0"
+    main.run(["train", *TINY, f"--data-path={faces}", f"--name={five}", "--g-every=5",
+              "--max-images=60", "--overwrite"])  # fmt: skip
+    before = dates(tmp_path / "checkpoints" / five)
+    together(faces, "--max-images=60", "--g-every=1,5", "--overwrite")
+    assert [call[-1] for call in trained.calls[2:]] == ["--overwrite"]
+    assert f"--name={one}" in trained.calls[2]
+    assert dates(tmp_path / "checkpoints" / five) == before
+    (tmp_path / "checkpoints" / one / "config.json").unlink()
+    for path in (tmp_path / "checkpoints" / one).glob("state_*.pth"):
+        path.unlink()
+    with pytest.raises(Refused, match=r"no config\.json"):
+        together(faces, "--max-images=60", "--g-every=1,5")
+
+
+def test_a_run_that_fails_does_not_stop_the_others(
+    faces: Path, trained: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--max-images=40", "--g-every=1,5", "--seeds=2", "--report=out/page.html")
+    trained.fail = "g-every-1.seed-0"
+    with pytest.raises(SystemExit) as exit:
+        together(faces, *words)
+    assert exit.value.code == 1
+    assert len(trained.calls) == 4
+    out = capsys.readouterr().out
+    assert "compare.g-every-1.seed-0 failed: RuntimeError: <no> luck" in out
+    assert "1 of 4 failed; the same command tries again" in out
+    page = Path("out/page.html").read_text()
+    assert "3 of 4 runs are finished" in page
+    assert "failed: RuntimeError: &lt;no&gt; luck" in page
+    trained.fail = ""
+    together(faces, *words)
+    assert len(trained.calls) == 5
+    assert "4 of 4 runs are finished" in Path("out/page.html").read_text()
+
+
+def test_a_child_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with cells.Children() as children:
+        assert children.train(["--img-size=12"]) == "--img-size=12: at least 28"
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+
+
+STUB = """
+import signal, sys, time
+came = []
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda number, frame: came.append(number))
+print("ready", file=sys.stderr, flush=True)
+while len(came) < int(sys.argv[1]):
+    time.sleep(0.01)
+print("came:", *map(int, came), file=sys.stderr)
+sys.exit(1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("sent", "came"),
+    [
+        ([signal.SIGINT], "came: 2"),
+        ([signal.SIGTERM], "came: 15"),
+        ([signal.SIGHUP], "came: 15"),  # a window that is closed
+        ([signal.SIGINT, signal.SIGTERM], "came: 2 15"),
+    ],
+)
+def test_signals_are_passed_on_once_each(
+    sent: list[signal.Signals], came: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cells, "TRAIN", [sys.executable, "-c", STUB])
+
+    class Heard:
+        """stderr: at the child's first word the signals are sent, to this process alone."""
+
+        def write(self, text: str) -> None:
+            if text.startswith("ready"):
+                for number in sent:
+                    os.kill(os.getpid(), number)
+
+        def flush(self) -> None: ...
+
+    monkeypatch.setattr(sys, "stderr", Heard())
+    with cells.Children() as children:
+        assert children.train([str(len(sent))]) == came
+    assert children.signal == sent[-1]
+
+
+def children_of(process: "subprocess.Popen[str]") -> list[int]:
+    found = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True
+    )
+    return [int(word) for word in found.stdout.split()]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_comparison_stopped_half_way_goes_on_to_the_same_end(
+    number: signal.Signals, faces: Path, trained: Trained, tmp_path: Path
+) -> None:
+    if number == signal.SIGKILL and sys.platform != "linux":
+        pytest.skip("what a kill does to the child is up to the system")
+    words = ["compare", *TINY, f"--data-path={faces}", "--max-images=2000", "--save-every=1"]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "main.py"), *words, "--seeds=2"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # as a shell does: the signal below goes to the whole group
+    )
+    folder = tmp_path / "checkpoints" / "compare.seed-0"
+    while not list(folder.glob("state_*.pth")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    child = children_of(process) if number == signal.SIGKILL else []
+    os.killpg(process.pid, number)
+    out, err = process.communicate(timeout=100)
+    if number == signal.SIGKILL:
+        assert process.returncode == -number
+        while any(Path(f"/proc/{pid}").exists() for pid in child):
+            time.sleep(0.01)  # it saves, and ends by itself
+    else:
+        assert process.returncode == 128 + number, err
+        assert out.splitlines()[-1].startswith("stopped; go on with: python main.py compare")
+        page = (tmp_path / "compare.html").read_text()
+        assert "compare.seed-0: stopped half-way" in page
+        assert "compare.seed-1: to do" in page
+    assert 0 < max(int(path.stem[6:]) for path in folder.glob("state_*.pth")) < 100
+    main.run(words)
+    assert "--resume" in trained.calls[0]
+    if not STRAIGHT:
+        main.run(["train", *words[1:], "--name=straight"])
+        STRAIGHT.update(weights(tmp_path, "straight", 100))
+    assert same(weights(tmp_path, "compare.seed-0", 100), STRAIGHT)
+
+
+STRAIGHT: dict[str, torch.Tensor] = {}  # the run above, trained once without a stop
+
+
+# the table and the page
+
+
+def log(folder: Path, name: str, lines: Sequence[dict[str, Any]], tail: str = "") -> Path:
+    path = folder / "runs" / name / "log.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + tail)
+    return path
+
+
+def score(step: int, value: float) -> dict[str, Any]:
+    when = {"step": step, "images": 10 * step, "seconds": 6.0 * step}
+    return {"event": "score", **when, "score": value}
+
+
+def plain(step: int, speed: float, loss: float = 1.0) -> dict[str, Any]:
+    when = {"step": step, "images": 10 * step, "seconds": 6.0 * step}
+    return {**when, "epoch": 0.1, "images/s": speed, "loss_d": loss, "D(x)": 0.5}
+
+
+def runs(folder: Path) -> list[Run]:
+    """Two seeds of one setting, one of another, one that failed."""
+    alarm = {"step": 2, "event": "health", "kind": "d wins", "line": "D wins", "rescue": False}
+    rescue = {"step": 3, "event": "rescue", "state": "best.pth", "rates": 0.5, "line": "x"}
+    logs = {
+        "a0": [plain(1, 10), score(2, 5.0), alarm, plain(3, 30), plain(4, 11), score(4, 1.0)],
+        "a1": [plain(1, 20), score(2, 0.5), plain(3, 20), rescue, plain(4, 20), score(4, 4.0)],
+        "b0": [plain(1, 8), score(4, 2.0)],
+        "b1": [plain(1, 8), score(1, 1.5)],
+    }
+    return [
+        Run(
+            name,
+            f"setting <{name[0]}> $x$",
+            int(name[1]),
+            log(folder, name, lines),
+            folder / "imgs" / name,
+            "failed: no luck" if name == "b1" else curves.FINISHED,
+        )
+        for name, lines in logs.items()
+    ]
+
+
+def test_the_numbers_of_the_table(tmp_path: Path) -> None:
+    rows = compare.summary([curves.read(run) for run in runs(tmp_path)])
+    a, b = rows
+    # scores 1 and 4: mean 2.5, deviations of 1.5 each: (1.5² + 1.5²) / (2 - 1) = 4.5
+    assert a["final"] == 2.5
+    assert a["spread"] == pytest.approx(4.5**0.5)
+    assert a["best"] == {"score": 0.5, "images": 20, "seconds": 12.0, "seed": 1}
+    assert a["images/s"] == (11 + 20) / 2  # medians of 10, 30, 11 and of 20, 20, 20
+    assert (a["images"], a["seconds"], a["alarms"], a["rescues"]) == (40, 24, 1, 1)
+    assert a["runs"][0]["events"] == [
+        {"images": 20, "seconds": 12.0, "line": "D wins", "rescue": False}
+    ]
+    # one seed of two failed: no spread, its score is not final, but may be the best
+    assert (b["final"], b["spread"], b["finished"], b["of"]) == (2.0, None, 1, 2)
+    assert (b["best"]["score"], b["images"]) == (1.5, 40)
+    assert b["runs"][1]["final"] is None
+    head, first, second = compare.text_table(rows).splitlines()
+    assert head.split("  ")[0] == "setting"
+    assert first.split()[-11:] == [
+        "2.500", "±", "2.121", "0.500", "20", "0.2", "15.5", "40", "0.4", "1", "1",
+    ]  # fmt: skip
+    assert "±" not in second
+    assert compare.text_table(compare.summary([]))
+
+
+def test_a_log_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
+    path = log(tmp_path, "cut", [plain(1, 10, 2.0), plain(2, 10, 3.0)], '{"step": 3, "ima')
+    cut = curves.read(Run("cut", "x", 0, path, tmp_path))
+    assert cut.curves["loss_d"] == [(10, 6.0, 2.0), (20, 12.0, 3.0)]
+    path = log(tmp_path, "odd", [{"step": 1, "images": 10, "seconds": 1.0, "loss_d": float("nan")}])
+    assert curves.read(Run("odd", "x", 0, path, tmp_path)).curves == {}
+    none = curves.read(Run("none", "x", 0, tmp_path / "none" / "log.jsonl", tmp_path))
+    assert (none.images, none.final, none.curves) == (0, None, {})
+
+
+def test_the_mean_of_two_curves_is_where_both_are() -> None:
+    first = (np.array([0.0, 10.0]), np.array([0.0, 10.0]))
+    second = (np.array([2.0, 6.0, 8.0]), np.array([4.0, 4.0, 4.0]))
+    found = curves.mean_line([first, second])
+    assert found is not None
+    x, y = found
+    assert (x[0], x[-1]) == (2, 8)
+    assert (y[0], y[-1]) == (3, 6)  # (2 + 4) / 2, (8 + 4) / 2
+    assert curves.mean_line([first, (np.array([11.0]), np.array([1.0]))]) is None
+
+
+def test_previews_are_taken_at_equal_points(tmp_path: Path) -> None:
+    def told(state: str, images: int) -> curves.Told:
+        run = Run("x", "x", 0, tmp_path, tmp_path, state)
+        return curves.Told(run, images=images)
+
+    done = curves.FINISHED
+    assert compare.equal_points([told(done, 400), told(done, 800), told("failed", 8)]) == [
+        100, 200, 300, 400,
+    ]  # fmt: skip
+    assert compare.equal_points([told("to do", 0), told("stopped", 80)]) == [20, 40, 60, 80]
+    assert compare.equal_points([told("to do", 0)]) == []
+    kept = [curves.Preview(images, 0.0, tmp_path) for images in (60, 210, 400)]
+    chosen = [compare.nearest(kept, at, within=50) for at in (100, 200, 300, 400)]
+    assert [one and one.images for one in chosen] == [60, 210, None, 400]
+
+
+def test_the_page_is_one_file_and_takes_any_name(tmp_path: Path) -> None:
+    several = runs(tmp_path)
+    (tmp_path / "imgs" / "a0").mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 255, (786, 786, 3), np.uint8)
+    for name in ("1.png", "2.png"):
+        Image.fromarray(noise).save(tmp_path / "imgs" / "a0" / name)
+    with open(several[0].log, "a") as file:
+        for step, name in ((1, "1.png"), (2, "1.png"), (4, "2.png"), (4, "gone.png")):
+            when = {"step": step, "images": 10 * step, "seconds": 6.0 * step}
+            file.write(json.dumps({**when, "event": "save", "preview": name}) + "\n")
+    odd = Run("<i>", "_\udcff 名 $", 0, tmp_path / "nothing", tmp_path)  # a name may be no text
+    page = tmp_path / "page.html"
+    compare.write_page(page, [*several, odd], "A & B", "main.py --x='<1>'", ["a < b"])
+    text = page.read_text()
+    for raw in ("<i>", "setting <a>", "A & B", "<1>", "a < b"):
+        assert raw not in text
+    for escaped in ("setting &lt;a&gt; $x$", "A &amp; B", "a &lt; b", "at 20 images", "D wins"):
+        assert escaped in text
+    assert "rescue: back to best.pth, learning rates x 0.5" in text
+    assert text.count("data:image/jpeg;base64,") == 4  # 10, 20, 30 and 40: the one or the other
+    assert "src=" in text
+    assert 'src="data:' in text
+    assert text.count("src=") == text.count('src="data:')
+    assert json.loads((tmp_path / "page.json").read_text())["settings"][0]["final"] == 2.5
+    assert Image.open(tmp_path / "page.png").width == 1400
