@@ -30,7 +30,15 @@ from gan.losses import (
     nonsaturating,
     paired,
 )
-from gan.translation import PatchD, Pool, ResNetG, ThereAndBack, UNet, init_weights
+from gan.translation import (
+    PatchD,
+    Pool,
+    ResNetG,
+    ThereAndBack,
+    UNet,
+    init_weights,
+    load_reference,
+)
 
 # Sizes whose classic script ends in layers of stride 3; every other size is halved throughout.
 STRIDES = {96: (3, 2, 2, 2), 144: (3, 3, 2, 2)}
@@ -352,7 +360,13 @@ def load_weights(net: nn.Module, weights: Any, path: Path | str) -> None:
     """Load a bare state dict; raises Refused, naming what differs, unless it fits exactly.
 
     The two biases of the classic nets may be missing, as in its later variants: they are zero.
+    Pix2pix and CycleGAN generators also take the files of their reference implementation; one of
+    a cycle's two is then enough to draw with.
     """
+    if isinstance(net, UNet | ResNetG):
+        return load_reference(net, weights, path)
+    if isinstance(net, ThereAndBack) and not any(str(key).startswith("there.") for key in weights):
+        return load_reference(net.there, weights, path)
     own = net.state_dict()
     if not isinstance(weights, Mapping) or not all(torch.is_tensor(v) for v in weights.values()):
         raise Refused(f"{path}: not a bare state dict of tensors")
@@ -406,7 +420,7 @@ FAMILIES: dict[str, Family] = {
     "modern": Family(
         modern_nets, *adversarial(hinge),
         defaults={
-            "nz": 64, "ngf": 32, "ndf": 32, "batch_size": 32, "augment": 0.5,
+            "nz": 64, "ngf": 32, "ndf": 32, "batch_size": 8, "augment": 0.5,
             "lr1": 4e-4, "lr2": 4e-4, "beta1": 0.0, "beta2": 0.99, "warm_up": 200, "lr_end": 0.125,
         },
     ),

@@ -141,7 +141,8 @@ def translate(flags: dict[str, Any], device: "torch.device") -> None:
     """Translate each picture of `--input` into `--output`, one at a time."""
     from gan import pairs, sample
 
-    direction = flags.pop("direction", "")
+    bare = "netg_path" in flags  # one generator, whichever way it goes
+    direction = "" if bare else flags.pop("direction", "")
     nets, config, source = runs.trained(flags, ranks=False)
     if runs.family(config).data == "images":
         raise Refused(f"translate: {source} is a {config.family}, which draws from noise; generate")

@@ -333,7 +333,10 @@ def load_reference(net: nn.Module, weights: Any, path: Path | str) -> None:
         parent, _, name = key.rpartition(".")
         if name in INSTANCE_STATISTICS and isinstance(modules.get(parent), nn.InstanceNorm2d):
             del theirs[key]
-    way_out = "give the --family, --img-size, --ngf and --channels these weights were trained with"
+    way_out = (
+        "give the --family, --img-size, --ngf and --channels-a these weights were trained with, "
+        "for a U-Net with batch norm --batch-size=2 or more"
+    )
     for key, ours in own.items():
         if key.endswith("num_batches_tracked"):
             theirs.setdefault(key, ours)  # files older than PyTorch 0.4.1 do not have it

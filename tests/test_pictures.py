@@ -13,6 +13,7 @@ from config import Config
 from gan import loop, pairs, sample
 from gan.errors import Refused
 from gan.feed import FromPictures
+from gan.translation import ResNetG
 from models import FAMILIES
 
 Inside = Callable[..., None]
@@ -128,3 +129,20 @@ def test_from_end_to_end(
             inside(*command)
     inside("evaluate", "--name=c")
     assert "unchanged" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("direction", ["AtoB", "BtoA"])
+def test_published_weights_draw(direction: str, inside: Inside, tmp_path: Path) -> None:
+    """One generator of a cycle, in a file as the reference implementation writes it."""
+    torch.manual_seed(1)
+    G = ResNetG(3, 3, 64, ngf=4).eval()
+    torch.save(G.state_dict(), tmp_path / "latest_net_G_B.pth")
+    picture = Image.effect_mandelbrot((40, 44), (-2, -1, 1, 1), 50).convert("RGB")
+    picture.save(tmp_path / "x.png")
+    words = ["--family=cyclegan", "--img-size=64", "--ngf=4", "--netg-path=latest_net_G_B.pth"]
+    inside("translate", *words, "--input=x.png", f"--direction={direction}")
+    expected = pictures.drawn_from(G, picture, None, CPU)
+    drawn = Image.open(tmp_path / "translated" / "x.png")
+    assert np.abs(np.asarray(drawn, int) - np.asarray(expected, int)).max() <= 1
+    with pytest.raises(Refused, match=r"G_B\.pth: .*--ngf"):
+        inside("translate", *words[:2], *words[3:], "--ngf=6", "--input=x.png")
