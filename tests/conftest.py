@@ -1,6 +1,7 @@
 """Small data and small nets that every test file shares."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,9 @@ import torch
 
 from config import Config
 from gan import avatars, data
+
+# A shell starts what it runs in the background with Ctrl-C ignored; the tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 torch.set_num_threads(1)
