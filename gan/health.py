@@ -42,9 +42,12 @@ def memory_gap(D: nn.Module, train: Look, held_out: Look, fake: Look) -> float:
     """
     mode = D.training
     D.eval()
-    a, b, c = (float(D(*look).mean()) for look in (train, held_out, fake))
+    known, new, drawn = (D(*look).float() for look in (train, held_out, fake))
     D.train(mode)
-    return (a - b) / max(a - c, 1e-6)
+    lead = float(known.mean() - drawn.mean())
+    if lead <= 0.1 * float(known.std()):
+        return 0.0  # it can hardly tell fakes from what it was trained on
+    return float(known.mean() - new.mean()) / lead
 
 
 @dataclass

@@ -58,9 +58,12 @@ def test_memory_gap_by_hand() -> None:
     D = nn.Module()
     D.forward = lambda x: x.mean(1)  # type: ignore[method-assign]
     train, held_out, fake = (torch.full((4, 2), value) for value in (3.0, 2.0, 1.0))
-    assert health.memory_gap(D, train, held_out, fake) == pytest.approx(0.5)
-    assert health.memory_gap(D, train, train, fake) == 0
+    assert health.memory_gap(D, (train,), (held_out,), (fake,)) == pytest.approx(0.5)
+    assert health.memory_gap(D, (train,), (train,), (fake,)) == 0
     assert D.training
+    # a D that cannot tell fakes either has nothing by heart, however little the difference
+    train = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
+    assert health.memory_gap(D, (train,), (train - 1,), (train - 1e-4,)) == 0
 
 
 def test_a_healthy_game_is_silent() -> None:
@@ -133,6 +136,7 @@ class Poisoned:
     """A family whose D loss is NaN at the steps given; everything else is dcgan's."""
 
     after_d = None
+    data = "images"
 
     def __init__(self, steps: set[int]) -> None:
         self.steps, self.step = steps, 0

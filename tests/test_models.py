@@ -88,7 +88,8 @@ def test_only_batch_norm_or_spectral_norm_or_none() -> None:
     for _ in range(30):
         D(torch.randn(2, 3, 48, 48))
     for layer in D.main[::2]:
-        assert float(torch.linalg.matrix_norm(layer.weight.flatten(1), 2)) == pytest.approx(1, 0.1)
+        norm = torch.linalg.matrix_norm(layer.weight.detach().flatten(1), 2)
+        assert float(norm) == pytest.approx(1, 0.1)
 
 
 def test_a_conditional_score_is_the_score_and_that_of_its_class() -> None:
@@ -97,7 +98,7 @@ def test_a_conditional_score_is_the_score_and_that_of_its_class() -> None:
     assert judged(scores, torch.eye(2)).tolist() == [11, 202]
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [n for n, row in FAMILIES.items() if row.data == "images"])
 def test_every_family_can_be_conditional(name: str) -> None:
     defaults = {**FAMILIES[name].defaults, "ngf": 4, "ndf": 4, "nz": 6, "img_size": 28}
     nets = FAMILIES[name].build(Config(**defaults, classes="a/b/c"))

@@ -1,5 +1,6 @@
 """Pictures to pictures, from end to end and by hand."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,6 +77,17 @@ def test_direction_turns_the_data_and_the_channels(two: Path, tmp_path: Path) ->
         assert batch.fake(nets).shape == batch.real.shape
         shapes[direction] = (batch.noise.shape[1], batch.real.shape[1])
     assert shapes == {"AtoB": (1, 3), "BtoA": (3, 1)}
+
+
+def test_a_preview_without_test_pictures(two: Path, tmp_path: Path) -> None:
+    only = tmp_path / "only"
+    for side in "AB":
+        shutil.copytree(two / f"train{side}", only / side)
+    data = pairs.open_pairs(str(only), 32, 3, 3, tmp_path / "cache", workers=1, held_out=0.0)
+    assert not len(data.test_a)
+    config = Config(family="pix2pix", img_size=32, ngf=2, ndf=2, batch_size=4)
+    preview = FromPictures(config, data, CPU).preview(FAMILIES["pix2pix"].build(config).G)
+    assert preview.shape == (3, 8 * 34 + 2, 3 * 34 + 2)
 
 
 def test_pix2pix_halves_l1_in_a_few_steps(two: Path, tmp_path: Path) -> None:
