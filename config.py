@@ -255,11 +255,14 @@ class Config:
         """Numbers that G is fed: the noise, and one for each class."""
         return self.nz + len(self.labels)
 
+    def turned(self, sides: tuple[Any, Any]) -> tuple[Any, Any]:
+        """What there is of A and of B, as what is given and what is wanted."""
+        return sides if self.direction == "AtoB" else sides[::-1]
+
     @property
     def sides(self) -> tuple[int, int]:
         """Channels of the pictures given and of those wanted."""
-        sides = (self.channels_a, self.channels_b)
-        return sides if self.direction == "AtoB" else sides[::-1]
+        return self.turned((self.channels_a, self.channels_b))
 
     def save(self, path: Path) -> None:
         knobs = {k: v for k, v in dataclasses.asdict(self).items() if k not in ORDERS}

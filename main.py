@@ -19,6 +19,8 @@ import runs
 from gan.errors import Refused
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
 
     from gan import data, loop
@@ -111,11 +113,8 @@ def train(*stray: str, **options: str) -> None:
     config, saved, events = set_up(flags)
     family = runs.family(config)
     keep_memory()
-    device = pick_device(config.gpu)
-    images = runs.open_data(config)
-    config.classes = "/".join(classes_of(images, config))
+    device, images, load = opened(config)
     rate = scorer if family.data == "images" else pictures.scorer
-    load = runs.given_weights(config)
 
     def start(nets: "Nets") -> None:
         load(nets)
@@ -153,6 +152,14 @@ def train(*stray: str, **options: str) -> None:
     if done.signal is not None:
         print(f"stopped; go on with: {runs.command_to_resume(config)}")
         sys.exit(128 + done.signal)
+
+
+def opened(config: knobs.Config) -> "tuple[torch.device, Any, Callable[[Nets], None]]":
+    """Device, data and what loads given weights; `config` learns the classes of the data."""
+    device = pick_device(config.gpu)
+    images = runs.open_data(config)
+    config.classes = "/".join(classes_of(images, config))
+    return device, images, runs.given_weights(config)
 
 
 def classes_of(images: Any, config: knobs.Config) -> tuple[str, ...]:
@@ -214,13 +221,14 @@ def generate(*stray: str, **options: str) -> None:
     label = label_number(config)
     source = sample.Source.of(config, label)
     real: Any = None
+    cache: Path | None = None
     if kind == "realism" or config.diverse:
-        real = real_images(config, label, wanted="rank" in flags or config.diverse)
+        real, cache = real_images(config, label, wanted="rank" in flags or config.diverse)
     if kind == "realism" and real is None:
         kind = "score"
     judge = {
         "score": lambda: ranking.by_score(nets.D, source),
-        "realism": lambda: ranking.by_realism(ranking.known(real), str(device)),
+        "realism": lambda: ranking.by_realism(ranking.known(real, cache), str(device)),
         "none": lambda: ranking.in_order,
     }[kind]()
 
@@ -242,8 +250,11 @@ def generate(*stray: str, **options: str) -> None:
     write_faces(best, config, path, kind)
 
 
-def real_images(config: knobs.Config, label: int | None, wanted: bool) -> Any:
-    """The run's training images (of one class), to rank with; None if they are gone."""
+def real_images(config: knobs.Config, label: int | None, wanted: bool) -> tuple[Any, Path | None]:
+    """The run's training images (of one class), to rank with, and where their features are kept.
+
+    The images are None if they are gone, or too few.
+    """
     from gan import data, features
 
     try:
@@ -255,11 +266,12 @@ def real_images(config: knobs.Config, label: int | None, wanted: bool) -> Any:
         if wanted:
             raise
         print(f"generate: ranked by D's score, for the run's images are gone ({error})")
-        return None
+        return None, None
     places = images.train
     if label is not None and images.labels is not None:
         places = places[images.labels[places] == label]
-    return features.Subset(images.array, places) if len(places) >= 8 else None
+    real = features.Subset(images.array, places) if len(places) >= 8 else None
+    return real, images.folder / "features.npz"
 
 
 def label_number(config: knobs.Config) -> int | None:
@@ -393,12 +405,9 @@ def translate(*stray: str, **options: str) -> None:
 
 def tried(config: knobs.Config) -> Any:
     """The data of a new run of `config`, all else that it needs tried out too."""
-    pick_device(config.gpu)
-    opened = runs.open_data(config)
-    config.classes = "/".join(classes_of(opened, config))
-    load = runs.given_weights(config)
+    _, images, load = opened(config)
     load(runs.family(config).build(config))
-    return opened
+    return images
 
 
 def compare(*stray: str, **options: str) -> None:

@@ -289,18 +289,6 @@ class Family:
     uses: tuple[str, ...] = ()  # knobs of its losses, which other families refuse
 
 
-ONLY_SOME = (
-    "fake_label",
-    "penalty",
-    "clip",
-    "l1",
-    "cycle",
-    "identity",
-    "pool",
-    "spectral",
-)  # the knobs that only some families use
-
-
 def dcgan_nets(config: Config, norm: str = "batch") -> Nets:
     size, channels, classes = config.img_size, config.channels, len(config.labels)
     return Nets(
@@ -477,3 +465,6 @@ FAMILIES: dict[str, Family] = {
     ),
 }
 # fmt: on
+
+# the knobs that only some families use
+ONLY_SOME = tuple(dict.fromkeys(knob for row in FAMILIES.values() for knob in row.uses))

@@ -24,12 +24,6 @@ PAGE = """<!doctype html><meta charset="utf-8"><title>{title}</title>
 """
 
 
-def given_and_wanted(config: knobs.Config, data: "Sides") -> tuple[Any, Any]:
-    """The test pictures to draw from, and those to be like: uint8 arrays."""
-    tests = (data.test_a, data.test_b)
-    return tests if config.direction == "AtoB" else tests[::-1]
-
-
 def against_pairs(fakes: Any, wanted: Any) -> dict[str, float]:
     """Mean L1 (0..1), PSNR (dB) and SSIM (-1..1) of uint8 [N, C, H, W], by torchmetrics."""
     import torch
@@ -57,7 +51,7 @@ def scorer(
     """What rates translated test pictures in mid-run: "score" is L1 of pairs, else the KID."""
     from gan import features, metrics
 
-    _, wanted = given_and_wanted(config, data)
+    _, wanted = config.turned((data.test_a, data.test_b))
     if len(wanted) < 8:
         print("data: too few pictures are kept to score with; the run has no scores")
         return None
@@ -80,7 +74,7 @@ def evaluate(nets: Any, config: knobs.Config, source: str, device: "torch.device
     from gan import feed, sample
 
     data = runs.open_data(config)
-    given, wanted = given_and_wanted(config, data)
+    given, wanted = config.turned((data.test_a, data.test_b))
     rate = scorer(config, data, device)
     if rate is None:
         raise Refused("evaluate: fewer than 8 test pictures; add some in test/")
@@ -146,9 +140,9 @@ def translate(flags: dict[str, Any], device: "torch.device") -> None:
     nets, config, source = runs.trained(flags, ranks=False)
     if runs.family(config).data == "images":
         raise Refused(f"translate: {source} is a {config.family}, which draws from noise; generate")
-    G = one_way(nets, config, direction or config.direction).to(device).eval()
-    back = direction and direction != config.direction
-    channels = config.sides[1 if back else 0]
+    direction = direction or config.direction
+    G = one_way(nets, config, direction).to(device).eval()
+    channels = config.sides[direction != config.direction]
     found: Iterator[tuple[str, Any]] = pairs.stream(config.input, "--input", channels)
     folder, taken, failed, rows = Path(config.output), set[str](), [], []
     for name, picture in found:

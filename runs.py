@@ -42,8 +42,8 @@ def open_data(config: knobs.Config) -> Any:
         )
     if not config.data_path:
         raise Refused(f"--data-path: {config.family} has no data of its own; give a folder or zip")
-    opened = pairs.open_pairs if kind == "pairs" else pairs.open_two
-    return opened(
+    return pairs.open_sides(
+        kind,
         config.data_path,
         config.img_size,
         config.channels_a,

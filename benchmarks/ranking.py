@@ -57,7 +57,6 @@ def main(folder: str, name: str) -> None:
     with torch.no_grad():
         drawn = torch.cat([nets.G(part) for part in vectors.split(config.batch_size)])
         judges = {
-            "none": lambda x, z: -torch.arange(len(x)).float(),
             "score": ranking.by_score(nets.D, source),
             "views": by_views(nets.D, source),
             "realism": ranking.by_realism(real),

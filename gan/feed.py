@@ -36,7 +36,7 @@ class Feed(Protocol):
     def preview(self, G: nn.Module) -> Tensor:
         """Pictures for a person to look at: one grid, uint8 [3, H, W]."""
 
-    def unseen(self, batch: Batch) -> tuple[Tensor, ...] | None:
+    def unseen(self) -> tuple[Tensor, ...] | None:
         """Held-out images (and classes) as D is called with them, if D can be asked so."""
 
 
@@ -95,7 +95,7 @@ class FromNoise:
             z = z.view(8, count, -1).transpose(0, 1).flatten(0, 1)
         return sample.grid(sample.draw_uint8(G, z, config.batch_size, self.device))
 
-    def unseen(self, batch: Batch) -> tuple[Tensor, ...] | None:
+    def unseen(self) -> tuple[Tensor, ...] | None:
         places = self.data.held_out[: self.config.batch_size]
         if not len(places):
             return None
@@ -110,7 +110,7 @@ class FromPictures:
         tests = (data.test_a, data.test_b)
         if not min(map(len, tests)):  # nothing is held out: some that are trained on
             tests = data.batch_at(0, min(ROWS, len(data)), config.seed, jitter=False, flip=False)
-        self.tests = tests if config.direction == "AtoB" else tests[::-1]
+        self.tests = config.turned(tests)
 
     def inputs(self, first: int, count: int) -> Tensor:
         """Test pictures `first` to `first + count - 1`, as far as there are any: [n, C, H, W]."""
@@ -120,7 +120,7 @@ class FromPictures:
         """The pictures of a step; both sides of a pair are cut and mirrored alike."""
         config = self.config
         sides = self.data.batch_at(step, config.batch_size, config.seed, config.jitter, config.flip)
-        given, wanted = sides if config.direction == "AtoB" else sides[::-1]
+        given, wanted = config.turned(sides)
         torch.manual_seed(step_seed(config.seed, step))
         real, source = to_real(wanted, self.device), to_real(given, self.device)
         return Batch(real, source, augment=config.augment)
@@ -137,7 +137,7 @@ class FromPictures:
         columns = [x.expand(-1, 3, -1, -1) for x in (sample.to_uint8(given), drawn, third)]
         return sample.grid(torch.stack(columns, 1).flatten(0, 1), 3)
 
-    def unseen(self, batch: Batch) -> tuple[Tensor, ...] | None:
+    def unseen(self) -> tuple[Tensor, ...] | None:
         return None
 
 

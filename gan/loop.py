@@ -172,17 +172,7 @@ class Run:
         if batch.drawn.requires_grad:  # G was updated with it
             reading.gradient = float(health.gradient_norm(state.nets.G))
         if state.step % (GAP_EVERY * state.config.log_every) == 0:
-            unseen = self.feed.unseen(batch)
-            if unseen is not None:
-                looks = [(images, *batch.condition) for images in (batch.real, fake)]
-                reading.gap = health.memory_gap(state.nets.D, looks[0], unseen, looks[1])
-        return reading
-        fake = batch.drawn.detach()
-        reading.diversity = float(health.spread(fake) / health.spread(batch.real).clamp(min=1e-6))
-        if batch.drawn.requires_grad:  # G was updated with it
-            reading.gradient = float(health.gradient_norm(state.nets.G))
-        if state.step % (GAP_EVERY * state.config.log_every) == 0:
-            unseen = self.feed.unseen(batch)
+            unseen = self.feed.unseen()
             if unseen is not None:
                 looks = [(images, *batch.condition) for images in (batch.real, fake)]
                 reading.gap = health.memory_gap(state.nets.D, looks[0], unseen, looks[1])

@@ -290,25 +290,42 @@ def _opened(folder: Path, to: Geometry, paired: bool) -> Sides | None:
     )
 
 
-def _open(
-    plan_of: Callable[[list[str], str], Plan],
-    paired: bool,
+LAYOUTS = {"pairs": layout.pairs, "two folders": layout.two}
+
+
+def open_sides(
+    kind: str,
     data_path: str,
-    to: Geometry,
+    size: int,
+    channels_a: int,
+    channels_b: int,
     cache: Path,
-    batch_size: int,
-    workers: int,
-    held_out: float,
-    flag: str,
+    *,
+    jitter: bool = True,
+    batch_size: int = 1,
+    workers: int = 0,
+    held_out: float = 0.0,
+    flag: str = "--data-path",
 ) -> Sides:
+    """The "pairs" at `data_path`, or the "two folders" of A and B in no pairs: a row of LAYOUTS.
+
+    Decoded at the first call. `size` in pixels; channels 1 or 3 each. With `jitter` pictures are
+    kept larger, for `batch_at` to cut from: another cache. Those to score with are in test/, else
+    in val/, else the share `held_out` of all; of two folders each side's, ordered by name, so that
+    they can be compared one by one where names match. Pictures of which all or part is missing,
+    damaged, too small or of an odd width are skipped. `flag` is named in refusals.
+    Raises Refused for a path without such pictures, and for fewer usable ones than one batch.
+    """
+    paired = kind == "pairs"
+    to = Geometry(size, stored_size(size, jitter), {"A": channels_a, "B": channels_b})
     if not data_path:
         raise Refused(f"{flag}: give a folder or zip with pictures of A and of B")
     source = data.find_files(data_path, flag)
-    plan = plan_of(source.names, f"{flag}={data_path}")
+    plan = LAYOUTS[kind](source.names, f"{flag}={data_path}")
     share = 0.0 if all(pile.test for pile in plan.piles) else float(held_out)
-    kind = "pairs" if paired else "two"
-    key = f"{kind} {VERSION} {to} {share}"
-    folder = data.cache_folder(cache, source, f"{kind}-{to.size}px", key)
+    word = kind.split()[0]
+    key = f"{word} {VERSION} {to} {share}"
+    folder = data.cache_folder(cache, source, f"{word}-{to.size}px", key)
     sides = _opened(folder, to, paired)
     if sides is None:
         _build(folder, source, plan, to, share, workers)
@@ -332,53 +349,6 @@ def _open(
             f"--batch-size={len(sides)} or less, or add some"
         )
     return sides
-
-
-def open_pairs(
-    data_path: str,
-    size: int,
-    channels_a: int,
-    channels_b: int,
-    cache: Path,
-    *,
-    jitter: bool = True,
-    batch_size: int = 1,
-    workers: int = 0,
-    held_out: float = 0.0,
-    flag: str = "--data-path",
-) -> Sides:
-    """The pairs at `data_path`, decoded at the first call.
-
-    `size` in pixels; channels 1 or 3 each. With `jitter` pictures are kept larger, for `batch_at`
-    to cut from: another cache. Those to score with are in test/, else in val/, else the share
-    `held_out` of all. Pictures of which all or part is missing, damaged, too small or of an odd
-    width are skipped. `flag` is named in refusals.
-    Raises Refused for a path without pairs, and for fewer usable ones than one batch.
-    """
-    to = Geometry(size, stored_size(size, jitter), {"A": channels_a, "B": channels_b})
-    return _open(layout.pairs, True, data_path, to, cache, batch_size, workers, held_out, flag)
-
-
-def open_two(
-    data_path: str,
-    size: int,
-    channels_a: int,
-    channels_b: int,
-    cache: Path,
-    *,
-    jitter: bool = True,
-    batch_size: int = 1,
-    workers: int = 0,
-    held_out: float = 0.0,
-    flag: str = "--data-path",
-) -> Sides:
-    """The pictures of A and those of B at `data_path`, in no pairs; else as `open_pairs`.
-
-    What there is to score with is ordered by name, so that it can be compared one by one where
-    names match. A share is held out of each side by itself.
-    """
-    to = Geometry(size, stored_size(size, jitter), {"A": channels_a, "B": channels_b})
-    return _open(layout.two, False, data_path, to, cache, batch_size, workers, held_out, flag)
 
 
 def _report(sides: Sides, plan: Plan) -> None:

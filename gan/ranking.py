@@ -45,7 +45,7 @@ def spaced(count: int, most: int) -> NDArray[np.int64]:
 
 
 def known(real: features.Images, cache: Path | None = None) -> NDArray[np.floating]:
-    """lite0 features of up to 1,000 of the pictures: [m, d]."""
+    """lite0 features of up to 1,000 of the pictures, kept in `cache`: [m, d]."""
     return features.Reference(cache).features(
         features.Subset(real, spaced(len(real), LIMIT)), "lite0"
     )

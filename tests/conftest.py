@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny nets: threads would only wait for each other
+os.environ["OMP_NUM_THREADS"] = "1"  # tiny nets: threads would only wait for each other
 
 import torch
 

@@ -60,9 +60,10 @@ def zipped(folder: Path, file: Path, top: str = "") -> Path:
 
 
 def opened(path: Path, cache: Path, **more: Any) -> pairs.Sides:
-    open_it = more.pop("open", pairs.open_pairs)
+    kind = more.pop("kind", "pairs")
     channels = more.pop("channels", (3, 3))
-    return open_it(str(path), SIZE, *channels, cache, workers=1, **{"jitter": False, **more})
+    more = {"jitter": False, "workers": 1, **more}
+    return pairs.open_sides(kind, str(path), SIZE, *channels, cache, **more)
 
 
 # --- which file is what --------------------------------------------------------------------------
@@ -104,7 +105,7 @@ def test_every_convention_gives_the_same_pairs(convention: str, tmp_path: Path) 
         archive = zipped(folder, tmp_path / f"z{len(top)}.zip", top)
         assert opened(archive, tmp_path / "cache").digest == sides.digest
     if convention != "side by side":
-        two = opened(folder, tmp_path / "cache", open=pairs.open_two)
+        two = opened(folder, tmp_path / "cache", kind="two folders")
         assert (two.paired, two.test_paired) == (False, True)
         assert two.digest == sides.digest
 
@@ -158,7 +159,7 @@ def test_names_by_chance_alike_make_no_pairs(tmp_path: Path) -> None:
     with pytest.raises(Refused, match=r"1 of 15 pictures are in no pair .*trainA/3.png") as refusal:
         opened(folder, tmp_path / "cache")
     assert "\n" not in str(refusal.value)
-    assert len(opened(folder, tmp_path / "cache", open=pairs.open_two)) == 6
+    assert len(opened(folder, tmp_path / "cache", kind="two folders")) == 6
     shutil.move(folder / "trainA", folder / "A")
     shutil.move(folder / "trainB", folder / "B")  # testA and testB are still in one word
     shutil.rmtree(folder / "testA")
@@ -348,7 +349,7 @@ def test_both_sides_of_a_pair_are_cropped_and_mirrored_alike(tmp_path: Path) -> 
 
 def test_two_folders_are_cropped_and_mirrored_one_by_one(tmp_path: Path) -> None:
     folder = save(tmp_path / "in", {"trainA/1.png": coordinates(), "trainB/2.png": coordinates()})
-    sides = opened(folder, tmp_path / "cache", open=pairs.open_two, jitter=True)
+    sides = opened(folder, tmp_path / "cache", kind="two folders", jitter=True)
     seen = [[window(x[0]) for x in sides.batch_at(step, 1, 0, True)] for step in range(200)]
     assert 70 < sum(a[2] == b[2] for a, b in seen) < 130
     assert 20 < sum(a[0] == b[0] for a, b in seen) < 60  # one in five
@@ -357,11 +358,11 @@ def test_two_folders_are_cropped_and_mirrored_one_by_one(tmp_path: Path) -> None
 
 def test_without_jitter_pictures_are_those_of_the_files(tmp_path: Path) -> None:
     folder = save(tmp_path / "in", {"A/1.png": noise(1), "B/1.png": noise(2)})
-    for open_it in (pairs.open_pairs, pairs.open_two):
-        sides = opened(folder, tmp_path / "cache", open=open_it)
+    for kind in ("pairs", "two folders"):
+        sides = opened(folder, tmp_path / "cache", kind=kind)
         for batch, seed in zip(sides.batch_at(5, 1, 0, False), (1, 2), strict=True):
             assert np.array_equal(batch[0], chw(noise(seed)))
-        larger = opened(folder, tmp_path / "cache", open=open_it, jitter=True)
+        larger = opened(folder, tmp_path / "cache", kind=kind, jitter=True)
         assert larger.a.shape[-1] == STORED
         assert larger.folder != sides.folder
 
@@ -399,7 +400,7 @@ def test_every_pair_once_an_epoch_in_an_order_of_its_own(tmp_path: Path) -> None
 def test_the_smaller_side_wraps_around(larger: str, tmp_path: Path) -> None:
     numbered(tmp_path / "in", "trainA", 7 if larger == "A" else 3)
     numbered(tmp_path / "in", "trainB", 7 if larger == "B" else 3)
-    sides = opened(tmp_path / "in", tmp_path / "cache", open=pairs.open_two)
+    sides = opened(tmp_path / "in", tmp_path / "cache", kind="two folders")
     assert len(sides) == 7
     many, few = drawn(sides, 60, 7) if larger == "A" else reversed(list(drawn(sides, 60, 7)))
     assert all(sorted(epoch) == list(range(7)) for epoch in many.reshape(60, 7))
@@ -409,7 +410,7 @@ def test_the_smaller_side_wraps_around(larger: str, tmp_path: Path) -> None:
     # with equal numbers the two orders have nothing to do with each other
     numbered(tmp_path / "in", "trainA", 7)
     numbered(tmp_path / "in", "trainB", 7)
-    sides = opened(tmp_path / "in", tmp_path / "cache", open=pairs.open_two)
+    sides = opened(tmp_path / "in", tmp_path / "cache", kind="two folders")
     a, b = drawn(sides, 60, 7)
     assert 30 < (a == b).sum() < 100  # one in seven: 60
 
@@ -431,7 +432,7 @@ def test_the_cache_is_reused_and_follows_the_folder(
         opened(folder, tmp_path / "cache", jitter=True),
         opened(folder, tmp_path / "cache", channels=(1, 3)),
         opened(folder, tmp_path / "cache", channels=(3, 1)),
-        opened(folder, tmp_path / "cache", open=pairs.open_two),
+        opened(folder, tmp_path / "cache", kind="two folders"),
     ]
     noise(50).save(folder / "trainA" / "0.png")
     others.append(opened(folder, tmp_path / "cache"))
@@ -462,7 +463,9 @@ def test_many_processes_give_what_one_gives(tmp_path: Path) -> None:
     pictures = {f"{side}/{i}.png": noise(i, (8, 8)) for i in range(64) for side in "AB"}
     folder = save(tmp_path / "in", {**pictures, "A/9.png": "broken"})
     one = opened(folder, tmp_path / "one")
-    two = pairs.open_pairs(str(folder), SIZE, 3, 3, tmp_path / "two", workers=2, jitter=False)
+    two = pairs.open_sides(
+        "pairs", str(folder), SIZE, 3, 3, tmp_path / "two", workers=2, jitter=False
+    )
     assert (two.digest, two.skipped) == (one.digest, one.skipped)
     assert len(two) == 63
 
@@ -507,7 +510,7 @@ def test_a_share_of_each_of_two_folders_is_held_out(faces: Path, tmp_path: Path)
         folder = tmp_path / "in" / ("trainA" if i < 70 else "trainB")
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, folder)
-    sides = opened(tmp_path / "in", tmp_path / "c", open=pairs.open_two, held_out=0.1)
+    sides = opened(tmp_path / "in", tmp_path / "c", kind="two folders", held_out=0.1)
     assert (len(sides.a), len(sides.test_a), len(sides.b), len(sides.test_b)) == (42, 28, 72, 28)
     assert not sides.test_paired
     assert len(rows(sides.a) | rows(sides.test_a)) == 70
@@ -515,7 +518,7 @@ def test_a_share_of_each_of_two_folders_is_held_out(faces: Path, tmp_path: Path)
     assert not rows(sides.b) & rows(sides.test_b)
     # a test part for one side only: of the other a share is held out all the same
     save(tmp_path / "in", {"testA/x.png": noise(1)})
-    sides = opened(tmp_path / "in", tmp_path / "c", open=pairs.open_two, held_out=0.1)
+    sides = opened(tmp_path / "in", tmp_path / "c", kind="two folders", held_out=0.1)
     assert (len(sides.a), len(sides.test_a), len(sides.b), len(sides.test_b)) == (70, 1, 72, 28)
 
 
@@ -524,13 +527,13 @@ def test_test_pictures_of_two_folders_come_by_name(tmp_path: Path) -> None:
     pictures |= {f"testA/{i}_A.png": noise(i) for i in (1, 10, 2)}  # of files 10_A comes before 1_A
     pictures |= {f"testB/{i}.bmp": noise(100 + i) for i in (1, 10, 2)}  # and 1 before 10
     folder = save(tmp_path / "in", pictures)
-    sides = opened(folder, tmp_path / "cache", open=pairs.open_two)
+    sides = opened(folder, tmp_path / "cache", kind="two folders")
     assert sides.test_paired
     assert sides.test_names_b == ("testB/1.bmp", "testB/10.bmp", "testB/2.bmp")
     assert np.array_equal(sides.test_a, [chw(noise(i)) for i in (1, 10, 2)])
     assert np.array_equal(sides.test_b, [chw(noise(100 + i)) for i in (1, 10, 2)])
     (folder / "testB" / "2.bmp").write_text("broken")
-    sides = opened(folder, tmp_path / "cache", open=pairs.open_two)
+    sides = opened(folder, tmp_path / "cache", kind="two folders")
     assert not sides.test_paired
     assert (len(sides.test_a), len(sides.test_b)) == (3, 2)
 
@@ -540,45 +543,45 @@ def test_test_pictures_of_two_folders_come_by_name(tmp_path: Path) -> None:
 TALL = noise(0, (64, 32))
 REFUSALS = {
     # what is there, how it is opened: what is said
-    "none": ({}, pairs.open_pairs, "no pictures in it"),
-    "text": ({"a.txt": "x"}, pairs.open_two, "no pictures in it .1 other files"),
-    "only test": ({"test/1.png": TALL}, pairs.open_pairs, "test/ but none to train on; put"),
-    "only val, A": ({"valA/1.png": TALL, "valB/1.png": TALL}, pairs.open_two, "none to train on"),
-    "only A": ({"A/1.png": TALL}, pairs.open_pairs, "no folder B .*folders A/ and B/"),
-    "only B": ({"trainB/1.png": TALL}, pairs.open_two, "no folder A .*put pictures in trainA/"),
+    "none": ({}, "pairs", "no pictures in it"),
+    "text": ({"a.txt": "x"}, "two folders", "no pictures in it .1 other files"),
+    "only test": ({"test/1.png": TALL}, "pairs", "test/ but none to train on; put"),
+    "only val, A": ({"valA/1.png": TALL, "valB/1.png": TALL}, "two folders", "none to train on"),
+    "only A": ({"A/1.png": TALL}, "pairs", "no folder B .*folders A/ and B/"),
+    "only B": ({"trainB/1.png": TALL}, "two folders", "no folder A .*put pictures in trainA/"),
     "B to test": (
         {"trainA/1.png": TALL, "testB/1.png": TALL},
-        pairs.open_two,
+        "two folders",
         "no folder B with pictures to train on; put",
     ),
-    "no sides": ({"train/1.png": TALL}, pairs.open_two, "no folders A and B .*put pictures in"),
+    "no sides": ({"train/1.png": TALL}, "two folders", "no folders A and B .*put pictures in"),
     "no match": (
         {"A/1.png": TALL, "B/2.png": TALL},
-        pairs.open_pairs,
+        "pairs",
         "2 of 2 pictures are in no pair .*A/1.png: no picture of this name in B.; name partners",
     ),
-    "all odd": ({"1.png": noise(0, (63, 32))}, pairs.open_pairs, "1.png: ValueError: 63 .*; see"),
-    "bad B": ({"A/1.png": TALL, "B/1.png": "x"}, pairs.open_two, "no usable pictures of B .*see"),
+    "all odd": ({"1.png": noise(0, (63, 32))}, "pairs", "1.png: ValueError: 63 .*; see"),
+    "bad B": ({"A/1.png": TALL, "B/1.png": "x"}, "two folders", "no usable pictures of B .*see"),
 }
 
 
 @pytest.mark.parametrize("case", REFUSALS)
 def test_refusals_are_one_line_with_flag_and_way_out(case: str, tmp_path: Path) -> None:
-    pictures, open_it, said = REFUSALS[case]
+    pictures, kind, said = REFUSALS[case]
     (tmp_path / "in").mkdir()
     folder = save(tmp_path / "in", pictures)  # type: ignore[arg-type]
     with pytest.raises(Refused, match=said) as refusal:
-        opened(folder, tmp_path / "cache", open=open_it, flag="--some-flag")
+        opened(folder, tmp_path / "cache", kind=kind, flag="--some-flag")
     assert str(refusal.value).startswith(f"--some-flag={folder}: ")
     assert "\n" not in str(refusal.value)
 
 
 def test_refusals_of_paths_and_of_small_sets(tmp_path: Path) -> None:
-    for open_it in (pairs.open_pairs, pairs.open_two):
+    for kind in ("pairs", "two folders"):
         with pytest.raises(Refused, match=r"^--data-path: give a folder or zip"):
-            open_it("", SIZE, 3, 3, tmp_path)
+            pairs.open_sides(kind, "", SIZE, 3, 3, tmp_path)
         with pytest.raises(Refused, match=r"^--data-path=\S+: no such folder or zip"):
-            opened(tmp_path / "nowhere", tmp_path, open=open_it)
+            opened(tmp_path / "nowhere", tmp_path, kind=kind)
     folder = as_pairs(tmp_path / "in", "trainA")
     with pytest.raises(Refused, match=r"--batch-size=7: only 6 usable pairs .*--batch-size=6 or"):
         opened(folder, tmp_path / "cache", batch_size=7)

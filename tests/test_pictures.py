@@ -66,7 +66,7 @@ def test_only_a_cycle_goes_back() -> None:
 
 
 def test_direction_turns_the_data_and_the_channels(two: Path, tmp_path: Path) -> None:
-    data = pairs.open_pairs(str(two), 32, 1, 3, tmp_path, workers=1)
+    data = pairs.open_sides("pairs", str(two), 32, 1, 3, tmp_path, workers=1)
     shapes = {}
     for direction in ("AtoB", "BtoA"):
         config = Config(
@@ -83,7 +83,9 @@ def test_a_preview_without_test_pictures(two: Path, tmp_path: Path) -> None:
     only = tmp_path / "only"
     for side in "AB":
         shutil.copytree(two / f"train{side}", only / side)
-    data = pairs.open_pairs(str(only), 32, 3, 3, tmp_path / "cache", workers=1, held_out=0.0)
+    data = pairs.open_sides(
+        "pairs", str(only), 32, 3, 3, tmp_path / "cache", workers=1, held_out=0.0
+    )
     assert not len(data.test_a)
     config = Config(family="pix2pix", img_size=32, ngf=2, ndf=2, batch_size=4)
     preview = FromPictures(config, data, CPU).preview(FAMILIES["pix2pix"].build(config).G)
@@ -91,7 +93,7 @@ def test_a_preview_without_test_pictures(two: Path, tmp_path: Path) -> None:
 
 
 def test_pix2pix_halves_l1_in_a_few_steps(two: Path, tmp_path: Path) -> None:
-    data = pairs.open_pairs(str(two), 64, 3, 3, tmp_path / "cache", workers=1)
+    data = pairs.open_sides("pairs", str(two), 64, 3, 3, tmp_path / "cache", workers=1)
     config = Config(
         family="pix2pix", img_size=64, ngf=8, ndf=8, batch_size=4, max_epoch=0, ema=False,
         max_images=40, jitter=False, rescue=False,
