@@ -195,7 +195,11 @@ class Config:
         only=("", "logistic", "hinge", "least-squares", "critic"),
         fixed="another game",
     )
-    amp: bool = knob(False, "mixed precision: bfloat16 where it is safe")
+    amp: bool | str = knob(
+        "auto",
+        "mixed precision, bfloat16: True, False or auto (if the machine has it)",
+        only=("auto",),
+    )
     penalty: float = knob(10.0, "weight of wgan-gp's gradient penalty", low=0)
     clip: float = knob(0.1, "wgan's bound on every weight of D", above=0)
     ema: bool = knob(True, "draw with the moving average of G", fixed="it starts at step 0")
@@ -400,7 +404,7 @@ def difference(saved: Mapping[str, Any], wanted: Config) -> str:
     """The first knob in which a run of config `saved` is not the run `wanted`; "" if none."""
     for name in names("train"):
         old, new = saved.get(name, FIELDS[name].default), getattr(wanted, name)
-        if old != new and name not in (*ORDERS, *BESIDE):
+        if old != new and new != "auto" and name not in (*ORDERS, *BESIDE):
             return f"{flag(name)} {old}, not {new}"
     return ""
 

@@ -62,6 +62,17 @@ def pick_device(gpu: bool | str) -> "torch.device":
     return torch.device(found[0])
 
 
+def has_bfloat16(device: "torch.device") -> bool:
+    """Whether the device computes in bfloat16 by itself, which is then the faster."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    asked = getattr(torch.cpu, "get_capabilities", dict) if device.type == "cpu" else dict
+    found: dict[str, Any] = asked()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+
+
 def keep_memory() -> None:
     """Have the C library reuse freed memory instead of giving it back after every step.
 
@@ -155,8 +166,10 @@ def train(*stray: str, **options: str) -> None:
 
 
 def opened(config: knobs.Config) -> "tuple[torch.device, Any, Callable[[Nets], None]]":
-    """Device, data and what loads given weights; `config` learns the classes of the data."""
+    """Device, data and what loads given weights; `config` learns what these are able to do."""
     device = pick_device(config.gpu)
+    if config.amp == "auto":
+        config.amp = has_bfloat16(device)
     images = runs.open_data(config)
     config.classes = "/".join(classes_of(images, config))
     return device, images, runs.given_weights(config)

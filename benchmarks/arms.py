@@ -132,6 +132,12 @@ ARMS: dict[str, tuple[str, Family]] = {
     "batch4": ("--batch-size=4", modern),
     "batch16-lr2": ("--batch-size=16 --lr1=2e-4 --lr2=2e-4", modern),
     "batch16-lr8": ("--batch-size=16 --lr1=8e-4 --lr2=8e-4", modern),
+    "amp": ("--amp=True", modern),
+    "batch16-amp": ("--batch-size=16 --amp=True", modern),
+    "batch16-amp-aug0": ("--batch-size=16 --amp=True --augment=0", modern),
+    "batch16-amp-aug2": ("--batch-size=16 --amp=True --augment=0.2", modern),
+    "batch16-amp-lr2": ("--batch-size=16 --amp=True --lr1=2e-4 --lr2=2e-4", modern),
+    "classic-amp": ("--amp=True", FAMILIES["dcgan"]),
     "batch8-lr8": ("--batch-size=8 --lr1=8e-4 --lr2=8e-4", modern),
     # the last stage of G
     "tail-base": (OLD, changed(build=tail("base"))),

@@ -68,7 +68,7 @@ def train_step(family: Any, state: State, batch: Batch) -> dict[str, Tensor]:
     nets.G.requires_grad_(g_due)
     logs: dict[str, Tensor] = {}
     # bfloat16 keeps float32's range, so no loss has to be scaled
-    mixed = torch.autocast(state.device.type, torch.bfloat16, enabled=config.amp)
+    mixed = torch.autocast(state.device.type, torch.bfloat16, enabled=config.amp is True)
     if state.step % config.d_every == 0:
         nets.D.requires_grad_(True)
         with mixed:

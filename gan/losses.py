@@ -37,13 +37,13 @@ class Batch:
     def fake(self, nets: Players) -> Tensor:
         """[N, C, H, W] in [-1, 1]; with a graph whenever G's weights ask for gradients."""
         if self.drawn is None:
-            self.drawn = nets.G(self.noise)
+            self.drawn = nets.G(self.noise).float()
         return self.drawn
 
     def returned(self, nets: Any) -> Tensor:
         """B on its way back, for nets that go both ways: [N, C, H, W]."""
         if self.drawn_back is None:
-            self.drawn_back = nets.G.back(self.real)
+            self.drawn_back = nets.G.back(self.real).float()
         return self.drawn_back
 
     def view(self, images: Tensor) -> Tensor:
@@ -63,6 +63,11 @@ class Batch:
 
 
 Loss = Callable[[Any, Batch, Any], tuple[Tensor, Logs]]
+
+
+def scored(D: Callable[..., Tensor], *seen: Tensor) -> Tensor:
+    """D's scores in float32, for bfloat16's three digits are too few to take means of."""
+    return D(*seen).float()
 
 
 class Game(NamedTuple):
@@ -155,7 +160,7 @@ def gradient_penalty(
     """
     mix = torch.rand(len(real), 1, 1, 1, device=real.device)
     x = (mix * real + (1 - mix) * fake).detach().requires_grad_(True)
-    gradient = torch.autograd.grad(D(x, *condition).sum(), x, create_graph=True)[0]
+    gradient = torch.autograd.grad(scored(D, x, *condition).sum(), x, create_graph=True)[0]
     return (gradient.flatten(1).norm(dim=1) - 1).square().mean()
 
 
@@ -173,7 +178,7 @@ def adversarial(own: Game, penalty: Callable[..., Tensor] | None = None) -> tupl
         game = GAMES.get(config.loss, own)
         # Two passes: a D with batch norm has to see reals and fakes apart (Radford et al. 2016).
         seen_real, seen_fake = batch.view(batch.real), batch.view(batch.fake(nets).detach())
-        real, fake = (nets.D(images, *batch.condition) for images in (seen_real, seen_fake))
+        real, fake = (scored(nets.D, x, *batch.condition) for x in (seen_real, seen_fake))
         loss = game.d(real, fake)
         if config.fake_label:  # cross-entropy with the label t is softplus(s) - t s
             loss = loss - config.fake_label * fake.mean()
@@ -191,7 +196,7 @@ def adversarial(own: Game, penalty: Callable[..., Tensor] | None = None) -> tupl
 
     def g_loss(nets: Players, batch: Batch, config: Any) -> tuple[Tensor, Logs]:
         game = GAMES.get(config.loss, own)
-        loss = game.g(nets.D(batch.view(batch.fake(nets)), *batch.condition))
+        loss = game.g(scored(nets.D, batch.view(batch.fake(nets)), *batch.condition))
         return loss, {"loss_g": loss.detach()}
 
     return d_loss, g_loss
@@ -216,15 +221,15 @@ def paired(own: Game) -> tuple[Loss, Loss]:
 
     def d_loss(nets: Players, batch: Batch, config: Any) -> tuple[Tensor, Logs]:
         game = GAMES.get(config.loss, own)
-        real = nets.D(batch.beside(batch.real))
-        fake = nets.D(batch.beside(batch.fake(nets).detach()))
+        real = scored(nets.D, batch.beside(batch.real))
+        fake = scored(nets.D, batch.beside(batch.fake(nets).detach()))
         loss = game.d(real, fake) / 2
         return loss, {"loss_d": loss.detach(), **_scores("", game, real, fake)}
 
     def g_loss(nets: Players, batch: Batch, config: Any) -> tuple[Tensor, Logs]:
         game = GAMES.get(config.loss, own)
         fake = batch.fake(nets)
-        wins, far = game.g(nets.D(batch.beside(fake))), F.l1_loss(fake, batch.real)
+        wins, far = game.g(scored(nets.D, batch.beside(fake))), F.l1_loss(fake, batch.real)
         logs = {"loss_g": wins.detach(), "l1": far.detach()}
         return wins + config.l1 * far, logs
 
@@ -247,7 +252,7 @@ def cycle(own: Game) -> tuple[Loss, Loss]:
             (" B", nets.D.there, batch.real, nets.D.pool_there(there.detach())),
             (" A", nets.D.back, batch.noise, nets.D.pool_back(back.detach())),
         ):
-            scores = D(batch.view(real)), D(batch.view(fake))
+            scores = scored(D, batch.view(real)), scored(D, batch.view(fake))
             losses.append(game.d(*scores) / 2)
             logs |= _scores(name, game, *scores)
         loss = losses[0] + losses[1]
@@ -256,7 +261,9 @@ def cycle(own: Game) -> tuple[Loss, Loss]:
     def g_loss(nets: Any, batch: Batch, config: Any) -> tuple[Tensor, Logs]:
         game = GAMES.get(config.loss, own)
         a, b, there, back = batch.noise, batch.real, batch.fake(nets), batch.returned(nets)
-        wins = game.g(nets.D.there(batch.view(there))) + game.g(nets.D.back(batch.view(back)))
+        fakes = ((nets.D.there, there), (nets.D.back, back))
+        wins_there, wins_back = (game.g(scored(D, batch.view(fake))) for D, fake in fakes)
+        wins = wins_there + wins_back
         round_trip = F.l1_loss(nets.G.back(there), a) + F.l1_loss(nets.G(back), b)
         loss = wins + config.cycle * round_trip
         logs = {"loss_g": wins.detach(), "cycle": round_trip.detach()}

@@ -1,6 +1,9 @@
 """The loop: who is updated when, on what, and that a resumed run is the run."""
 
 import copy
+import dataclasses
+import json
+import math
 import os
 import signal
 from collections.abc import Callable
@@ -12,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from config import Config
-from gan import checkpoint, loop
+from gan import checkpoint, data, loop
 from gan.data import Images
 from gan.errors import Refused
 from gan.feed import FromNoise, step_seed
@@ -192,6 +195,36 @@ def test_numbers_that_are_none_stop_the_run_and_save_nothing(
     with pytest.raises(Refused, match="no longer numbers"):
         loop.fit(DCGAN, config, images, folders(tmp_path), CPU, start=poison)
     assert not list(tmp_path.glob("checkpoints/*.pth"))
+
+
+@pytest.mark.parametrize("name", ["modern", "wgan-gp"])
+def test_mixed_precision_is_only_in_the_nets(
+    name: str, tiny: Tiny, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """D looks at held-out images between steps; scores, weights and their gradients are float32."""
+    monkeypatch.setattr(loop, "GAP_EVERY", 1)
+    images = data.open_images(str(faces), 28, 3, tmp_path / "cache", workers=1, held_out=0.2)
+    config = tiny(family=name, amp=True, max_epoch=1, log_every=2, rescue=False)
+    inside = []
+    family = dataclasses.replace(
+        FAMILIES[name],
+        d_loss=lambda nets, *rest: (
+            inside.append(nets.D(rest[0].real).dtype),
+            FAMILIES[name].d_loss(nets, *rest),
+        )[1],
+    )
+    done = loop.fit(family, config, images, folders(tmp_path), CPU)
+    assert set(inside) == {torch.bfloat16}
+    lines = [json.loads(line) for line in (tmp_path / "runs" / "log.jsonl").open()]
+    assert all(math.isfinite(line["gap"]) for line in lines if "loss_d" in line)
+    state = checkpoint.load(done.state)
+    for net in state["nets"].values():
+        assert {value.dtype for value in net.values()} <= {torch.float32, torch.int64}
+    batch = FromNoise(config, images, CPU).batch(0)
+    nets = FAMILIES[name].build(config)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, _ = family.d_loss(nets, batch, config)
+        assert (loss.dtype, batch.fake(nets).dtype) == (torch.float32, torch.float32)
 
 
 def test_a_signal_while_scoring_saves_what_there_is(
