@@ -392,6 +392,11 @@ def resolve(*layers: Mapping[str, Any]) -> Config:
     config = Config(**knobs)
     if not any(getattr(config, name) for name in BUDGET):
         raise Refused("--max-epoch, --max-images, --max-minutes: all are 0; set one of them")
+    if config.fake_label and config.loss not in ("", "logistic"):
+        raise Refused(
+            f"--fake-label={config.fake_label}: only the logistic loss has labels; leave it out, "
+            f"or --loss={config.loss}"
+        )
     if config.gen_num > config.gen_search_num:
         raise Refused(
             f"--gen-num={config.gen_num}: more than the {config.gen_search_num} candidates; "

@@ -103,6 +103,8 @@ def test_a_budget_that_is_given_replaces_the_default_one() -> None:
 
 
 def test_more_faces_than_candidates() -> None:
+    with pytest.raises(Refused, match="--fake-label=1: only the logistic loss has labels"):
+        resolve({"fake_label": 1, "loss": "hinge"})
     with pytest.raises(Refused, match="--gen-search-num=65 or more"):
         resolve({"gen_num": 65, "gen_search_num": 64})
 
