@@ -75,10 +75,6 @@ def newest(folder: Path) -> dict[str, Any] | None:
     for _, saved in checkpoint.newest(folder):
         if isinstance(saved, dict) and "config" in saved:
             return saved
-    with contextlib.suppress(Refused):
-        best = checkpoint.load(folder / "best.pth")
-        if isinstance(best, dict) and "config" in best:
-            return best
     return None
 
 
@@ -228,8 +224,6 @@ def page(path: Path, jobs: Sequence[Job], name: str, command: str) -> list[dict[
 def play(whole: dict[str, Any], cells: Sequence[Cell], tried: Tried, command: str) -> int:
     """Train what is not finished, write the page; returns the exit code."""
     path = Path(whole["report"] or "compare.html")
-    if path.suffix.lower() not in (".html", ".htm"):
-        raise Refused(f"--report={path}: a name that ends in .html")
     if importlib.util.find_spec("matplotlib") is None:
         raise Refused("compare draws with matplotlib: pip install -r requirements.txt")
     todo = jobs(cells, tried, whole["overwrite"])

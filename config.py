@@ -357,6 +357,8 @@ def read_flags(command: str, stray: Iterable[str], options: Mapping[str, str]) -
         flags[name] = str(text) if name == "config" else coerce(name, str(text))
     if not flags.get("name", "x").replace("-", "").replace("_", "").replace(".", "").isalnum():
         raise Refused(f"--name={flags['name']}: letters, digits, '-', '_' and '.' only")
+    if Path(flags.get("report") or "x.html").suffix.lower() not in (".html", ".htm"):
+        raise Refused(f"--report={flags['report']}: a name that ends in .html")
     return flags
 
 

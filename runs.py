@@ -68,8 +68,6 @@ def find_state(resume: bool | str, name: str) -> tuple[Path, dict[str, Any]]:
     folder = room("checkpoints", name)
     for path, state in checkpoint.newest(folder):
         return path, state
-    if (best := folder / "best.pth").exists():
-        return best, checkpoint.load(best)
     raise Refused(
         f"--resume: no valid state in {folder}; start the run without --resume, or name another "
         "one with --name=..."

@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from config import Config
-from gan import losses
+from gan import augment, losses
 from gan.losses import Batch, Logs
 from models import FAMILIES, Family, ModernD, ModernG, Nets, modern_nets, pyramid
 
@@ -112,6 +112,17 @@ def without_norm(build: Callable[[Config], Nets]) -> Callable[[Config], Nets]:
     return built
 
 
+def seen_without(*names: str) -> Callable[[Config], Nets]:
+    """D is shown pictures without some of the changes; for this process, which trains one arm."""
+
+    def build(config: Config) -> Nets:
+        for name in names:
+            augment.FUNCTIONS.pop(name, None)
+        return modern_nets(config)
+
+    return build
+
+
 def changed(**changes: Any) -> Family:
     return dataclasses.replace(FAMILIES["modern"], **changes)
 
@@ -151,6 +162,9 @@ ARMS: dict[str, tuple[str, Family]] = {
     "batch32-aug8": (f"{OLD} --augment=0.8", modern),
     "aug0": ("--augment=0", modern),
     "aug8": ("--augment=0.8", modern),
+    "no-colour": ("", changed(build=seen_without("colour"))),
+    "no-cutout": ("", changed(build=seen_without("cutout"))),
+    "move": ("", changed(build=seen_without("colour", "cutout"))),
     # widths
     "ngf48": ("--ngf=48", modern),
     "ndf48": ("--ndf=48", modern),

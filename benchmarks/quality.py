@@ -17,14 +17,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import ablation
-from arms import ARMS
-from cost import CPU, seconds
+from speed import rate, stepper
 
-import config as knobs
-from gan import loop
-from gan.losses import Batch
+import main as toolkit
 
 SPEED = ablation.ROOT / "docs" / "speed.json"
+FAMILY = {"classic": "dcgan", "modern": "modern"}  # arms of arms.py
+AMP = "auto"
 SHORT = 12_000  # images of a run that is looked at for collapse only
 SEEDS = range(5)
 SCORE = "score (lite0)"
@@ -44,28 +43,12 @@ NEEDED = [  # (arm, set, minutes)
 
 def speed() -> None:
     """Images/s of a training step of each family, by turns, on an idle machine."""
-    import torch
-
-    from main import keep_memory
-
-    keep_memory()
-    steps = {}
-    for arm in ("classic", "modern"):
-        family = ARMS[arm][1]
-        config = knobs.resolve(family.defaults, {"gpu": False})
-        state = loop.State(family, config, CPU)
-        n = config.batch_size
-
-        def step(state: Any = state, family: Any = family, n: int = n) -> None:
-            for _ in range(128 // n):
-                real, noise = torch.rand(n, 3, 96, 96) * 2 - 1, torch.randn(n, state.config.nz)
-                loop.train_step(family, state, Batch(real, noise, augment=state.config.augment))
-
-        steps[arm] = step
-    found: dict[str, list[float]] = {"classic": [], "modern": []}
+    toolkit.keep_memory()
+    steps = {arm: stepper(FAMILY[arm], {"amp": AMP}) for arm in FAMILY}
+    found: dict[str, list[float]] = {arm: [] for arm in FAMILY}
     for _ in range(5):
-        for arm, step in steps.items():
-            found[arm].append(128 / seconds(step, 1))
+        for arm, (step, config) in steps.items():
+            found[arm].append(rate(step, config.batch_size))
     rates = {arm: round(sorted(values)[2], 1) for arm, values in found.items()}
     SPEED.write_text(json.dumps(rates) + "\n", encoding="utf-8")
     print(f"images/s of a step on this machine, alone: {rates}")

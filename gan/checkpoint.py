@@ -15,6 +15,8 @@ import torch
 
 from gan.errors import Refused
 
+BEST = "best.pth"  # the state with the best score so far
+
 
 def write_beside(path: Path, write: Callable[[Path], Any]) -> None:
     """Call `write(part)` on a file beside `path`, sync it and put it in the place of `path`.
@@ -68,12 +70,15 @@ def states(folder: Path) -> list[Path]:
 
 
 def newest(folder: Path) -> Iterator[tuple[Path, Any]]:
-    """The loadable states of `folder`, newest first; a damaged one is named and passed over."""
-    for path in states(folder):
+    """The loadable states of `folder`, newest first, the best one last.
+
+    A damaged one is named and passed over.
+    """
+    for path in [*states(folder), *folder.glob(BEST)]:
         try:
             yield path, load(path)
         except Refused as error:
-            warnings.warn(f"{error}; trying the state before it", stacklevel=2)
+            warnings.warn(f"{error}; trying the one before it", stacklevel=2)
 
 
 def prune(current: Path, keep: int) -> None:

@@ -21,7 +21,6 @@ from gan.report import Report
 from gan.state import State
 
 KEEP = 2  # states: the newest, and the one before it should the newest be damaged
-BEST = "best.pth"  # the state with the best score so far
 EVAL_FAKES = 256  # drawn for a score in mid-run
 EVAL_SHARE = 0.05  # of the budget between two scores, and of the time that scoring may take
 MAX_RESCUES = 3
@@ -181,7 +180,7 @@ class Run:
     def rescue(self, alarm: health.Alarm) -> None:
         """Go back to the best state, or the newest, and on from there at half the rates."""
         state = self.state
-        best = self.folders.checkpoints / BEST
+        best = self.folders.checkpoints / checkpoint.BEST
         paths = [best] if best.exists() else checkpoint.states(self.folders.checkpoints)[:1]
         if not state.config.rescue or not paths or state.rescues == MAX_RESCUES:
             if alarm.kind != "nan":
@@ -243,7 +242,7 @@ class Run:
         scores = self.score(sample.draw_uint8(G, z, config.batch_size, state.device).numpy())
         if state.best is None or scores["score"] < state.best:
             state.best = scores["score"]
-            checkpoint.save(self.folders.checkpoints / BEST, self.payload(G))
+            checkpoint.save(self.folders.checkpoints / checkpoint.BEST, self.payload(G))
         self.report.scores(state.step, state.images, state.seconds, scores)
         self.scored_at = (self.fraction(), state.images)
         self.scoring += time.monotonic() - began
@@ -326,7 +325,7 @@ def fit(
         state.restart()
     if saved is not None:
         state.load_state_dict(saved)
-        keep_best(state, folders.checkpoints / BEST, data.digest)
+        keep_best(state, folders.checkpoints / checkpoint.BEST, data.digest)
     feed = FEEDS[family.data](config, data, device)
     run = Run(state, data, feed, folders, score, events)
     try:
