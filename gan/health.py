@@ -72,13 +72,18 @@ class Alarm:
 
 
 class Monitor:
-    """Turns readings into alarms: each is raised once when it begins, and again after a pause."""
+    """Turns readings into alarms: each when it begins.
+
+    One that comes and goes is raised again when the run is twice as long, so that a whole night
+    has a dozen lines of it; one that asks for a rescue is raised every time.
+    """
 
     def __init__(self) -> None:
         self.recent: deque[Reading] = deque(maxlen=WINDOW)
         self.peak = 0.0  # the best diversity so far
         self.usual = 0.0  # running mean of the gradient's norm
         self.raised: list[str] = []
+        self.said: dict[str, int] = {}  # the step at which each kind was raised last
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -86,16 +91,19 @@ class Monitor:
             "peak": self.peak,
             "usual": self.usual,
             "raised": list(self.raised),
+            "said": dict(self.said),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.recent.extend(Reading(**reading) for reading in state["recent"])
         self.peak, self.usual, self.raised = state["peak"], state["usual"], state["raised"]
+        self.said = state.get("said", {})
 
     def forget(self) -> None:
         """Start the window anew: the nets are others than those the readings were of."""
         self.recent.clear()
         self.raised.clear()
+        self.said.clear()
 
     def read(self, reading: Reading) -> list[Alarm]:
         """The alarms that begin with this reading."""
@@ -115,6 +123,8 @@ class Monitor:
             self.usual += weight * (reading.gradient - self.usual)
         new = [alarm for alarm in found if alarm.kind not in self.raised]
         self.raised = [alarm.kind for alarm in found]
+        new = [x for x in new if x.rescue or reading.step >= 2 * self.said.get(x.kind, 0)]
+        self.said |= {alarm.kind: reading.step for alarm in new}
         return new
 
     def _mean(self, name: str) -> float:

@@ -88,8 +88,9 @@ def test_each_illness_is_told_once_with_the_flag_that_answers_it(
     assert flag in alarms[0].line
     assert "\n" not in alarms[0].line
     assert not alarms[0].rescue
-    # well again, and ill again: told again
-    assert kinds(course(10) + course(10, **signals), monitor) == [kind]
+    # well again, and ill again: told again, but not before the run is twice as long
+    assert kinds(course(10, 1100) + course(10, 1200, **signals), monitor) == []
+    assert kinds(course(10, 2100) + course(10, 2200, **signals), monitor) == [kind]
 
 
 def test_the_first_steps_and_single_readings_mean_nothing() -> None:
