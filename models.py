@@ -408,7 +408,7 @@ FAMILIES: dict[str, Family] = {
     "modern": Family(
         modern_nets, *adversarial(hinge),
         defaults={
-            "nz": 64, "ngf": 32, "ndf": 32, "batch_size": 8, "augment": 0.5,
+            "nz": 64, "ngf": 32, "ndf": 32, "batch_size": 16, "augment": 0.5,
             "lr1": 4e-4, "lr2": 4e-4, "beta1": 0.0, "beta2": 0.99, "warm_up": 200, "lr_end": 0.125,
         },
     ),

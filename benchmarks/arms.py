@@ -132,24 +132,17 @@ def game(pair: tuple[losses.Loss, losses.Loss], **changes: Any) -> Family:
 
 
 modern = FAMILIES["modern"]
-OLD = "--batch-size=32 "  # what the first arms had
+OLD = "--batch-size=32 --amp=False"  # what the first arms had
 ARMS: dict[str, tuple[str, Family]] = {
     "classic": ("", FAMILIES["dcgan"]),
     "modern": ("", modern),
-    # how large a batch, and how fast
+    # how large a batch, how fast, how exact; "batch8-first": before channels last
     "batch32": (OLD, modern),
-    "batch16": ("--batch-size=16", modern),
-    "batch8": ("--batch-size=8", modern),
-    "batch4": ("--batch-size=4", modern),
-    "batch16-lr2": ("--batch-size=16 --lr1=2e-4 --lr2=2e-4", modern),
-    "batch16-lr8": ("--batch-size=16 --lr1=8e-4 --lr2=8e-4", modern),
-    "amp": ("--amp=True", modern),
+    "batch16": ("--batch-size=16 --amp=False", modern),
+    "batch8": ("--batch-size=8 --amp=False", modern),
+    "batch8-first": ("--batch-size=8 --amp=False", modern),
+    "batch8-amp": ("--batch-size=8 --amp=True", modern),
     "batch16-amp": ("--batch-size=16 --amp=True", modern),
-    "batch16-amp-aug0": ("--batch-size=16 --amp=True --augment=0", modern),
-    "batch16-amp-aug2": ("--batch-size=16 --amp=True --augment=0.2", modern),
-    "batch16-amp-lr2": ("--batch-size=16 --amp=True --lr1=2e-4 --lr2=2e-4", modern),
-    "classic-amp": ("--amp=True", FAMILIES["dcgan"]),
-    "batch8-lr8": ("--batch-size=8 --lr1=8e-4 --lr2=8e-4", modern),
     # the last stage of G
     "tail-base": (OLD, changed(build=tail("base"))),
     "tail-blur": (OLD, changed(build=tail("blur"))),
@@ -160,12 +153,11 @@ ARMS: dict[str, tuple[str, Family]] = {
     "tail-base-aug0": (f"{OLD} --augment=0", changed(build=tail("base"))),
     "tail-base-aug8": (f"{OLD} --augment=0.8", changed(build=tail("base"))),
     "batch32-aug8": (f"{OLD} --augment=0.8", modern),
-    "aug0": ("--augment=0", modern),
-    "aug8": ("--augment=0.8", modern),
-    "no-colour": ("", changed(build=seen_without("colour"))),
+    # what D gets to see
+    "no-colour": ("--batch-size=8 --amp=False", changed(build=seen_without("colour"))),
+    "colour": ("", changed(build=seen_without())),
     "no-cutout": ("", changed(build=seen_without("cutout"))),
-    "move": ("", changed(build=seen_without("colour", "cutout"))),
-    # widths
-    "ngf48": ("--ngf=48", modern),
-    "ndf48": ("--ndf=48", modern),
+    "aug0": ("--augment=0", modern),
+    "aug2": ("--augment=0.2", modern),
+    "aug8": ("--augment=0.8", modern),
 }
