@@ -60,7 +60,7 @@ class Config:
 
     # the run
     family: str = knob(
-        "dcgan", "which GAN: a row of FAMILIES in models.py", used=ALL, fixed="other networks"
+        "modern", "which GAN: a row of FAMILIES in models.py", used=ALL, fixed="other networks"
     )
     name: str = knob("", "name of the run: its sub-folder in checkpoints, imgs and runs", used=ALL)
     gpu: bool | str = knob(
@@ -133,7 +133,7 @@ class Config:
 
     # networks
     nz: int = knob(
-        100, "numbers in a noise vector", used=ALL, low=1, high=65536, fixed="other networks"
+        64, "numbers in a noise vector", used=ALL, low=1, high=65536, fixed="other networks"
     )
     noise: str = knob(
         "normal",
@@ -142,40 +142,40 @@ class Config:
         fixed="other noise",
     )
     ngf: int = knob(
-        64, "channels of G's last hidden layer", used=ALL, low=1, high=4096, fixed="other networks"
+        32, "channels of G's last hidden layer", used=ALL, low=1, high=4096, fixed="other networks"
     )
     ndf: int = knob(
-        64, "channels of D's first layer", used=ALL, low=1, high=4096, fixed="other networks"
+        32, "channels of D's first layer", used=ALL, low=1, high=4096, fixed="other networks"
     )
     netg_path: str = knob("", "weights of G to start from, or to draw with", used=ALL)
     netd_path: str = knob("", "weights of D to start from, or to rank with", used=ALL)
 
     # updates
     batch_size: int = knob(
-        64,
+        16,
         "images a step",
         used=ALL,
-        low=2,
+        low=1,
         high=65536,
         fixed="it sets which image comes when",
     )
     optimizer: str = knob(
         "adam", "of both nets: adam or rmsprop", only=("adam", "rmsprop"), fixed="another state"
     )
-    lr1: float = knob(2e-4, "learning rate of G", above=0, high=1)
-    lr2: float = knob(2e-4, "learning rate of D", above=0, high=1)
-    beta1: float = knob(0.5, "Adam's first beta", low=0, high=0.9999)
-    beta2: float = knob(0.999, "Adam's second beta", low=0, high=0.999999)
-    warm_up: int = knob(0, "steps in which the learning rates rise to their values", low=0)
+    lr1: float = knob(4e-4, "learning rate of G", above=0, high=1)
+    lr2: float = knob(4e-4, "learning rate of D", above=0, high=1)
+    beta1: float = knob(0.0, "Adam's first beta", low=0, high=0.9999)
+    beta2: float = knob(0.99, "Adam's second beta", low=0, high=0.999999)
+    warm_up: int = knob(200, "steps in which the learning rates rise to their values", low=0)
     lr_end: float = knob(
-        1.0,
+        0.125,
         "learning rates at the end of the budget, as a share: down from half-way on",
         low=0,
         high=1,
     )
     lr_fall: str = knob("cosine", "how they go down: cosine or linear", only=("cosine", "linear"))
     augment: float = knob(
-        0.0, "probability that D sees a picture recoloured, moved or with a hole", low=0, high=0.95
+        0.5, "probability that D sees a picture recoloured, moved or with a hole", low=0, high=0.95
     )
     d_every: int = knob(
         1, "update D on every n-th batch (2: one D update to two of G)", low=1, high=10**6

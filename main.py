@@ -102,7 +102,7 @@ def set_up(flags: dict[str, Any]) -> tuple[knobs.Config, dict[str, Any] | None, 
         changed = knobs.changes(own, flags)
         for name, (old, new) in changed.items():
             print(f"resume: {knobs.flag(name)} {old} -> {new}")
-        config = knobs.resolve(own, flags)
+        config = runs.layered(own, flags)
         runs.check_branch(path, config)
         if "lr1" in changed or "lr2" in changed:
             saved["rescues"] = 0  # rates that were chosen are not halved

@@ -366,15 +366,15 @@ def load_weights(net: nn.Module, weights: Any, path: Path | str) -> None:
         if key.endswith("num_batches_tracked") and key not in filled:
             filled[key] = ours  # files older than PyTorch 0.4.1 do not have it
         elif key not in filled:
-            raise Refused(f"{path}: has no {key}; these are weights of another network")
+            raise Refused(f"{path}: has no {key}, this is another network; give its --family")
         elif filled[key].shape != ours.shape:
             raise Refused(
                 f"{path}: {key} is {list(filled[key].shape)}, this network's {list(ours.shape)}; "
-                "give the --nz, --ngf, --ndf, --img-size and --channels they were trained with"
+                "give the --family, --nz, --ngf, --ndf, --img-size and --channels of their run"
             )
     extra = [key for key in filled if key not in own]
     if extra:
-        raise Refused(f"{path}: has {extra[0]} too; these are weights of another network")
+        raise Refused(f"{path}: has {extra[0]} too, this is another network; give its --family")
     net.load_state_dict(filled)
 
 
@@ -400,19 +400,17 @@ def restore(path: Path) -> tuple[Nets, Config]:
 
 
 LOGISTIC = adversarial(nonsaturating)
-TRANSLATES = {"img_size": 256, "batch_size": 1, "ema": False}
-DIGITS = {"img_size": 28, "channels": 1, "flip": False}
+CLASSIC = {  # Radford et al. 2016; what a knob is by itself, `modern` takes it at
+    "nz": 100, "ngf": 64, "ndf": 64, "batch_size": 64, "augment": 0.0,
+    "lr1": 2e-4, "lr2": 2e-4, "beta1": 0.5, "beta2": 0.999, "warm_up": 0, "lr_end": 1.0,
+}  # fmt: skip
+TRANSLATES = {**CLASSIC, "img_size": 256, "batch_size": 1, "ema": False}
+DIGITS = {**CLASSIC, "img_size": 28, "channels": 1, "flip": False}
 
 # fmt: off
 FAMILIES: dict[str, Family] = {
-    "modern": Family(
-        modern_nets, *adversarial(hinge),
-        defaults={
-            "nz": 64, "ngf": 32, "ndf": 32, "batch_size": 16, "augment": 0.5,
-            "lr1": 4e-4, "lr2": 4e-4, "beta1": 0.0, "beta2": 0.99, "warm_up": 200, "lr_end": 0.125,
-        },
-    ),
-    "dcgan": Family(dcgan_nets, *LOGISTIC, uses=("fake_label",)),
+    "modern": Family(modern_nets, *adversarial(hinge)),
+    "dcgan": Family(dcgan_nets, *LOGISTIC, uses=("fake_label",), defaults=CLASSIC),
     # published runs of the same nets: digits at 64 px, 286 faces at 144 px
     "dcgan-64": Family(
         dcgan_nets, *LOGISTIC, uses=("fake_label",),
@@ -423,8 +421,8 @@ FAMILIES: dict[str, Family] = {
     "dcgan-144": Family(
         dcgan_nets, *LOGISTIC, uses=("fake_label",),
         defaults={
-            "img_size": 144, "nz": 40, "ngf": 32, "ndf": 32, "batch_size": 32,
-            "lr1": 2e-4, "lr2": 5e-5,
+            **CLASSIC, "img_size": 144, "nz": 40, "ngf": 32, "ndf": 32, "batch_size": 32,
+            "lr2": 5e-5,
         },
     ),
     "mlp": Family(
@@ -437,12 +435,14 @@ FAMILIES: dict[str, Family] = {
             **DIGITS, "batch_size": 128, "lr1": 1e-3, "lr2": 1e-3, "beta1": 0.9, "noise": "uniform",
         },
     ),
-    "lsgan": Family(dcgan_nets, *adversarial(least_squares)),
-    "hinge": Family(functools.partial(dcgan_nets, norm="spectral"), *adversarial(hinge)),
+    "lsgan": Family(dcgan_nets, *adversarial(least_squares), defaults=CLASSIC),
+    "hinge": Family(
+        functools.partial(dcgan_nets, norm="spectral"), *adversarial(hinge), defaults=CLASSIC,
+    ),
     "wgan": Family(
         dcgan_nets, *adversarial(critic), after_d=clip_weights, uses=("clip",),
         defaults={
-            "img_size": 32, "noise": "uniform", "optimizer": "rmsprop", "g_every": 5,
+            **CLASSIC, "img_size": 32, "noise": "uniform", "optimizer": "rmsprop", "g_every": 5,
             "d_lead": 625,  # 25 updates of G
         },
     ),
@@ -450,7 +450,7 @@ FAMILIES: dict[str, Family] = {
         functools.partial(dcgan_nets, norm="none"), *adversarial(critic, gradient_penalty),
         uses=("penalty",),
         defaults={
-            "img_size": 48, "nz": 40, "g_every": 5,
+            **CLASSIC, "img_size": 48, "nz": 40, "g_every": 5,
             "lr1": 1e-4, "lr2": 1e-4, "beta1": 0.0, "beta2": 0.9,
         },
     ),

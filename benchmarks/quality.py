@@ -17,13 +17,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import ablation
-from speed import rate, stepper
+from speed import CPU, rate, stepper
 
 import main as toolkit
 
 SPEED = ablation.ROOT / "docs" / "speed.json"
 FAMILY = {"classic": "dcgan", "modern": "modern"}  # arms of arms.py
-AMP = "auto"
 SHORT = 12_000  # images of a run that is looked at for collapse only
 SEEDS = range(5)
 SCORE = "score (lite0)"
@@ -44,7 +43,8 @@ NEEDED = [  # (arm, set, minutes)
 def speed() -> None:
     """Images/s of a training step of each family, by turns, on an idle machine."""
     toolkit.keep_memory()
-    steps = {arm: stepper(FAMILY[arm], {"amp": AMP}) for arm in FAMILY}
+    amp = toolkit.has_bfloat16(CPU)  # what `train` would choose
+    steps = {arm: stepper(FAMILY[arm], {"amp": amp}) for arm in FAMILY}
     found: dict[str, list[float]] = {arm: [] for arm in FAMILY}
     for _ in range(5):
         for arm, (step, config) in steps.items():

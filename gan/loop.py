@@ -167,7 +167,10 @@ class Run:
         if not finite or batch.drawn is None:
             return reading
         fake = batch.drawn.detach()
-        reading.diversity = float(health.spread(fake) / health.spread(batch.real).clamp(min=1e-6))
+        if len(fake) > 1:
+            reading.diversity = float(
+                health.spread(fake) / health.spread(batch.real).clamp(min=1e-6)
+            )
         if batch.drawn.requires_grad:  # G was updated with it
             reading.gradient = float(health.gradient_norm(state.nets.G))
         if state.step % (GAP_EVERY * state.config.log_every) == 0:

@@ -15,6 +15,7 @@ import torch
 
 from config import Config
 from gan import avatars, data
+from models import CLASSIC
 
 # A shell starts what it runs in the background with Ctrl-C ignored; the tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -44,7 +45,7 @@ def tiny() -> Callable[..., Config]:
 
     def make(**knobs: object) -> Config:
         small = {"img_size": 28, "nz": 8, "ngf": 4, "ndf": 4, "batch_size": 20, "gpu": False}
-        return Config(**{**small, **knobs})  # type: ignore[arg-type]
+        return Config(**{**CLASSIC, "family": "dcgan", **small, **knobs})  # type: ignore[arg-type]
 
     return make
 

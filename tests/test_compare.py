@@ -114,7 +114,7 @@ def test_what_makes_two_configs_another_run() -> None:
     saved = vars(Config(lr1=1e-4))
     assert knobs.difference(saved, Config(lr1=1e-4, gpu=False, name="x", save_every=3)) == ""
     assert knobs.difference({**saved, "amp": True}, Config(lr1=1e-4)) == ""  # auto is either
-    assert knobs.difference(saved, Config()) == "--lr1 0.0001, not 0.0002"
+    assert knobs.difference(saved, Config()) == "--lr1 0.0001, not 0.0004"
     assert knobs.difference(saved, Config(lr1=1e-4, max_epoch=3)) == "--max-epoch 200, not 3"
 
 

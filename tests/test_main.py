@@ -251,9 +251,9 @@ def test_a_signal_saves_and_says_how_to_go_on(
     step = torch.load(states[0])["step"]
     done = cli(*command, f"--max-images={(step + 3) * 20}", "--lr2=5e-5")
     assert done.returncode == 0, done.stderr
-    assert "--lr2 0.0002 -> 5e-05" in done.stdout
+    assert "--lr2 0.0004 -> 5e-05" in done.stdout
     log = (tmp_path / "runs" / "x" / "log.jsonl").read_text()
-    assert '"lr2": [0.0002, 5e-05]' in log
+    assert '"lr2": [0.0004, 5e-05]' in log
     refused(cli("train", "--name=x", "--resume", "--ngf=8"), "cannot change it in mid-run")
 
 
