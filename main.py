@@ -360,7 +360,7 @@ def evaluate(*stray: str, **options: str) -> None:
             "was trained on are no test of it; leave the flag out"
         )
     if nets is not None and runs.family(config).data != "images":
-        pictures.evaluate(nets, config, source, pick_device(flags.get("gpu", "auto")))
+        pictures.evaluate(nets, config, source, pick_device(flags.get("gpu", "auto")), page)
         return
     cache, size, channels = Path("data/cache"), config.img_size, config.channels
     images = data.open_images(
@@ -379,8 +379,9 @@ def evaluate(*stray: str, **options: str) -> None:
     reference = features.Reference(images.folder / "features.npz")
     found = metrics.evaluate(fakes, train, held_out, config.features, reference, str(device))
     found = {"drawn_by": source, "data": config.data_path or "avatars", **found}
-    print(report.table(found))
-    report.write_page(page, found, looks(found, fakes, train))
+    table = report.table(found)
+    print(table)
+    report.write_page(page, found, table, report.NOTES, looks(found, fakes, train))
     print(f"evaluate: page {page}, numbers {page.with_suffix('.json')}")
 
 

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from gan.pairs import Sides
 
+SHOWN = 24  # test pictures on the page of `evaluate`
+NOTES = """L1 and KID: lower is better. PSNR, SSIM and coverage: higher is better. "unchanged" is
+what the given pictures score as they are: a translation that is worth its time beats it."""
 LARGEST = 4_000_000  # pixels of a picture that is translated as it is
 PAGE = """<!doctype html><meta charset="utf-8"><title>{title}</title>
 <style>img {{ max-width: 49%; vertical-align: top }} body {{ font: 16px system-ui }}</style>
@@ -69,9 +72,11 @@ def scorer(
     return score
 
 
-def evaluate(nets: Any, config: knobs.Config, source: str, device: "torch.device") -> None:
-    """Print the scores of a run's test pictures, beside those of doing nothing."""
-    from gan import feed, sample
+def evaluate(
+    nets: Any, config: knobs.Config, source: str, device: "torch.device", page: Path
+) -> None:
+    """Print the scores of a run's test pictures, beside those of doing nothing; then the page."""
+    from gan import feed, report, sample
 
     data = runs.open_data(config)
     given, wanted = config.turned((data.test_a, data.test_b))
@@ -84,10 +89,19 @@ def evaluate(nets: Any, config: knobs.Config, source: str, device: "torch.device
     if given.shape[1] == wanted.shape[1]:
         rows["unchanged"] = rate(given[:])
     print(f"evaluate: {source}, {len(given):,} test pictures, {config.direction}")
-    print("  ".join(["".ljust(24), *(name.rjust(10) for name in rows)]))
+    lines = ["  ".join(["".ljust(24), *(name.rjust(10) for name in rows)])]
     for name in next(iter(rows.values())):
         if name != "score":
-            print("  ".join([name.ljust(24), *(f"{row[name]:10.4f}" for row in rows.values())]))
+            lines.append(
+                "  ".join([name.ljust(24), *(f"{row[name]:10.4f}" for row in rows.values())])
+            )
+    print("\n".join(lines))
+    found = {"drawn_by": source, "n_fake": len(given), "data": config.data_path, "scores": rows}
+    shown = feed.FromPictures(config, data, device).rows(nets.G, SHOWN)
+    third = "drawn back" if hasattr(nets.G, "back") else "wanted"
+    looks = {f"Given, drawn, {third}": sample.as_picture(shown)}
+    report.write_page(page, found, "\n".join(lines), NOTES, looks)
+    print(f"evaluate: page {page}, numbers {page.with_suffix('.json')}")
 
 
 def _out_name(name: str, taken: set[str]) -> Path:

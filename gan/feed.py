@@ -126,10 +126,18 @@ class FromPictures:
         return Batch(real, source, augment=config.augment)
 
     def preview(self, G: nn.Module) -> Tensor:
-        """Test pictures in rows: given, drawn, wanted; of a cycle given, drawn, drawn back."""
-        given = self.inputs(0, ROWS)
+        return self.rows(G, ROWS)
+
+    def rows(self, G: nn.Module, count: int) -> Tensor:
+        """`count` test pictures from first to last, uint8 [3, H, W].
+
+        In rows: given, drawn, wanted; of a cycle given, drawn, drawn back.
+        """
+        last = min(map(len, self.tests)) - 1
+        places = np.linspace(0, last, min(count, last + 1)).astype(int)
+        given = to_real(self.tests[0][places], torch.device("cpu"))
         drawn = sample.draw_uint8(G, given, self.config.batch_size, self.device)
-        third = torch.from_numpy(self.tests[1][:ROWS].copy())
+        third = torch.from_numpy(self.tests[1][places].copy())
         back = getattr(G, "back", None)
         if back is not None:
             again = drawn.float() / 127.5 - 1

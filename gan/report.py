@@ -179,15 +179,21 @@ pre {{ background: #f4f4f4; padding: 1rem; overflow-x: auto }}
 </style></head><body><h1>{title}</h1>
 <p>{count} pictures, data: {data}.</p>
 <pre>{table}</pre>
-<p>KID and SWD: 0 is equal, lower is better. Precision, recall, density and coverage: higher is
-better. "floor" is what as many training images score against the same held-out ones: a perfect
-generator. "images" is fakes / reals. A memorisation ratio well below 1 means copies.</p>
+<p>{notes}</p>
 {pictures}</body></html>
 """
+NOTES = """KID and SWD: 0 is equal, lower is better. Precision, recall, density and coverage:
+higher is better. "floor" is what as many training images score against the same held-out ones:
+a perfect generator. "images" is fakes / reals. A memorisation ratio well below 1 means copies."""
 
 
-def write_page(path: Path, found: dict[str, Any], pictures: dict[str, Image.Image]) -> None:
-    """One self-contained HTML page of scores and pictures, and the numbers beside it as JSON."""
+def write_page(
+    path: Path, found: dict[str, Any], scores: str, notes: str, pictures: dict[str, Image.Image]
+) -> None:
+    """One self-contained HTML page of scores and pictures, and the numbers beside it as JSON.
+
+    `found` holds at least "drawn_by", "n_fake" and "data"; `scores` is the table for people.
+    """
     parts = []
     for title, picture in pictures.items():
         file = io.BytesIO()
@@ -198,7 +204,8 @@ def write_page(path: Path, found: dict[str, Any], pictures: dict[str, Image.Imag
         title=html.escape(f"Scores of {found['drawn_by']}"),
         count=found["n_fake"],
         data=html.escape(found["data"]),
-        table=html.escape(table(found)),
+        table=html.escape(scores),
+        notes=html.escape(notes),
         pictures="".join(parts),
     )
     path.parent.mkdir(parents=True, exist_ok=True)

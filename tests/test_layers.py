@@ -51,6 +51,7 @@ MAY_IMPORT = {
         "gan.feed",
         "gan.metrics",
         "gan.pairs",
+        "gan.report",
         "gan.sample",
         "runs",
     },

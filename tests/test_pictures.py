@@ -1,5 +1,6 @@
 """Pictures to pictures, from end to end and by hand."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -141,8 +142,13 @@ def test_from_end_to_end(
     ):
         with pytest.raises(Refused, match=says):
             inside(*command)
-    inside("evaluate", "--name=c")
+    inside("evaluate", "--name=c", "--report=out/scores.html")
     assert "unchanged" in capsys.readouterr().out
+    page = (tmp_path / "out" / "scores.html").read_text()
+    assert "unchanged" in page
+    assert "Given, drawn, drawn back" in page
+    found = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert found["scores"]["unchanged"].keys() == found["scores"]["drawn"].keys()
 
 
 @pytest.mark.parametrize("direction", ["AtoB", "BtoA"])
