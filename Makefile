@@ -7,7 +7,7 @@ PY := .venv/bin/python
 .PHONY: faces test clean
 
 faces: .venv/installed
-	$(PY) main.py train --family=modern --name=faces --overwrite --max-minutes=10 --save-every=1
+	$(PY) main.py train --name=faces --overwrite --max-minutes=10 --save-every=1
 	$(PY) main.py generate --name=faces --gen-num=64 --gen-img=imgs/faces/best.png
 
 test: .venv/tools
