@@ -155,7 +155,7 @@ ARMS: dict[str, tuple[str, Family]] = {
     "batch32-aug8": (f"{OLD} --augment=0.8", modern),
     # what D gets to see
     "no-colour": ("--batch-size=8 --amp=False", changed(build=seen_without("colour"))),
-    "colour": ("", changed(build=seen_without())),
+    "batch16-no-colour": ("--batch-size=16 --amp=True", changed(build=seen_without("colour"))),
     "no-cutout": ("", changed(build=seen_without("cutout"))),
     "aug0": ("--augment=0", modern),
     "aug2": ("--augment=0.2", modern),
