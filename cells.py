@@ -28,7 +28,9 @@ TRAIN = [sys.executable, str(Path(__file__).with_name("main.py")), "train"]
 PREVIEWS = 4  # that each run should have at least
 DRAW_EVERY = 60.0  # seconds from one page of what there is to the next
 # scores on other data do not compare
-OF_DATA = ("data_path", "img_size", "channels", "held_out", "direction")
+OF_DATA = (
+    "data_path", "img_size", "channels", "channels_a", "channels_b", "held_out", "direction",
+)  # fmt: skip
 
 
 class Data(Protocol):

@@ -110,15 +110,30 @@ class Config:
     classes: str = knob("", "the classes found, with / between them", used=())
 
     # pictures to pictures
-    channels_a: int = knob(3, "of pictures A: 3 or 1", only=(1, 3), fixed="other networks")
-    channels_b: int = knob(3, "of pictures B: 3 or 1", only=(1, 3), fixed="other networks")
+    channels_a: int = knob(
+        3,
+        "of pictures A: 3 or 1",
+        used=(*TRAIN, *TRANSLATE),
+        only=(1, 3),
+        fixed="other networks",
+    )
+    channels_b: int = knob(
+        3,
+        "of pictures B: 3 or 1",
+        used=(*TRAIN, *TRANSLATE),
+        only=(1, 3),
+        fixed="other networks",
+    )
     direction: str = knob(
         "AtoB",
         "AtoB, or BtoA",
         used=(*TRAIN, *TRANSLATE),
         only=("AtoB", "BtoA"),
+        fixed="other networks",
     )
-    jitter: bool = knob(True, "cut pictures at random from 286/256 of the size, and mirror them")
+    jitter: bool = knob(
+        True, "cut pictures at random from 286/256 of the size, and mirror them", fixed="other data"
+    )
     l1: float = knob(100.0, "weight of pix2pix's L1", low=0)
     cycle: float = knob(10.0, "weight of CycleGAN's way there and back", low=0)
     identity: float = knob(0.5, "of --cycle: weight of B staying as it is on the way to B", low=0)

@@ -4,6 +4,7 @@ python main.py train --help
 python main.py generate --help
 """
 
+import dataclasses
 import difflib
 import json
 import shlex
@@ -63,7 +64,7 @@ def pick_device(gpu: bool | str) -> "torch.device":
 
 
 def has_bfloat16(device: "torch.device") -> bool:
-    """Whether the device computes in bfloat16 by itself, which is then the faster."""
+    """Whether the device computes in bfloat16 by itself: faster then, all but the smallest nets."""
     import torch
 
     if device.type == "cuda":
@@ -137,7 +138,10 @@ def train(*stray: str, **options: str) -> None:
     folders = loop.Folders(
         *(runs.room(kind, config.name) for kind in ("checkpoints", "imgs", "runs"))
     )
-    print(f"train: {config.family} {config.img_size} px on {device}; Ctrl-C saves and stops")
+    exact = "bfloat16" if config.amp is True else "float32"
+    print(
+        f"train: {config.family} {config.img_size} px on {device}, {exact}; Ctrl-C saves and stops"
+    )
     try:
         done = loop.fit(
             family,
@@ -151,10 +155,12 @@ def train(*stray: str, **options: str) -> None:
             events=events,
         )
     except (MemoryError, RuntimeError) as error:
-        if "memory" not in str(error):
+        said = ("out of memory", "not enough memory", "can't allocate memory")
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in said):
             raise
         raise Refused(
-            f"--batch-size={config.batch_size}: out of memory; take a smaller one"
+            f"--batch-size={config.batch_size}: out of memory; take a smaller one, or a smaller "
+            "--img-size, --ngf and --ndf"
         ) from None
     print(
         f"train: {done.images:,} images, epoch {done.epoch}, {done.seconds / 60:.1f} minutes; "
@@ -417,6 +423,7 @@ def translate(*stray: str, **options: str) -> None:
 
 def tried(config: knobs.Config) -> Any:
     """The data of a new run of `config`, all else that it needs tried out too."""
+    config = dataclasses.replace(config)
     _, images, load = opened(config)
     load(runs.family(config).build(config))
     return images

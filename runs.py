@@ -108,6 +108,7 @@ def check_branch(path: Path, config: knobs.Config) -> None:
 def configured(flags: dict[str, Any]) -> knobs.Config:
     """The config of a new run: the knobs of `--config` lie below the other flags."""
     file: dict[str, Any] = knobs.read_file(flags["config"]) if "config" in flags else {}
+    file.pop("classes", None)  # the data of the new run will tell
     return layered(file, {name: value for name, value in flags.items() if name != "config"})
 
 
@@ -121,7 +122,11 @@ def layered(file: dict[str, Any], flags: dict[str, Any]) -> knobs.Config:
         if other in flags and other not in family.uses:
             able = [row for row in FAMILIES if other in FAMILIES[row].uses]
             raise Refused(f"{knobs.flag(other)}: {name} has no use for it; {', '.join(able)} do")
-    return knobs.resolve(family.defaults, file, flags)
+    file = {k: v for k, v in file.items() if k not in ONLY_SOME or k in family.uses}
+    config = knobs.resolve(family.defaults, file, flags)
+    if config.batch_size == 1 and family.data == "images":
+        raise Refused("--batch-size=1: batch norm needs several images; 2 or more")
+    return config
 
 
 def given_weights(config: knobs.Config) -> "Callable[[Nets], None]":
@@ -185,6 +190,8 @@ def weights_given(flags: dict[str, Any], ranks: bool) -> tuple["Nets", knobs.Con
         flags["netd_path"] = str(twin)
     beside = path.with_name("config.json")
     saved = knobs.read_file(str(beside)) if beside.exists() else {}
+    if flags.get("family", saved.get("family")) != saved.get("family"):
+        saved = {}  # it is of other weights
     saved = {name: value for name, value in saved.items() if name not in ("netg_path", "netd_path")}
     config = layered(saved, flags)
     nets = family_of(config.family).build(config)

@@ -86,8 +86,9 @@ def shares(step: Callable[[], Any]) -> dict[str, float]:
 
 def main(*words: str) -> None:
     toolkit.keep_memory()
-    options = dict(word[2:].replace("-", "_").split("=") for word in words if word[:2] == "--")
-    flags = {name: knobs.coerce(name, value) for name, value in options.items()}
+    options = dict(word[2:].split("=") for word in words if word[:2] == "--")
+    names = {given: given.replace("-", "_") for given in options}
+    flags = {names[given]: knobs.coerce(names[given], text) for given, text in options.items()}
     print("| family | size | batch | images/s float32 | images/s bfloat16 | where the time goes |")
     print("|---|---|---|---|---|---|")
     for name in [word for word in words if word[:2] != "--"] or FAMILIES:

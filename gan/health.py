@@ -121,9 +121,13 @@ class Monitor:
         if reading.gradient is not None:
             weight = 0.02 if self.usual else 1.0
             self.usual += weight * (reading.gradient - self.usual)
-        new = [alarm for alarm in found if alarm.kind not in self.raised]
-        self.raised = [alarm.kind for alarm in found]
-        new = [x for x in new if x.rescue or reading.step >= 2 * self.said.get(x.kind, 0)]
+        new = [
+            alarm
+            for alarm in found
+            if alarm.kind not in self.raised
+            and (alarm.rescue or reading.step >= 2 * self.said.get(alarm.kind, 0))
+        ]
+        self.raised = [x.kind for x in found if x.kind in self.raised or x in new]
         self.said |= {alarm.kind: reading.step for alarm in new}
         return new
 

@@ -1,5 +1,6 @@
 """*The* training loop: `fit` plays any family's game within a budget, saves, logs, resumes."""
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterable
@@ -67,7 +68,11 @@ def train_step(family: Any, state: State, batch: Batch) -> dict[str, Tensor]:
     nets.G.requires_grad_(g_due)
     logs: dict[str, Tensor] = {}
     # bfloat16 keeps float32's range, so no loss has to be scaled
-    mixed = torch.autocast(state.device.type, torch.bfloat16, enabled=config.amp is True)
+    mixed = (
+        torch.autocast(state.device.type, torch.bfloat16)
+        if config.amp is True
+        else contextlib.nullcontext()
+    )
     if state.step % config.d_every == 0:
         nets.D.requires_grad_(True)
         with mixed:
@@ -173,7 +178,7 @@ class Run:
             )
         if batch.drawn.requires_grad:  # G was updated with it
             reading.gradient = float(health.gradient_norm(state.nets.G))
-        if state.step % (GAP_EVERY * state.config.log_every) == 0:
+        if len(fake) > 1 and state.step % (GAP_EVERY * state.config.log_every) == 0:
             unseen = self.feed.unseen()
             if unseen is not None:
                 looks = [(images, *batch.condition) for images in (batch.real, fake)]

@@ -254,7 +254,10 @@ def cycle(own: Game) -> tuple[Loss, Loss]:
         ):
             scores = scored(D, batch.view(real)), scored(D, batch.view(fake))
             losses.append(game.d(*scores) / 2)
-            logs |= _scores(name, game, *scores)
+            found = _scores(name, game, *scores)
+            if "pair_auc" in logs:  # of the D that is further ahead
+                found["pair_auc"] = torch.maximum(found["pair_auc"], logs["pair_auc"])
+            logs |= found
         loss = losses[0] + losses[1]
         return loss, {"loss_d": loss.detach(), **logs}
 

@@ -116,6 +116,10 @@ class State:
             self.ema.n_averaged.fill_(1)  # 0 would make the next update a plain copy
         for name, optimizer in (("G", self.opt_g), ("D", self.opt_d)):
             optimizer.load_state_dict(saved["optimizers"][name])
+            for weight, moments in optimizer.state.items():
+                for key, value in moments.items():  # fused Adam wants them laid out as the weight
+                    if value.shape == weight.shape:
+                        moments[key] = torch.empty_like(weight).copy_(value)
             for group in optimizer.param_groups:
                 if "betas" in group:  # these may have been changed with --resume
                     group["betas"] = (self.config.beta1, self.config.beta2)

@@ -91,6 +91,8 @@ def test_each_illness_is_told_once_with_the_flag_that_answers_it(
     # well again, and ill again: told again, but not before the run is twice as long
     assert kinds(course(10, 1100) + course(10, 1200, **signals), monitor) == []
     assert kinds(course(10, 2100) + course(10, 2200, **signals), monitor) == [kind]
+    # one that comes back early and stays is told when its time has come
+    assert kinds(course(10, 2300) + course(3000, 2400, **signals), monitor) == [kind]
 
 
 def test_the_first_steps_and_single_readings_mean_nothing() -> None:
