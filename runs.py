@@ -157,9 +157,13 @@ def trained(flags: dict[str, Any], ranks: bool) -> tuple["Nets", knobs.Config, s
     top = room("checkpoints", flags.get("name", ""))
     folders = [top] if "name" in flags else [top, *top.glob("*/")]
     states = [path for folder in folders for path in checkpoint.states(folder)]
-    states = states or [best for folder in folders if (best := folder / "best.pth").exists()]
+    states = states or [best for folder in folders if (best := folder / checkpoint.BEST).exists()]
     states.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-    if states and flags.get("best", True) and (best := states[0].with_name("best.pth")).exists():
+    if (
+        states
+        and flags.get("best", True)
+        and (best := states[0].with_name(checkpoint.BEST)).exists()
+    ):
         states.insert(0, best)
     for path in states:
         try:

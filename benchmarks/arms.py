@@ -136,11 +136,10 @@ OLD = "--batch-size=32 --amp=False"  # what the first arms had
 ARMS: dict[str, tuple[str, Family]] = {
     "classic": ("", FAMILIES["dcgan"]),
     "modern": ("", modern),
-    # how large a batch, how fast, how exact; "batch8-first": before channels last
+    # how large a batch, how fast, how exact
     "batch32": (OLD, modern),
     "batch16": ("--batch-size=16 --amp=False", modern),
     "batch8": ("--batch-size=8 --amp=False", modern),
-    "batch8-first": ("--batch-size=8 --amp=False", modern),
     "batch8-amp": ("--batch-size=8 --amp=True", modern),
     "batch16-amp": ("--batch-size=16 --amp=True", modern),
     # the last stage of G

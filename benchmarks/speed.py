@@ -42,20 +42,13 @@ def stepper(name: str, flags: dict[str, Any]) -> tuple[Callable[[], Any], knobs.
     config = knobs.resolve(family.defaults, {"gpu": False, **flags})
     state = loop.State(family, config, CPU)
     n, size = config.batch_size, config.img_size
-    given, wanted = config.sides
+    noise = family.data == "images"
+    given, wanted = (0, config.channels) if noise else config.sides
 
     def step() -> None:
-        pixels = torch.rand(n, given, size, size) * 2 - 1
-        if family.data == "images":
-            batch = Batch(
-                torch.rand(n, config.channels, size, size) * 2 - 1,
-                torch.randn(n, config.nz),
-                augment=config.augment,
-            )
-        else:
-            real = torch.rand(n, wanted, size, size) * 2 - 1
-            batch = Batch(real, pixels, augment=config.augment)
-        loop.train_step(family, state, batch)
+        real = torch.rand(n, wanted, size, size) * 2 - 1
+        source = torch.randn(n, config.nz) if noise else torch.rand(n, given, size, size) * 2 - 1
+        loop.train_step(family, state, Batch(real, source, augment=config.augment))
 
     return step, config
 
@@ -86,9 +79,12 @@ def shares(step: Callable[[], Any]) -> dict[str, float]:
 
 def main(*words: str) -> None:
     toolkit.keep_memory()
-    options = dict(word[2:].split("=") for word in words if word[:2] == "--")
-    names = {given: given.replace("-", "_") for given in options}
-    flags = {names[given]: knobs.coerce(names[given], text) for given, text in options.items()}
+    options = {}
+    for word in words:
+        if word[:2] == "--":
+            given, text = word[2:].split("=")
+            options[given.replace("-", "_")] = text
+    flags = {name: knobs.coerce(name, text) for name, text in options.items()}
     print("| family | size | batch | images/s float32 | images/s bfloat16 | where the time goes |")
     print("|---|---|---|---|---|---|")
     for name in [word for word in words if word[:2] != "--"] or FAMILIES:

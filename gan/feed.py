@@ -133,8 +133,7 @@ class FromPictures:
 
         In rows: given, drawn, wanted; of a cycle given, drawn, drawn back.
         """
-        last = min(map(len, self.tests)) - 1
-        places = np.linspace(0, last, min(count, last + 1)).astype(int)
+        places = sample.spaced(min(map(len, self.tests)), count)
         given = to_real(self.tests[0][places], torch.device("cpu"))
         drawn = sample.draw_uint8(G, given, self.config.batch_size, self.device)
         third = torch.from_numpy(self.tests[1][places].copy())

@@ -39,15 +39,10 @@ def in_order(images: Tensor, vectors: Tensor) -> Tensor:
     return torch.zeros(len(images))
 
 
-def spaced(count: int, most: int) -> NDArray[np.int64]:
-    """At most `most` of 0 to count - 1, evenly spaced."""
-    return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
-
-
 def known(real: features.Images, cache: Path | None = None) -> NDArray[np.floating]:
     """lite0 features of up to 1,000 of the pictures, kept in `cache`: [m, d]."""
     return features.Reference(cache).features(
-        features.Subset(real, spaced(len(real), LIMIT)), "lite0"
+        features.Subset(real, sample.spaced(len(real), LIMIT)), "lite0"
     )
 
 
@@ -84,7 +79,7 @@ def apart(best: sample.Ranked, count: int, train: features.Images) -> sample.Ran
     Out go those nearer to a training image than 99 % of training images are to another one; of the
     rest, in lite0 features, those that are farthest from each other.
     """
-    some = features.Subset(train, spaced(len(train), 2 * LIMIT))
+    some = features.Subset(train, sample.spaced(len(train), 2 * LIMIT))
     usual = metrics.nearest(some[::2], some[1::2])[0]
     distance = metrics.nearest(best.images.numpy(), train)[0]
     new = np.flatnonzero(distance >= np.quantile(usual, 0.01))

@@ -73,6 +73,11 @@ def reestimate_bn(G: nn.Module, inputs: Inputs, batch_size: int, device: torch.d
     update_bn([z.to(device) for z in batches if len(z)], G)
 
 
+def spaced(count: int, most: int) -> NDArray[np.int64]:
+    """At most `most` of 0 to count - 1, evenly spaced."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
+
+
 def to_uint8(images: Tensor) -> Tensor:
     """[-1, 1] -> uint8, on the CPU."""
     return images.add(1).mul(127.5).round().clamp(0, 255).to("cpu", torch.uint8)
