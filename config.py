@@ -8,9 +8,10 @@ import dataclasses
 import difflib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, get_args
 
 from gan.errors import Refused
@@ -449,22 +450,31 @@ def changes(saved: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, lis
 
 
 MORE = {
+    "train": (
+        "Defaults are those of --family=modern; `train --family=dcgan --help` has another family's",
+        "and leaves out the flags that it has no use for.",
+    ),
     "compare": (
         "Flags of `train` take several values, with commas between: --g-every=1,5 --lr1=1e-4,2e-4.",
         "Each combination with each seed is a run of its own, NAME.lr1-0.0001.g-every-1.seed-0,",
         "trained one after the other (NAME: compare). The same command again goes on where it was",
         "stopped; what is finished is not trained again.",
-    )
+    ),
 }
 
 
-def help_table(command: str) -> str:
-    """The flags of `command`, one a line."""
+def help_table(
+    command: str, defaults: Mapping[str, Any] = MappingProxyType({}), without: Collection[str] = ()
+) -> str:
+    """The flags of `command`, one a line, but for those `without`; `defaults` are a family's."""
     rows = [("flag", "type", "default", "meaning")]
     for name in names(command):
+        if name in without:
+            continue
         field = FIELDS[name]
+        value = defaults.get(name, field.default)
         kinds = "|".join(kind.__name__ for kind in get_args(field.type) or (field.type,))
-        default = repr(field.default) if isinstance(field.default, str) else str(field.default)
+        default = repr(value) if isinstance(value, str) else str(value)
         rows.append((flag(name), kinds, default, field.metadata["help"]))
     if command in TRAIN:
         rows.append(("--config", "str", "''", "start from the knobs of a saved config.json"))

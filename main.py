@@ -40,54 +40,6 @@ USAGE = """Train GANs that draw faces, and draw ranked faces with them.
 Weights go to checkpoints/, previews to imgs/, curves to runs/ (tensorboard --logdir runs)."""
 
 
-def pick_device(gpu: bool | str) -> "torch.device":
-    """True, False or "auto" -> a device; raises Refused if the GPU asked for is not there."""
-    import torch
-
-    found = [
-        name
-        for name, there in (
-            ("cuda", torch.cuda.is_available()),
-            ("mps", torch.backends.mps.is_available()),
-        )
-        if there
-    ]
-    if gpu is True and not found:
-        raise Refused(
-            "--gpu=True: PyTorch finds no CUDA or MPS device here, only the CPU; leave --gpu out, "
-            "or install a PyTorch build for your GPU"
-        )
-    if gpu is False or not found:
-        return torch.device("cpu")
-    torch.backends.cudnn.benchmark = True
-    return torch.device(found[0])
-
-
-def has_bfloat16(device: "torch.device") -> bool:
-    """Whether the device computes in bfloat16 by itself: faster then, all but the smallest nets."""
-    import torch
-
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    asked = getattr(torch.cpu, "get_capabilities", dict) if device.type == "cpu" else dict
-    found: dict[str, Any] = asked()
-    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
-
-
-def keep_memory() -> None:
-    """Have the C library reuse freed memory instead of giving it back after every step.
-
-    glibc maps each large tensor anew and the kernel clears its pages; without that a step on the
-    CPU is up to a third faster. Elsewhere this does nothing.
-    """
-    import ctypes
-
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt:
-        mallopt(-4, 0)  # M_MMAP_MAX
-        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-
-
 def set_up(flags: dict[str, Any]) -> tuple[knobs.Config, dict[str, Any] | None, list[Any]]:
     """Config, state to go on from, and what the log should say of it."""
     if flags.get("resume"):
@@ -120,11 +72,11 @@ def set_up(flags: dict[str, Any]) -> tuple[knobs.Config, dict[str, Any] | None, 
 def train(*stray: str, **options: str) -> None:
     """Train a GAN: see `python main.py train --help`."""
     flags = knobs.read_flags("train", stray, options)
-    from gan import loop
+    from gan import loop, machine
 
     config, saved, events = set_up(flags)
     family = runs.family(config)
-    keep_memory()
+    machine.keep_memory()
     device, images, load = opened(config)
     rate = scorer if family.data == "images" else pictures.scorer
 
@@ -173,9 +125,11 @@ def train(*stray: str, **options: str) -> None:
 
 def opened(config: knobs.Config) -> "tuple[torch.device, Any, Callable[[Nets], None]]":
     """Device, data and what loads given weights; `config` learns what these are able to do."""
-    device = pick_device(config.gpu)
+    from gan import machine
+
+    device = machine.pick_device(config.gpu)
     if config.amp == "auto":
-        config.amp = has_bfloat16(device)
+        config.amp = machine.has_bfloat16(device)
     images = runs.open_data(config)
     config.classes = "/".join(classes_of(images, config))
     return device, images, runs.given_weights(config)
@@ -220,7 +174,7 @@ def generate(*stray: str, **options: str) -> None:
     flags = knobs.read_flags("generate", stray, options)
     from PIL import Image
 
-    from gan import ranking, sample
+    from gan import machine, ranking, sample
 
     knobs.resolve(flags)
     target = flags.get("gen_img", knobs.Config.gen_img)
@@ -234,7 +188,7 @@ def generate(*stray: str, **options: str) -> None:
         raise Refused(
             f"generate: {path} is a {config.family}, which draws from pictures; translate"
         )
-    device = pick_device(flags.get("gpu", "auto"))  # not the one it was trained on
+    device = machine.pick_device(flags.get("gpu", "auto"))  # not the one it was trained on
     nets.G.to(device)
     nets.D.to(device)
     label = label_number(config)
@@ -348,32 +302,41 @@ def write_faces(best: Any, config: knobs.Config, source: str, kind: str) -> None
 
 def evaluate(*stray: str, **options: str) -> None:
     """Score drawn faces against held-out ones: see `python main.py evaluate --help`."""
-    flags = {"gen_num": 2000, **knobs.read_flags("evaluate", stray, options)}
+    asked = knobs.read_flags("evaluate", stray, options)
+    flags = {"gen_num": 2000, **asked}
     flags["gen_search_num"] = flags["gen_num"]
-    from gan import data, features, metrics, report, sample
+    from gan import data, features, machine, metrics, report, sample
 
     page = Path(flags.get("report") or "evaluate.html")
     given = "fake_path" in flags
-    asked = None if given else flags.pop("held_out", None)
+    if given and "name" in flags:
+        raise Refused("--name: --fake-path is scored, and no run; leave one of them out")
+    held_out = None if given else flags.pop("held_out", None)
     nets, config, source = (
         (None, knobs.resolve(flags), flags["fake_path"])
         if given
         else runs.trained(flags, ranks=False)
     )
-    if asked is not None and asked != config.held_out:
+    if held_out is not None and held_out != config.held_out:
         raise Refused(
-            f"--held-out={asked}: the run was trained with {config.held_out}, and images that it "
-            "was trained on are no test of it; leave the flag out"
+            f"--held-out={held_out}: the run was trained with {config.held_out}, and images that "
+            "it was trained on are no test of it; leave the flag out"
         )
     if nets is not None and runs.family(config).data != "images":
-        pictures.evaluate(nets, config, source, pick_device(flags.get("gpu", "auto")), page)
+        for other in ("features", "gen_num"):
+            if other in asked:
+                raise Refused(
+                    f"{knobs.flag(other)}: {config.family} is scored on its test pictures, all of "
+                    "them, by lite0; leave it out"
+                )
+        pictures.evaluate(nets, config, source, machine.pick_device(flags.get("gpu", "auto")), page)
         return
     cache, size, channels = Path("data/cache"), config.img_size, config.channels
     images = data.open_images(
         config.data_path, size, channels, cache, workers=config.num_workers,
         held_out=config.held_out or knobs.Config.held_out,
     )  # fmt: skip
-    device = pick_device(flags.get("gpu", "auto"))
+    device = machine.pick_device(flags.get("gpu", "auto"))
     if not config.held_out:
         print("evaluate: this run trained on all its images; the held-out ones are no news to it")
     if nets is None:
@@ -381,9 +344,9 @@ def evaluate(*stray: str, **options: str) -> None:
     else:
         z = sample.Source.of(config)(0, config.gen_num)
         fakes = sample.draw_uint8(nets.G.to(device), z, config.batch_size, device).numpy()
-    train, held_out = (features.Subset(images.array, p) for p in (images.train, images.held_out))
+    train, real = (features.Subset(images.array, p) for p in (images.train, images.held_out))
     reference = features.Reference(images.folder / "features.npz")
-    found = metrics.evaluate(fakes, train, held_out, config.features, reference, str(device))
+    found = metrics.evaluate(fakes, train, real, config.features, reference, str(device))
     found = {"drawn_by": source, "data": config.data_path or "avatars", **found}
     table = report.table(found)
     print(table)
@@ -418,7 +381,9 @@ def translate(*stray: str, **options: str) -> None:
     flags = knobs.read_flags("translate", stray, options)
     if not flags.get("input"):
         raise Refused("--input: give the picture, folder or zip to translate")
-    pictures.translate(flags, pick_device(flags.get("gpu", "auto")))
+    from gan import machine
+
+    pictures.translate(flags, machine.pick_device(flags.get("gpu", "auto")))
 
 
 def tried(config: knobs.Config) -> Any:
@@ -448,6 +413,17 @@ COMMANDS = {
 }
 
 
+def help_of(command: str, families: list[str]) -> str:
+    """The flags of a command, as the family named has them."""
+    if not families:
+        return knobs.help_table(command)  # at once: no torch
+    from models import ONLY_SOME, family_of
+
+    row = family_of(families[-1].partition("=")[2])
+    defaults = {"family": families[-1].partition("=")[2], **row.defaults}
+    return knobs.help_table(command, defaults, set(ONLY_SOME) - set(row.knobs))
+
+
 def run(words: list[str]) -> None:
     """One call of the command line."""
     if not words or words[0] in ("--help", "-h", "help"):
@@ -459,7 +435,7 @@ def run(words: list[str]) -> None:
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
         raise Refused(f"{command}: no such command; {hint}")
     if any(word in ("--help", "-h") for word in rest):
-        print(knobs.help_table(command))
+        print(help_of(command, [word for word in rest if word.startswith("--family=")]))
         return
     if "-" in rest or "--" in rest:
         raise Refused("-: a stray word; flags are --x=y")

@@ -276,6 +276,15 @@ class Nets:
     D: nn.Module
 
 
+# what there is to set beside what every family has, by what G is fed with
+PICTURES = ("ngf", "ndf", "channels_a", "channels_b", "direction", "jitter")
+OF_DATA = {
+    "images": ("ngf", "ndf", "nz", "noise", "channels", "dedup", "conditional"),
+    "pairs": PICTURES,
+    "two folders": PICTURES,
+}
+
+
 @dataclass(frozen=True)
 class Family:
     """A kind of GAN: its networks, its two losses, and the knobs its source sets otherwise."""
@@ -287,6 +296,12 @@ class Family:
     after_d: Callable[[Nets, Config], None] | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
     uses: tuple[str, ...] = ()  # knobs of its losses, which other families refuse
+    lacks: tuple[str, ...] = ()  # knobs that families of this kind of data have, but this one not
+
+    @property
+    def knobs(self) -> list[str]:
+        """The knobs it uses of those that only some families do."""
+        return [knob for knob in (*OF_DATA[self.data], *self.uses) if knob not in self.lacks]
 
 
 def dcgan_nets(config: Config, norm: str = "batch") -> Nets:
@@ -426,11 +441,13 @@ FAMILIES: dict[str, Family] = {
         },
     ),
     "mlp": Family(
-        functools.partial(mlp_nets, hidden=(256, 512)), *LOGISTIC, uses=("fake_label",),
+        functools.partial(mlp_nets, hidden=(256, 512)), *LOGISTIC,
+        uses=("fake_label",), lacks=("ngf", "ndf"),
         defaults={**DIGITS, "batch_size": 16, "lr1": 1e-4, "lr2": 1e-4, "beta1": 0.9},
     ),
     "mlp-tiny": Family(
-        functools.partial(mlp_nets, hidden=(128,)), *LOGISTIC, uses=("fake_label",),
+        functools.partial(mlp_nets, hidden=(128,)), *LOGISTIC,
+        uses=("fake_label",), lacks=("ngf", "ndf"),
         defaults={
             **DIGITS, "batch_size": 128, "lr1": 1e-3, "lr2": 1e-3, "beta1": 0.9, "noise": "uniform",
         },
@@ -467,4 +484,4 @@ FAMILIES: dict[str, Family] = {
 # fmt: on
 
 # the knobs that only some families use
-ONLY_SOME = tuple(dict.fromkeys(knob for row in FAMILIES.values() for knob in row.uses))
+ONLY_SOME = tuple(dict.fromkeys(knob for row in FAMILIES.values() for knob in row.knobs))

@@ -149,8 +149,9 @@ def translate(flags: dict[str, Any], device: "torch.device") -> None:
     """Translate each picture of `--input` into `--output`, one at a time."""
     from gan import pairs, sample
 
-    bare = "netg_path" in flags  # one generator, whichever way it goes
-    direction = "" if bare else flags.pop("direction", "")
+    bare = flags.get("netg_path")
+    alone = bare and not Path(bare).with_name("config.json").exists()
+    direction = "" if alone else flags.pop("direction", "")  # alone: the flag says what they do
     nets, config, source = runs.trained(flags, ranks=False)
     if runs.family(config).data == "images":
         raise Refused(f"translate: {source} is a {config.family}, which draws from noise; generate")

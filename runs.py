@@ -119,10 +119,10 @@ def layered(file: dict[str, Any], flags: dict[str, Any]) -> knobs.Config:
     name = flags.get("family", file.get("family", knobs.Config.family))
     family = family_of(name)
     for other in ONLY_SOME:
-        if other in flags and other not in family.uses:
-            able = [row for row in FAMILIES if other in FAMILIES[row].uses]
+        if other in flags and other not in family.knobs:
+            able = [row for row in FAMILIES if other in FAMILIES[row].knobs]
             raise Refused(f"{knobs.flag(other)}: {name} has no use for it; {', '.join(able)} do")
-    file = {k: v for k, v in file.items() if k not in ONLY_SOME or k in family.uses}
+    file = {k: v for k, v in file.items() if k not in ONLY_SOME or k in family.knobs}
     config = knobs.resolve(family.defaults, file, flags)
     if config.batch_size == 1 and family.data == "images":
         raise Refused("--batch-size=1: batch norm needs several images; 2 or more")

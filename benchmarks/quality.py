@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import ablation
 from speed import CPU, rate, stepper
 
-import main as toolkit
+from gan import machine
 
 SPEED = ablation.ROOT / "docs" / "speed.json"
 FAMILY = {"classic": "dcgan", "modern": "modern"}  # arms of arms.py
@@ -42,8 +42,8 @@ NEEDED = [  # (arm, set, minutes)
 
 def speed() -> None:
     """Images/s of a training step of each family, by turns, on an idle machine."""
-    toolkit.keep_memory()
-    amp = toolkit.has_bfloat16(CPU)  # what `train` would choose
+    machine.keep_memory()
+    amp = machine.has_bfloat16(CPU)  # what `train` would choose
     steps = {arm: stepper(FAMILY[arm], {"amp": amp}) for arm in FAMILY}
     found: dict[str, list[float]] = {arm: [] for arm in FAMILY}
     for _ in range(5):

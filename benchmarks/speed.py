@@ -18,8 +18,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 import config as knobs
-import main as toolkit
-from gan import loop
+from gan import loop, machine
 from gan.losses import Batch
 from models import FAMILIES
 
@@ -78,7 +77,7 @@ def shares(step: Callable[[], Any]) -> dict[str, float]:
 
 
 def main(*words: str) -> None:
-    toolkit.keep_memory()
+    machine.keep_memory()
     options = {}
     for word in words:
         if word[:2] == "--":

@@ -332,7 +332,13 @@ def fit(
         start(state.nets)
         state.restart()
     if saved is not None:
-        state.load_state_dict(saved)
+        try:
+            state.load_state_dict(saved)
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise Refused(
+                f"--resume: this state does not fit, it may be of another version of the toolkit "
+                f"({str(error).strip().splitlines()[-1].strip()}); start a new run with --name=..."
+            ) from None
         keep_best(state, folders.checkpoints / checkpoint.BEST, data.digest)
     feed = FEEDS[family.data](config, data, device)
     run = Run(state, data, feed, folders, score, events)

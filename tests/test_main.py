@@ -20,6 +20,7 @@ import main
 from gan.errors import Refused
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
+Inside = Callable[..., None]
 TINY = (
     "--img-size=28", "--nz=8", "--ngf=4", "--ndf=4", "--batch-size=20", "--gpu=False",
     "--held-out=0",
@@ -136,6 +137,7 @@ def test_train_and_generate_from_end_to_end(cli: Cli, faces: Path, tmp_path: Pat
         ("generate --netd-path=x.pth", "--netg-path"),
         ("evaluate", "no checkpoint"),
         ("evaluate --report=page.pdf", "--report=page.pdf"),
+        ("evaluate --fake-path=FACES --name=x", "--name: --fake-path is scored"),
         ("evaluate --features=vgg", "--features=vgg: wants lite0 or inception or random"),
         ("evaluate --fake-path=nowhere --data-path=FACES", "--fake-path=nowhere: no such folder"),
         pytest.param(
@@ -184,7 +186,8 @@ def test_help(cli: Cli) -> None:
     for words, says in (
         ((), "train"),
         (("--help",), "generate"),
-        (("train", "--help"), "--d-every"),
+        (("train", "--help"), "--nz            int       64 "),
+        (("train", "--family=wgan", "--help"), "--g-every       int       5 "),
         (("generate", "-h"), "--gen-search-num"),
         (("compare", "--help"), "--seeds"),
     ):
@@ -192,6 +195,9 @@ def test_help(cli: Cli) -> None:
         assert done.returncode == 0
         assert says in done.stdout
         assert not done.stderr
+    table = cli("train", "--family=pix2pix", "--help").stdout
+    assert "--direction " in table
+    assert "--nz " not in table
 
 
 def start(tmp_path: Path, *words: str) -> "subprocess.Popen[str]":
@@ -272,9 +278,19 @@ def test_a_truncated_state_is_named_and_the_one_before_it_used(
     assert torch.load(newest)["step"] == 20
 
 
-def test_a_conditional_run_from_end_to_end(
-    inside: Callable[..., None], faces: Path, tmp_path: Path
-) -> None:
+def test_a_state_of_other_networks_is_refused(inside: Inside, faces: Path, tmp_path: Path) -> None:
+    inside("train", *TINY, f"--data-path={faces}", "--max-epoch=1")
+    (path,) = (tmp_path / "checkpoints").glob("state_*.pth")
+    state = torch.load(path, weights_only=True)
+    state["nets"]["G"]["main.0.weight"] = torch.zeros(3, 3)  # as another version would have it
+    torch.save(state, path)
+    before = path.read_bytes()
+    with pytest.raises(Refused, match=r"^--resume: .*another version.*main\.0\.weight"):
+        inside("train", "--resume", "--max-epoch=2")
+    assert path.read_bytes() == before
+
+
+def test_a_conditional_run_from_end_to_end(inside: Inside, faces: Path, tmp_path: Path) -> None:
     for place, file in enumerate(sorted(faces.iterdir())[:90]):
         folder = tmp_path / "in" / ("left", "middle", "right")[place % 3]
         folder.mkdir(parents=True, exist_ok=True)
@@ -298,8 +314,17 @@ def test_a_conditional_run_from_end_to_end(
     inside("evaluate", "--gen-num=30")
 
 
-def test_a_knob_a_family_has_no_use_for_is_refused(inside: Callable[..., None]) -> None:
+def test_a_knob_a_family_has_no_use_for_is_refused(inside: Inside) -> None:
     with pytest.raises(Refused, match="wgan-gp do"):
         inside("train", "--penalty=3")
     with pytest.raises(Refused, match="dcgan"):
         inside("train", "--family=hinge", "--fake-label=1")
+    for family, word in (
+        ("mlp", "--ngf=8"),
+        ("pix2pix", "--nz=8"),
+        ("cyclegan", "--channels=1"),
+        ("dcgan", "--direction=BtoA"),
+        ("modern", "--jitter=False"),
+    ):
+        with pytest.raises(Refused, match=f"{word.split('=')[0]}: {family} has no use for it"):
+            inside("train", f"--family={family}", word)

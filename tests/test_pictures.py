@@ -12,11 +12,11 @@ from PIL import Image, ImageOps
 
 import pictures
 from config import Config
-from gan import loop, pairs, sample
+from gan import checkpoint, loop, pairs, sample
 from gan.errors import Refused
 from gan.feed import FromPictures
 from gan.translation import ResNetG
-from models import FAMILIES
+from models import FAMILIES, restore
 
 Inside = Callable[..., None]
 CPU = torch.device("cpu")
@@ -149,6 +149,21 @@ def test_from_end_to_end(
     assert "Given, drawn, drawn back" in page
     found = json.loads((tmp_path / "out" / "scores.json").read_text())
     assert found["scores"]["unchanged"].keys() == found["scores"]["drawn"].keys()
+    for word in ("--features=random", "--gen-num=9"):
+        with pytest.raises(Refused, match=f"^{word.split('=')[0]}: cyclegan is scored on"):
+            inside("evaluate", "--name=c", word)
+    # bare weights of one's own have both ways, and the config beside them says which is which
+    (bare,) = (tmp_path / "checkpoints" / "c").glob("netg_*.pth")
+    (state,) = checkpoint.states(bare.parent)
+    G = restore(state)[0].G
+    picture = Image.effect_mandelbrot((30, 30), (-2, -1, 1, 1), 50).convert("RGB")
+    picture.save(tmp_path / "x.png")
+    for direction, way in (("AtoB", G), ("BtoA", G.back)):
+        words = [f"--netg-path={bare}", "--input=x.png", f"--direction={direction}"]
+        inside("translate", *words, "--output=bare")
+        expected = pictures.drawn_from(way.eval(), picture, None, CPU)
+        drawn = Image.open(tmp_path / "bare" / "x.png")
+        assert np.abs(np.asarray(drawn, int) - np.asarray(expected, int)).max() <= 1, direction
 
 
 @pytest.mark.parametrize("direction", ["AtoB", "BtoA"])
