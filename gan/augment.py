@@ -2,24 +2,14 @@
 
 Zhao et al. 2020 (arXiv:2006.10738): with few pictures D learns them by heart; changed at random,
 reals and fakes alike, they last longer, and G, whose gradient passes through, draws none of it as
-long as a share of the pictures stays as it is (Karras et al. 2020, arXiv:2006.06676).
+long as a share of the pictures stays as it is (Karras et al. 2020, arXiv:2006.06676). Their third
+change, of colour, shifts G's palette and buys nothing on faces (docs/recipe.md): it is not here.
 """
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
-
-
-def colour(x: Tensor, chosen: Tensor) -> Tensor:
-    """Brightness ± 0.5, saturation x 0 to 2, contrast x 0.5 to 1.5, of each picture."""
-    offset = (torch.rand(3, len(x), device=x.device) - 0.5) * chosen
-    brightness, saturation, contrast = (part[:, None, None, None] for part in offset)
-    grey = x.mean(1, keepdim=True)
-    mean = grey.mean((2, 3), keepdim=True)
-    # The three in one: a picture is its mean, what its luminance and what its colour add to that.
-    light, hue = 1 + contrast, (1 + contrast) * (1 + 2 * saturation)
-    return torch.addcmul((light - hue) * grey + ((1 - light) * mean + brightness), x, hue)
 
 
 def translation(x: Tensor, chosen: Tensor) -> Tensor:
@@ -47,7 +37,6 @@ def cutout(x: Tensor, chosen: Tensor) -> Tensor:
 
 
 FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "colour": colour,
     "translation": translation,
     "cutout": cutout,
 }
