@@ -1,8 +1,9 @@
 """What watching costs: scores and health against the steps of training, on this machine.
 
-    python benchmarks/cost.py [family]
+    python benchmarks/cost.py [family]      modern, if none is named
 
-96 px, random pictures, an otherwise idle machine. Takes about two minutes on two cores.
+Random pictures, exact as `train` would choose, an otherwise idle machine. Takes about a minute on
+two cores.
 """
 
 import sys
@@ -16,12 +17,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import config as knobs
-from gan import features, health, loop, metrics, sample
-from gan.losses import Batch
-from models import FAMILIES
+from speed import CPU, stepper
 
-CPU = torch.device("cpu")
+from gan import features, health, loop, machine, metrics, sample
 
 
 def seconds(call: Callable[[], Any], repeat: int = 5) -> float:
@@ -35,14 +33,14 @@ def seconds(call: Callable[[], Any], repeat: int = 5) -> float:
     return sorted(found)[repeat // 2]
 
 
-def main(name: str = "dcgan") -> None:
-    family = FAMILIES[name]
-    config = knobs.resolve(family.defaults, {"family": name, "gpu": False})
-    state = loop.State(family, config, CPU)
-    batch = config.batch_size
-    real, z = torch.rand(batch, 3, 96, 96) * 2 - 1, torch.randn(batch, config.nz)
-    step = seconds(lambda: loop.train_step(family, state, Batch(real, z)))
+def main(name: str = "modern") -> None:
+    machine.keep_memory()
+    train_step, state = stepper(name, {"amp": machine.has_bfloat16(CPU)})
+    config = state.config
+    batch, channels, size = config.batch_size, config.channels, config.img_size
+    step = seconds(train_step, 50)
     print(f"{name}: a step of {batch} images {step:.3f} s, {batch / step:.1f} images/s")
+    real, z = torch.rand(batch, channels, size, size) * 2 - 1, torch.randn(batch, config.nz)
     fake = state.nets.G(z).detach()
 
     def look() -> None:
@@ -51,7 +49,9 @@ def main(name: str = "dcgan") -> None:
     gap = seconds(lambda: health.memory_gap(state.nets.D, real, real, fake))
     watch = seconds(look) / config.log_every + gap / (config.log_every * loop.GAP_EVERY)
     print(f"health: {1e3 * watch:.2f} ms a step, {100 * watch / step:.2f} % of training")
-    pictures = np.random.default_rng(0).integers(0, 256, (loop.EVAL_FAKES, 3, 96, 96), np.uint8)
+    pictures = np.random.default_rng(0).integers(
+        0, 256, (loop.EVAL_FAKES, channels, size, size), np.uint8
+    )
     for net in ("lite0", "random"):
         spent = seconds(lambda net=net: features.extract(pictures, net), 3)
         print(f"features ({net}): {len(pictures) / spent:.0f} images/s")

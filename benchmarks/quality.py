@@ -47,8 +47,8 @@ def speed() -> None:
     steps = {arm: stepper(FAMILY[arm], {"amp": amp}) for arm in FAMILY}
     found: dict[str, list[float]] = {arm: [] for arm in FAMILY}
     for _ in range(5):
-        for arm, (step, config) in steps.items():
-            found[arm].append(rate(step, config.batch_size))
+        for arm, (step, state) in steps.items():
+            found[arm].append(rate(step, state.config.batch_size))
     rates = {arm: round(sorted(values)[2], 1) for arm, values in found.items()}
     SPEED.write_text(json.dumps(rates) + "\n", encoding="utf-8")
     print(f"images/s of a step on this machine, alone: {rates}")

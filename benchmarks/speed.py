@@ -35,8 +35,8 @@ KINDS = {  # what a step's operations are called -> what they are called here
 }
 
 
-def stepper(name: str, flags: dict[str, Any]) -> tuple[Callable[[], Any], knobs.Config]:
-    """One training step of a family on random pictures, and its config."""
+def stepper(name: str, flags: dict[str, Any]) -> tuple[Callable[[], Any], loop.State]:
+    """One training step of a family on random pictures, and what it steps."""
     family = FAMILIES[name]
     config = knobs.resolve(family.defaults, {"gpu": False, **flags})
     state = loop.State(family, config, CPU)
@@ -49,7 +49,7 @@ def stepper(name: str, flags: dict[str, Any]) -> tuple[Callable[[], Any], knobs.
         source = torch.randn(n, config.nz) if noise else torch.rand(n, given, size, size) * 2 - 1
         loop.train_step(family, state, Batch(real, source, augment=config.augment))
 
-    return step, config
+    return step, state
 
 
 def rate(step: Callable[[], Any], images: int) -> float:
@@ -89,7 +89,8 @@ def main(*words: str) -> None:
     for name in [word for word in words if word[:2] != "--"] or FAMILIES:
         rates = []
         for amp in (False, True):
-            step, config = stepper(name, {**flags, "amp": amp})
+            step, state = stepper(name, {**flags, "amp": amp})
+            config = state.config
             rates.append(f"{rate(step, config.batch_size):.1f}")
             if not amp:
                 parts = [f"{k} {v:.0%}" for k, v in shares(step).items() if v >= 0.05]
