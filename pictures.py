@@ -89,18 +89,19 @@ def evaluate(
     if given.shape[1] == wanted.shape[1]:
         rows["unchanged"] = rate(given[:])
     print(f"evaluate: {source}, {len(given):,} test pictures, {config.direction}")
-    lines = ["  ".join(["".ljust(24), *(name.rjust(10) for name in rows)])]
-    for name in next(iter(rows.values())):
-        if name != "score":
-            lines.append(
-                "  ".join([name.ljust(24), *(f"{row[name]:10.4f}" for row in rows.values())])
-            )
-    print("\n".join(lines))
+    names = [name for name in rows["drawn"] if name != "score"]
+    table = report.aligned(
+        [
+            ["score", *rows],
+            *([name, *(f"{row[name]:.4f}" for row in rows.values())] for name in names),
+        ]
+    )
+    print(table)
     found = {"drawn_by": source, "n_fake": len(given), "data": config.data_path, "scores": rows}
     shown = feed.FromPictures(config, data, device).rows(nets.G, SHOWN)
     third = "drawn back" if hasattr(nets.G, "back") else "wanted"
     looks = {f"Given, drawn, {third}": sample.as_picture(shown)}
-    report.write_page(page, found, "\n".join(lines), NOTES, looks)
+    report.write_page(page, found, table, NOTES, looks)
     print(f"evaluate: page {page}, numbers {page.with_suffix('.json')}")
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from gan.checkpoint import write_beside
 from gan.curves import FINISHED, Preview, Run, Told, by_setting, colours, draw, read
+from gan.report import aligned
 
 SHARES = (0.25, 0.5, 0.75, 1.0)  # of the shortest run: where previews are put side by side
 COLUMNS = (
@@ -121,10 +122,7 @@ def cells(rows: Iterable[dict[str, Any]]) -> list[list[str]]:
 
 def text_table(rows: Iterable[dict[str, Any]]) -> str:
     """The table for a terminal."""
-    lines = [list(COLUMNS), *cells(rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(COLUMNS))]
-    padded = ("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in lines)
-    return "\n".join(line.rstrip() for line in padded)
+    return aligned([COLUMNS, *cells(rows)])
 
 
 PAGE = """<!doctype html>

@@ -7,6 +7,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,13 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [line for line in found if isinstance(line, dict) and "step" in line]
 
 
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as text, each column as wide as its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    padded = ("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in padded)
+
+
 def table(found: dict[str, Any]) -> str:
     """The scores of `gan.metrics.evaluate` for a terminal: value, floor, and on how many images."""
     rows = [("score", "value", "floor", "images")]
@@ -166,9 +174,7 @@ def table(found: dict[str, Any]) -> str:
     count = f"{found['n_fake']} / {found['n_train']}"
     rows.append(("memorisation ratio", f"{copies['ratio']:.4f}", "1.0000", count))
     rows.append(("copied share", f"{copies['copied']:.4f}", "0.0100", count))
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join(line.rstrip() for line in lines)
+    return aligned(rows)
 
 
 PAGE = """<!doctype html>

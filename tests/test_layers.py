@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "gan.sample": {"gan.checkpoint"},
     "gan.report": {"gan.checkpoint"},
     "gan.curves": {"gan.checkpoint", "gan.report"},
-    "gan.compare": {"gan.checkpoint", "gan.curves"},
+    "gan.compare": {"gan.checkpoint", "gan.curves", "gan.report"},
     "gan.ranking": {"gan.features", "gan.metrics", "gan.sample"},
     "gan.state": {"gan.budget", "gan.health", "gan.report", "gan.sample"},
     "gan.feed": {"gan.data", "gan.losses", "gan.pairs", "gan.sample"},
