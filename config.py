@@ -68,7 +68,12 @@ class Config:
         "auto", "True, False or auto (CUDA, then Apple MPS, then CPU)", used=ALL, only=("auto",)
     )
     seed: int = knob(
-        0, "the run is a function of it", used=ALL, low=0, high=2**63 - 1, fixed="other noise"
+        0,
+        "the run is a function of it, if its budget is in images or epochs",
+        used=ALL,
+        low=0,
+        high=2**63 - 1,
+        fixed="other noise",
     )
     seeds: int = knob(
         1, "runs of each setting, with --seed and the seeds after it", used=COMPARE, low=1, high=100
@@ -93,7 +98,7 @@ class Config:
     )
     held_out: float = knob(
         0.1,
-        "share of the images to score with, not to train on (0: none, else at least 28)",
+        "share of images to score with, not to train on (0: none, else 28 or more, at most half)",
         used=(*TRAIN, *EVALUATE),
         low=0,
         high=0.5,
@@ -102,7 +107,10 @@ class Config:
     dedup: bool = knob(True, "draw pictures that are the same as one", fixed="other data")
     flip: bool = knob(True, "mirror half of the images at random", fixed="other data")
     num_workers: int = knob(
-        0, "processes that decode images; 0: one a core", used=(*TRAIN, *EVALUATE), low=0
+        0,
+        "processes that decode images; 0: one a core",
+        used=(*TRAIN, *GENERATE, *EVALUATE),
+        low=0,
     )
 
     conditional: bool = knob(
@@ -158,7 +166,7 @@ class Config:
         fixed="other noise",
     )
     ngf: int = knob(
-        32, "channels of G's last hidden layer", used=ALL, low=1, high=4096, fixed="other networks"
+        32, "channels of G's last wide layer", used=ALL, low=1, high=4096, fixed="other networks"
     )
     ndf: int = knob(
         32, "channels of D's first layer", used=ALL, low=1, high=4096, fixed="other networks"
@@ -222,7 +230,7 @@ class Config:
     ema_images: int = knob(20_000, "EMA half-life, images (at most 5 % of those seen)", low=1)
 
     # budget: the first one reached ends the run; 0 is no limit
-    max_epoch: int = knob(200, "passes over the data; counts only if it is the budget given", low=0)
+    max_epoch: int = knob(200, "passes over the data; 200 only if no other budget is given", low=0)
     max_images: int = knob(0, "images shown to D, all sessions of the run together", low=0)
     max_minutes: float = knob(0.0, "minutes of training, all sessions of the run together", low=0)
 
@@ -365,7 +373,7 @@ def read_flags(command: str, stray: Iterable[str], options: Mapping[str, str]) -
         if name not in known:
             near = difflib.get_close_matches(name, [*known, *ALIASES], 1)
             hint = f"did you mean {flag(near[0])}?" if near else f"see {command} --help"
-            if name in FIELDS:
+            if name in FIELDS and FIELDS[name].metadata["used"]:
                 hint = f"it belongs to {' and '.join(FIELDS[name].metadata['used'])}"
             raise Refused(f"{flag(given)}: no such flag of {command}; {hint}")
         if name in flags:
@@ -378,21 +386,21 @@ def read_flags(command: str, stray: Iterable[str], options: Mapping[str, str]) -
     return flags
 
 
-def read_file(path: str) -> dict[str, Any]:
-    """The knobs of a saved config, checked like flags."""
+def read_file(path: str, given: str = "--config=") -> dict[str, Any]:
+    """The knobs of a saved config, checked like flags; `given` by the flag that messages name."""
     try:
         saved = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise Refused(f"--config={path}: {error.strerror}") from error
+        raise Refused(f"{given}{path}: {error.strerror}") from error
     except ValueError as error:
-        raise Refused(f"--config={path}: not JSON ({error})") from error
+        raise Refused(f"{given}{path}: not JSON ({error})") from error
     if not isinstance(saved, dict):
-        raise Refused(f"--config={path}: not a table of knobs")
+        raise Refused(f"{given}{path}: not a table of knobs")
     for name in saved:
         if name not in FIELDS:
             near = difflib.get_close_matches(name, FIELDS, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise Refused(f"--config={path}: no knob is called {name}{hint}")
+            raise Refused(f"{given}{path}: no knob is called {name}{hint}")
     return {name: coerce(name, str(value)) for name, value in saved.items() if name not in ORDERS}
 
 
@@ -412,8 +420,8 @@ def resolve(*layers: Mapping[str, Any]) -> Config:
         raise Refused("--max-epoch, --max-images, --max-minutes: all are 0; set one of them")
     if config.fake_label and config.loss not in ("", "logistic"):
         raise Refused(
-            f"--fake-label={config.fake_label}: only the logistic loss has labels; leave it out, "
-            f"or --loss={config.loss}"
+            f"--fake-label={config.fake_label}: only the logistic loss has labels; leave out this "
+            f"flag or --loss={config.loss}"
         )
     if config.gen_num > config.gen_search_num:
         raise Refused(
@@ -451,8 +459,8 @@ def changes(saved: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, lis
 
 MORE = {
     "train": (
-        "Defaults are those of --family=modern; `train --family=dcgan --help` has another family's",
-        "and leaves out the flags that it has no use for.",
+        "Defaults are those of the family; `train --family=dcgan --help` has another one's, and",
+        "leaves out the flags that it has no use for.",
     ),
     "compare": (
         "Flags of `train` take several values, with commas between: --g-every=1,5 --lr1=1e-4,2e-4.",

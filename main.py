@@ -111,8 +111,8 @@ def train(*stray: str, **options: str) -> None:
         if not isinstance(error, MemoryError) and not any(words in str(error) for words in said):
             raise
         raise Refused(
-            f"--batch-size={config.batch_size}: out of memory; take a smaller one, or a smaller "
-            "--img-size, --ngf and --ndf"
+            f"--batch-size={config.batch_size}: out of memory; start a run with a smaller one, or "
+            "with a smaller --img-size"
         ) from None
     print(
         f"train: {done.images:,} images, epoch {done.epoch}, {done.seconds / 60:.1f} minutes; "
@@ -243,8 +243,15 @@ def real_images(config: knobs.Config, label: int | None, wanted: bool) -> tuple[
     places = images.train
     if label is not None and images.labels is not None:
         places = places[images.labels[places] == label]
-    real = features.Subset(images.array, places) if len(places) >= 8 else None
-    return real, images.folder / "features.npz"
+    if len(places) >= 8:
+        return features.Subset(images.array, places), images.folder / "features.npz"
+    if wanted:
+        raise Refused(
+            "--rank=realism and --diverse compare with training images, and there are only "
+            f"{len(places)}; leave them out"
+        )
+    print(f"generate: ranked by D's score, for there are only {len(places)} training images")
+    return None, None
 
 
 def label_number(config: knobs.Config) -> int | None:
@@ -415,7 +422,7 @@ COMMANDS = {
 
 def help_of(command: str, families: list[str]) -> str:
     """The flags of a command, as the family named has them."""
-    if not families:
+    if not families or "," in families[-1]:
         return knobs.help_table(command)  # at once: no torch
     from models import ONLY_SOME, family_of
 
@@ -459,7 +466,10 @@ def main() -> None:
         print(f"main.py: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("stopped at once; what was saved before goes on with --resume", file=sys.stderr)
+        print(
+            "stopped at once; a training goes on from what it saved: train --resume",
+            file=sys.stderr,
+        )
         sys.exit(130)
 
 

@@ -385,7 +385,7 @@ def load_weights(net: nn.Module, weights: Any, path: Path | str) -> None:
         elif filled[key].shape != ours.shape:
             raise Refused(
                 f"{path}: {key} is {list(filled[key].shape)}, this network's {list(ours.shape)}; "
-                "give the --family, --nz, --ngf, --ndf, --img-size and --channels of their run"
+                "give the --family, --img-size, --ngf and the like of their run"
             )
     extra = [key for key in filled if key not in own]
     if extra:

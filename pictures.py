@@ -82,7 +82,9 @@ def evaluate(
     given, wanted = config.turned((data.test_a, data.test_b))
     rate = scorer(config, data, device)
     if rate is None:
-        raise Refused("evaluate: fewer than 8 test pictures; add some in test/")
+        raise Refused(
+            "evaluate: fewer than 8 test pictures; add some in test/, or in testA/ and testB/"
+        )
     z = feed.to_real(given[:], device)
     drawn = sample.draw_uint8(nets.G.to(device), z, config.batch_size, device)
     rows = {"drawn": rate(drawn.numpy())}

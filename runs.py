@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from models import Family, Nets
 
 
+# what a run's nets were built with: flags may repeat it, no more
+OF_NETS = ("family", "img_size", "channels", "channels_a", "channels_b", "nz", "ngf", "ndf")
+
+
 def room(kind: str, name: str) -> Path:
     """The folder of run `name` in `checkpoints`, `imgs` or `runs`."""
     return Path(kind) / name if name else Path(kind)
@@ -109,7 +113,10 @@ def configured(flags: dict[str, Any]) -> knobs.Config:
     """The config of a new run: the knobs of `--config` lie below the other flags."""
     file: dict[str, Any] = knobs.read_file(flags["config"]) if "config" in flags else {}
     file.pop("classes", None)  # the data of the new run will tell
-    return layered(file, {name: value for name, value in flags.items() if name != "config"})
+    config = layered(file, {name: value for name, value in flags.items() if name != "config"})
+    if config.batch_size == 1 and family(config).data == "images":
+        raise Refused("--batch-size=1: drawn from noise, D has to see several images; 2 or more")
+    return config
 
 
 def layered(file: dict[str, Any], flags: dict[str, Any]) -> knobs.Config:
@@ -123,10 +130,7 @@ def layered(file: dict[str, Any], flags: dict[str, Any]) -> knobs.Config:
             able = [row for row in FAMILIES if other in FAMILIES[row].knobs]
             raise Refused(f"{knobs.flag(other)}: {name} has no use for it; {', '.join(able)} do")
     file = {k: v for k, v in file.items() if k not in ONLY_SOME or k in family.knobs}
-    config = knobs.resolve(family.defaults, file, flags)
-    if config.batch_size == 1 and family.data == "images":
-        raise Refused("--batch-size=1: batch norm needs several images; 2 or more")
-    return config
+    return knobs.resolve(family.defaults, file, flags)
 
 
 def given_weights(config: knobs.Config) -> "Callable[[Nets], None]":
@@ -172,7 +176,7 @@ def trained(flags: dict[str, Any], ranks: bool) -> tuple["Nets", knobs.Config, s
             print(f"{error}; trying the state before it", file=sys.stderr)
             continue
         own = vars(saved)
-        for name in ("img_size", "channels", "nz", "ngf", "ndf", "family"):
+        for name in OF_NETS:
             if name in flags and flags[name] != own[name]:
                 raise Refused(f"{knobs.flag(name)}={flags[name]}: {path} has {own[name]}")
         return nets, knobs.resolve(own, flags), str(path)
@@ -193,7 +197,7 @@ def weights_given(flags: dict[str, Any], ranks: bool) -> tuple["Nets", knobs.Con
             raise Refused("--netd-path: give the weights of D, which ranks what G draws")
         flags["netd_path"] = str(twin)
     beside = path.with_name("config.json")
-    saved = knobs.read_file(str(beside)) if beside.exists() else {}
+    saved = knobs.read_file(str(beside), given="") if beside.exists() else {}
     if flags.get("family", saved.get("family")) != saved.get("family"):
         saved = {}  # it is of other weights
     saved = {name: value for name, value in saved.items() if name not in ("netg_path", "netd_path")}

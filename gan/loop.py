@@ -196,7 +196,7 @@ class Run:
             tried = f" after {state.rescues} rescues" if state.rescues else ""
             raise Refused(
                 f"step {state.step}: {alarm.line}{tried}; "
-                f"{'go on from the last state with --resume' if paths else 'start again'}"
+                f"{'--resume' if paths else 'start again'} with lower --lr1 and --lr2"
             )
         state.rescues += 1
         state.load_players(checkpoint.load(paths[0]))

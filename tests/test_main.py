@@ -126,7 +126,7 @@ def test_train_and_generate_from_end_to_end(cli: Cli, faces: Path, tmp_path: Pat
         ("train --family=dcgam", "did you mean dcgan?"),
         ("train --config=none.json", "--config=none.json"),
         ("train --data-path=FACES --batch-size=201", "only 172 usable"),
-        ("train --data-path=FACES --batch-size=1", "--batch-size=1: batch norm"),
+        ("train --data-path=FACES --batch-size=1", "--batch-size=1: drawn from noise"),
         ("train --data-path=FACES --netg-path=no.pth", "no.pth: no such file"),
         ("generate", "no checkpoint"),
         ("generate --name=x", "no checkpoint of run x"),

@@ -137,6 +137,7 @@ def test_from_end_to_end(
     for command, says in (
         (["translate", "--name=c"], "--input"),
         (["translate", "--name=c", "--input=none"], "--input=none"),
+        (["translate", "--name=c", "--input=in", "--channels-a=1"], "--channels-a=1: .* has 3"),
         (["generate", "--name=c"], "translate"),
         (["train", "--family=pix2pix", "--gpu=False", "--name=d"], "--data-path"),
     ):
