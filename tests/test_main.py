@@ -290,9 +290,13 @@ def test_a_state_of_other_networks_is_refused(inside: Inside, faces: Path, tmp_p
     assert path.read_bytes() == before
 
 
-def test_a_conditional_run_from_end_to_end(inside: Inside, faces: Path, tmp_path: Path) -> None:
+def test_a_conditional_run_from_end_to_end(
+    inside: Inside, faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for place, file in enumerate(sorted(faces.iterdir())[:90]):
         folder = tmp_path / "in" / ("left", "middle", "right")[place % 3]
+        if place >= 84:
+            folder = tmp_path / "in" / "six"
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, folder)
     with pytest.raises(Refused, match="no classes"):
@@ -301,13 +305,18 @@ def test_a_conditional_run_from_end_to_end(inside: Inside, faces: Path, tmp_path
     words = [*TINY, "--data-path=in", "--conditional", "--held-out=0.3"]
     inside("train", *words, "--max-images=200")
     (preview,) = (tmp_path / "imgs").glob("*.png")
-    assert Image.open(preview).size == (8 * 30 + 2, 3 * 30 + 2)  # a row of eight for each class
+    assert Image.open(preview).size == (8 * 30 + 2, 4 * 30 + 2)  # a row of eight for each class
     for label in ("middle", "1"):
         inside("generate", f"--label={label}", "--gen-num=4", "--rank=none", f"--gen-dir={label}")
     for file in (tmp_path / "1").iterdir():
         assert file.read_bytes() == (tmp_path / "middle" / file.name).read_bytes()
-    with pytest.raises(Refused, match="there are left, middle, right"):
+    with pytest.raises(Refused, match="there are left, middle, right, six"):
         inside("generate", "--label=top")
+    with pytest.raises(Refused, match=r"^--rank=realism .*only [1-6]; leave"):
+        inside("generate", "--label=six", "--rank=realism")
+    capsys.readouterr()
+    inside("generate", "--label=six", "--gen-num=4")
+    assert "ranked by D's score, for there are only" in capsys.readouterr().out
     with pytest.raises(Refused, match="--conditional"):
         inside("train", "--resume", "--conditional=False")
     inside("train", "--resume", "--max-images=300")
