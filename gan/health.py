@@ -1,7 +1,8 @@
 """What is going wrong in a running game, in one plain line, and which flag answers it.
 
 Loss curves do not tell: of the collapses in published logs about half came with no change in D's
-loss. The signals here are measured once every `log_every` steps on tensors that are there anyway.
+loss. The signals here are measured once every `log_every` steps, when G was updated, on tensors
+that are there anyway.
 """
 
 import math
@@ -163,7 +164,7 @@ class Monitor:
                 Alarm(
                     "memory",
                     f"D knows its training images by heart: held-out ones look {100 * gap:.0f} % "
-                    "fake to it; more images, a smaller D or a shorter run",
+                    "fake to it; more images, a smaller D (--ndf) or a shorter run",
                 )
             )
         if gradient < 0.1 * self.usual:

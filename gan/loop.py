@@ -140,6 +140,12 @@ class Run:
         """Leave the time since `began`, which was no training, out of the images/s."""
         self.window = (self.window[0] + time.monotonic() - began, self.window[1])
 
+    def log_due(self) -> bool:
+        """Every `log_every` steps, in one that updated G: in others there is less to look at."""
+        step, every = self.state.step, self.state.config.log_every
+        period = self.state.g_period(step - 1)
+        return (step - 1) % period == 0 and step >= every and step % every < period
+
     def log(self, batch: Batch) -> None:
         """Write the averages since the last log, and act on what they say of the game's health."""
         state, now = self.state, time.monotonic()
@@ -178,7 +184,8 @@ class Run:
             )
         if batch.drawn.requires_grad:  # G was updated with it
             reading.gradient = float(health.gradient_norm(state.nets.G))
-        if len(fake) > 1 and state.step % (GAP_EVERY * state.config.log_every) == 0:
+        spacing = max(state.config.log_every, state.g_period(state.step - 1))
+        if len(fake) > 1 and state.step // spacing % GAP_EVERY == 0:
             unseen = self.feed.unseen()
             if unseen is not None:
                 looks = [(images, *batch.condition) for images in (batch.real, fake)]
@@ -279,7 +286,7 @@ class Run:
                 evaluate = self.evaluate_due() or (spent and self.score is not None)
                 # whatever is to be saved is looked at first: no state of NaN replaces a good one
                 doubt = (save or evaluate) and not state.meters.finite()
-                if state.step % state.config.log_every == 0 or doubt:
+                if self.log_due() or doubt:
                     self.log(batch)
                 if evaluate:
                     self.evaluate()

@@ -78,11 +78,14 @@ class State:
         """Real images shown so far."""
         return self.step * self.config.batch_size
 
+    def g_period(self, step: int) -> int:
+        """Steps from one update of G to the next, at `step`: `g_every`, or at first 25."""
+        return LEAD if step < self.config.d_lead else self.config.g_every
+
     @property
     def g_due(self) -> bool:
-        """Whether G is updated in this step: on every `g_every`-th, or at first every 25th."""
-        config = self.config
-        return self.step % (LEAD if self.step < config.d_lead else config.g_every) == 0
+        """Whether G is updated in this step."""
+        return self.step % self.g_period(self.step) == 0
 
     def state_dict(self) -> dict[str, Any]:
         return {

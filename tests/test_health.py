@@ -237,6 +237,32 @@ def test_a_g_stuck_on_one_image_is_rescued(
     assert "G has collapsed" in collapse[0]["line"]
 
 
+@pytest.mark.parametrize(
+    ("d_every", "g_every", "d_lead", "steps"),
+    [
+        (1, 1, 0, [8, 16, 24, 32, 40]),
+        (5, 5, 0, [11, 16, 26, 36]),  # G is updated in steps 1, 6, 11, ...
+        (1, 20, 0, [21]),
+        (1, 3, 26, [26, 34, 40]),  # G is updated in steps 1, 26, 28, 31, 34, ...
+    ],
+)
+def test_health_is_looked_at_when_g_was_updated(
+    d_every: int,
+    g_every: int,
+    d_lead: int,
+    steps: list[int],
+    tiny: Tiny,
+    images: Images,
+    tmp_path: Path,
+) -> None:
+    every = {"d_every": d_every, "g_every": g_every, "d_lead": d_lead}
+    run(tiny(max_epoch=0, max_images=40 * 20, log_every=8, **every), images, tmp_path)
+    lines = [line for line in log_of(tmp_path) if "diversity" in line]
+    assert [line["step"] for line in lines] == steps
+    assert [line["step"] for line in log_of(tmp_path) if "loss_g" in line] == steps
+    assert all("gradient" in line for line in lines)
+
+
 def test_a_d_that_always_wins_is_told(
     tiny: Tiny, images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
