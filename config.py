@@ -8,18 +8,18 @@ import dataclasses
 import difflib
 import json
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, get_args
 
 from gan.errors import Refused
 
 COMPARE, GENERATE, EVALUATE = ("compare",), ("generate",), ("evaluate",)
-TRAIN, TRANSLATE = ("train", *COMPARE), ("translate",)
+TRAIN, TRANSLATE, EXPORT = ("train", *COMPARE), ("translate",), ("export",)
 DRAW = (*GENERATE, *EVALUATE)
 ALL = (*TRAIN, *DRAW, *TRANSLATE)
+NETS = (*ALL, *EXPORT)
 ALIASES = {"image_size": "img_size", "h": "help"}
 ORDERS = ("resume", "overwrite")  # what to do now; no part of what a run is
 BUDGET = ("max_epoch", "max_images", "max_minutes")
@@ -61,9 +61,9 @@ class Config:
 
     # the run
     family: str = knob(
-        "modern", "which GAN: a row of FAMILIES in models.py", used=ALL, fixed="other networks"
+        "modern", "which GAN: a row of FAMILIES in models.py", used=NETS, fixed="other networks"
     )
-    name: str = knob("", "name of the run: its sub-folder in checkpoints, imgs and runs", used=ALL)
+    name: str = knob("", "name of the run: its sub-folder in checkpoints, imgs and runs", used=NETS)
     gpu: bool | str = knob(
         "auto", "True, False or auto (CUDA, then Apple MPS, then CPU)", used=ALL, only=("auto",)
     )
@@ -88,13 +88,13 @@ class Config:
     img_size: int = knob(
         96,
         "pixels on a side (also --image-size)",
-        used=ALL,
+        used=NETS,
         low=28,
         high=256,
         fixed="other networks",
     )
     channels: int = knob(
-        3, "3 colour, 1 greyscale", used=ALL, low=1, high=3, only=(1, 3), fixed="other networks"
+        3, "3 colour, 1 greyscale", used=NETS, low=1, high=3, only=(1, 3), fixed="other networks"
     )
     held_out: float = knob(
         0.1,
@@ -122,21 +122,21 @@ class Config:
     channels_a: int = knob(
         3,
         "of pictures A: 3 or 1",
-        used=(*TRAIN, *TRANSLATE),
+        used=(*TRAIN, *TRANSLATE, *EXPORT),
         only=(1, 3),
         fixed="other networks",
     )
     channels_b: int = knob(
         3,
         "of pictures B: 3 or 1",
-        used=(*TRAIN, *TRANSLATE),
+        used=(*TRAIN, *TRANSLATE, *EXPORT),
         only=(1, 3),
         fixed="other networks",
     )
     direction: str = knob(
         "AtoB",
         "AtoB, or BtoA",
-        used=(*TRAIN, *TRANSLATE),
+        used=(*TRAIN, *TRANSLATE, *EXPORT),
         only=("AtoB", "BtoA"),
         fixed="other networks",
     )
@@ -157,7 +157,7 @@ class Config:
 
     # networks
     nz: int = knob(
-        64, "numbers in a noise vector", used=ALL, low=1, high=65536, fixed="other networks"
+        64, "numbers in a noise vector", used=NETS, low=1, high=65536, fixed="other networks"
     )
     noise: str = knob(
         "normal",
@@ -166,19 +166,19 @@ class Config:
         fixed="other noise",
     )
     ngf: int = knob(
-        32, "channels of G's last wide layer", used=ALL, low=1, high=4096, fixed="other networks"
+        32, "channels of G's last wide layer", used=NETS, low=1, high=4096, fixed="other networks"
     )
     ndf: int = knob(
-        32, "channels of D's first layer", used=ALL, low=1, high=4096, fixed="other networks"
+        32, "channels of D's first layer", used=NETS, low=1, high=4096, fixed="other networks"
     )
-    netg_path: str = knob("", "weights of G to start from, or to draw with", used=ALL)
+    netg_path: str = knob("", "weights of G to start from, or to draw with", used=NETS)
     netd_path: str = knob("", "weights of D to start from, or to rank with", used=ALL)
 
     # updates
     batch_size: int = knob(
         16,
         "images a step",
-        used=ALL,
+        used=NETS,
         low=1,
         high=65536,
         fixed="it sets which image comes when",
@@ -242,7 +242,12 @@ class Config:
     rescue: bool = knob(True, "after NaN or collapse go back to the best state, at half the rates")
 
     # generate and evaluate
-    best: bool = knob(True, "draw with the best-scored state of the run, not the newest", used=DRAW)
+    best: bool = knob(
+        True,
+        "draw with the best-scored state of the run, not the newest",
+        used=(*DRAW, *TRANSLATE, *EXPORT),
+    )
+    file: str = knob("faces.onnx", "G in one file: .onnx or .safetensors", used=EXPORT)
     gen_num: int = knob(64, "faces to keep, or to score (evaluate: 2000)", used=DRAW, low=1)
     gen_search_num: int = knob(512, "candidates to draw and rank", used=GENERATE, low=1)
     rank: str = knob(
@@ -455,41 +460,3 @@ def changes(saved: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, lis
                 f"({reason}); leave it out, or start another run with --name=..."
             )
     return changed
-
-
-MORE = {
-    "train": (
-        "Defaults are those of the family; `train --family=dcgan --help` has another one's, and",
-        "leaves out the flags that it has no use for.",
-    ),
-    "compare": (
-        "Flags of `train` take several values, with commas between: --g-every=1,5 --lr1=1e-4,2e-4.",
-        "Each combination with each seed is a run of its own, NAME.lr1-0.0001.g-every-1.seed-0,",
-        "trained one after the other (NAME: compare). The same command again goes on where it was",
-        "stopped; what is finished is not trained again.",
-    ),
-}
-
-
-def help_table(
-    command: str, defaults: Mapping[str, Any] = MappingProxyType({}), without: Collection[str] = ()
-) -> str:
-    """The flags of `command`, one a line, but for those `without`; `defaults` are a family's."""
-    rows = [("flag", "type", "default", "meaning")]
-    for name in names(command):
-        if name in without:
-            continue
-        field = FIELDS[name]
-        value = defaults.get(name, field.default)
-        kinds = "|".join(kind.__name__ for kind in get_args(field.type) or (field.type,))
-        default = repr(value) if isinstance(value, str) else str(value)
-        rows.append((flag(name), kinds, default, field.metadata["help"]))
-    if command in TRAIN:
-        rows.append(("--config", "str", "''", "start from the knobs of a saved config.json"))
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    lines = [
-        "  " + "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[3]])
-        for row in rows
-    ]
-    lines += ["", *MORE[command]] if command in MORE else []
-    return "\n".join([f"python main.py {command} [--flag=value ...]", "", *lines])

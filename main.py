@@ -17,6 +17,7 @@ import config as knobs
 import grid
 import pictures
 import runs
+import usage
 from gan.errors import Refused
 
 if TYPE_CHECKING:
@@ -26,18 +27,6 @@ if TYPE_CHECKING:
 
     from gan import data, loop
     from models import Nets
-
-USAGE = """Train GANs that draw faces, and draw ranked faces with them.
-
-  python main.py train [--data-path=FOLDER_OR_ZIP] [--max-minutes=60] [--gpu=True] ...
-  python main.py train --resume
-  python main.py generate [--gen-num=64] [--gen-img=faces.png] ...
-  python main.py evaluate [--fake-path=FOLDER_OR_ZIP] ...
-  python main.py translate --input=PICTURE_OR_FOLDER [--direction=AtoB] ...
-  python main.py compare --g-every=1,5 --seeds=2 [--max-minutes=10] ...
-  python main.py COMMAND --help     all flags of a command, with their defaults
-
-Weights go to checkpoints/, previews to imgs/, curves to runs/ (tensorboard --logdir runs)."""
 
 
 def set_up(flags: dict[str, Any]) -> tuple[knobs.Config, dict[str, Any] | None, list[Any]]:
@@ -411,30 +400,40 @@ def compare(*stray: str, **options: str) -> None:
         sys.exit(code)
 
 
+def export(*stray: str, **options: str) -> None:
+    """Write G for other programs: see `python main.py export --help`."""
+    flags = knobs.read_flags("export", stray, options)
+    import torch
+
+    from gan import export, sample
+
+    path = Path(flags.get("file", knobs.Config.file))
+    export.check(path)
+    G, config, source, turned = runs.generator(flags)
+    if runs.family(config).data == "images":
+        given = sample.Source.of(config)(0, 2)
+    else:
+        size = config.img_size
+        given = torch.rand(2, config.sides[turned], size, size) * 2 - 1
+    off = export.export(G, given, path, {"config": json.dumps(dataclasses.asdict(config))})
+    print(f"export: {source} in {path}, the same pictures to {off:.1g} of -1 to 1")
+    print(f"export: takes {list(given.shape[1:])}, any number at a time, noise first, then classes")
+
+
 COMMANDS = {
     "train": train,
     "generate": generate,
     "evaluate": evaluate,
     "translate": translate,
+    "export": export,
     "compare": compare,
 }
-
-
-def help_of(command: str, families: list[str]) -> str:
-    """The flags of a command, as the family named has them."""
-    if not families or "," in families[-1]:
-        return knobs.help_table(command)  # at once: no torch
-    from models import ONLY_SOME, family_of
-
-    row = family_of(families[-1].partition("=")[2])
-    defaults = {"family": families[-1].partition("=")[2], **row.defaults}
-    return knobs.help_table(command, defaults, set(ONLY_SOME) - set(row.knobs))
 
 
 def run(words: list[str]) -> None:
     """One call of the command line."""
     if not words or words[0] in ("--help", "-h", "help"):
-        print(USAGE)
+        print(usage.USAGE)
         return
     command, *rest = words
     if command not in COMMANDS:
@@ -442,7 +441,7 @@ def run(words: list[str]) -> None:
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
         raise Refused(f"{command}: no such command; {hint}")
     if any(word in ("--help", "-h") for word in rest):
-        print(help_of(command, [word for word in rest if word.startswith("--family=")]))
+        print(usage.help_of(command, [word for word in rest if word.startswith("--family=")]))
         return
     if "-" in rest or "--" in rest:
         raise Refused("-: a stray word; flags are --x=y")

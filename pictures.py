@@ -136,31 +136,15 @@ def drawn_from(
     return result.resize(own, Image.Resampling.BICUBIC) if size else result
 
 
-def one_way(nets: Any, config: knobs.Config, direction: str) -> "nn.Module":
-    """The generator for `direction`; raises Refused if the run has none."""
-    if direction == config.direction:
-        return nets.G
-    if hasattr(nets.G, "back"):
-        return nets.G.back
-    raise Refused(
-        f"--direction={direction}: this run was trained {config.direction} only; train another "
-        f"with --direction={direction}"
-    )
-
-
 def translate(flags: dict[str, Any], device: "torch.device") -> None:
     """Translate each picture of `--input` into `--output`, one at a time."""
     from gan import pairs, sample
 
-    bare = flags.get("netg_path")
-    alone = bare and not Path(bare).with_name("config.json").exists()
-    direction = "" if alone else flags.pop("direction", "")  # alone: the flag says what they do
-    nets, config, source = runs.trained(flags, ranks=False)
+    G, config, source, turned = runs.generator(flags)
     if runs.family(config).data == "images":
         raise Refused(f"translate: {source} is a {config.family}, which draws from noise; generate")
-    direction = direction or config.direction
-    G = one_way(nets, config, direction).to(device).eval()
-    channels = config.sides[direction != config.direction]
+    G.to(device).eval()
+    channels = config.sides[turned]
     found: Iterator[tuple[str, Any]] = pairs.stream(config.input, "--input", channels)
     folder, taken, failed, rows = Path(config.output), set[str](), [], []
     for name, picture in found:

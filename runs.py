@@ -10,6 +10,8 @@ from gan.errors import Refused
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from torch import nn
+
     from models import Family, Nets
 
 
@@ -182,6 +184,32 @@ def trained(flags: dict[str, Any], ranks: bool) -> tuple["Nets", knobs.Config, s
         return nets, knobs.resolve(own, flags), str(path)
     where = f"of run {flags['name']} in {top}" if "name" in flags else f"in {top}"
     raise Refused(f"no checkpoint {where}; train first, or give --netg-path and --netd-path")
+
+
+def one_way(nets: "Nets", config: knobs.Config, asked: str) -> tuple["nn.Module", bool]:
+    """The generator for a direction ("" the run's own), and whether that turns the run's round.
+
+    Raises Refused if the run has none for it.
+    """
+    if asked in ("", config.direction):
+        return getattr(nets.G, "there", nets.G), False
+    back: nn.Module | None = getattr(nets.G, "back", None)
+    if back is not None:
+        return back, True
+    raise Refused(
+        f"--direction={asked}: this run was trained {config.direction} only; train another "
+        f"with --direction={asked}"
+    )
+
+
+def generator(flags: dict[str, Any]) -> tuple["nn.Module", knobs.Config, str, bool]:
+    """One generator of a run, its config and file, and whether it goes the other way round."""
+    bare = flags.get("netg_path")
+    alone = bare and not Path(bare).with_name("config.json").exists()
+    asked = "" if alone else flags.pop("direction", "")  # alone: the flag says what they do
+    nets, config, source = trained(flags, ranks=False)
+    G, turned = one_way(nets, config, asked)
+    return G, config, source, turned
 
 
 def weights_given(flags: dict[str, Any], ranks: bool) -> tuple["Nets", knobs.Config, str]:

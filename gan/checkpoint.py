@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 
 from gan.errors import Refused
@@ -52,6 +53,8 @@ def load(path: Path) -> Any:
                 damaged = archive.testzip()
             if damaged:
                 raise Refused(f"{path}: damaged (checksum of {damaged})")
+        if path.suffix == ".safetensors" and path.is_file():
+            return safetensors.torch.load_file(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of the old file format; it still loads
             return torch.load(path, map_location="cpu", weights_only=True)

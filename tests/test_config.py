@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import config as knobs
+import usage
 from config import Config, coerce, read_flags, resolve
 from gan.errors import Refused
 
@@ -119,7 +120,7 @@ def test_what_may_change_in_mid_run() -> None:
 
 def test_every_knob_has_a_line_of_help_and_a_command() -> None:
     tables = "".join(
-        map(knobs.help_table, ("train", "generate", "evaluate", "translate", "compare"))
+        map(usage.help_table, ("train", "generate", "evaluate", "translate", "export", "compare"))
     )
     for name, field in knobs.FIELDS.items():
         assert (f"  {knobs.flag(name)} " in tables) == bool(field.metadata["used"])

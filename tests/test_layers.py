@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "gan.report": {"gan.checkpoint"},
     "gan.curves": {"gan.checkpoint", "gan.report"},
     "gan.compare": {"gan.checkpoint", "gan.curves", "gan.report"},
+    "gan.export": {"gan.checkpoint", "gan.errors"},
     "gan.ranking": {"gan.features", "gan.metrics", "gan.sample"},
     "gan.state": {"gan.budget", "gan.health", "gan.report", "gan.sample"},
     "gan.feed": {"gan.data", "gan.losses", "gan.pairs", "gan.sample"},
@@ -57,6 +58,7 @@ MAY_IMPORT = {
         "runs",
     },
     "grid": {"config", "gan.errors"},
+    "usage": {"config", "models"},
     "cells": {
         "config",
         "gan.budget",
@@ -73,9 +75,11 @@ MAY_IMPORT = {
         "grid",
         "pictures",
         "runs",
+        "usage",
         "gan.checkpoint",
         "gan.data",
         "gan.errors",
+        "gan.export",
         "gan.features",
         "gan.loop",
         "gan.machine",
@@ -127,7 +131,7 @@ def test_what_has_to_start_at_once_imports_no_torch() -> None:
     heavy = {"torch", "torchvision", "fire", "numpy", "matplotlib"}
     assert not imports(ROOMS["main"], top_only=True) & heavy
     assert not imports(ROOMS["runs"], top_only=True) & heavy
-    assert not (imports(ROOMS["config"]) | imports(ROOMS["grid"])) & heavy
+    assert not (imports(ROOMS["config"]) | imports(ROOMS["grid"]) | imports(ROOMS["usage"])) & heavy
     assert not any("matplotlib" in imports(path, top_only=True) for path in ROOMS.values())
     for room in ("gan.data", "gan.pairs", "gan.layout", "gan.avatars", "gan.split"):
         assert "torch" not in imports(ROOMS[room]), room

@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageOps
 
 import pictures
+import runs
 from config import Config
 from gan import checkpoint, loop, pairs, sample
 from gan.errors import Refused
@@ -59,11 +60,12 @@ def test_a_picture_keeps_its_size(size: tuple[int, int]) -> None:
 def test_only_a_cycle_goes_back() -> None:
     config = Config(family="pix2pix", img_size=32, ngf=2, ndf=2)
     nets = FAMILIES["pix2pix"].build(config)
-    assert pictures.one_way(nets, config, "AtoB") is nets.G
+    assert runs.one_way(nets, config, "AtoB") == (nets.G, False)
     with pytest.raises(Refused, match="--direction=BtoA"):
-        pictures.one_way(nets, config, "BtoA")
+        runs.one_way(nets, config, "BtoA")
     nets = FAMILIES["cyclegan"].build(config)
-    assert pictures.one_way(nets, config, "BtoA") is nets.G.back
+    assert runs.one_way(nets, config, "") == (nets.G.there, False)
+    assert runs.one_way(nets, config, "BtoA") == (nets.G.back, True)
 
 
 def test_direction_turns_the_data_and_the_channels(two: Path, tmp_path: Path) -> None:
