@@ -412,12 +412,13 @@ def export(*stray: str, **options: str) -> None:
     G, config, source, turned = runs.generator(flags)
     if runs.family(config).data == "images":
         given = sample.Source.of(config)(0, 2)
+        what = f"noise{f', then {len(config.labels)} classes' if config.labels else ''}"
     else:
-        size = config.img_size
+        size, what = config.img_size, "pictures"
         given = torch.rand(2, config.sides[turned], size, size) * 2 - 1
     off = export.export(G, given, path, {"config": json.dumps(dataclasses.asdict(config))})
     print(f"export: {source} in {path}, the same pictures to {off:.1g} of -1 to 1")
-    print(f"export: takes {list(given.shape[1:])}, any number at a time, noise first, then classes")
+    print(f"export: from {what} [N, {', '.join(map(str, given.shape[1:]))}] it draws -1 to 1")
 
 
 COMMANDS = {
