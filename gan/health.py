@@ -175,7 +175,7 @@ class Monitor:
                     "D has saturated; lower --lr2 or raise --d-every",
                 )
             )
-        if variety < 0.35 and self.peak >= 0.6:
+        if variety < min(0.35, self.peak / 2) and self.peak >= 0.3:
             found.append(
                 Alarm(
                     "collapse",

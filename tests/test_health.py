@@ -110,6 +110,10 @@ def test_collapse_is_variety_lost_not_variety_to_come() -> None:
     assert [alarm.kind for alarm in alarms] == ["narrow", "collapse"]
     assert alarms[-1].rescue
     assert "10 %" in alarms[-1].line or "differ" in alarms[-1].line
+    # the classic nets on avatars: 48 % at best, then 3 %
+    assert kinds(course(10, diversity=0.48) + course(5, diversity=0.03)) == ["narrow", "collapse"]
+    assert kinds(course(10, diversity=0.48) + course(9, diversity=0.26)) == ["narrow"]
+    assert kinds(course(10, diversity=0.25) + course(9, diversity=0.03)) == ["narrow"]
 
 
 def test_a_resumed_monitor_goes_on_in_the_middle_of_its_window() -> None:
