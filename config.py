@@ -199,7 +199,7 @@ class Config:
     )
     lr_fall: str = knob("cosine", "how they go down: cosine or linear", only=("cosine", "linear"))
     augment: float = knob(
-        0.5, "probability that D sees a picture moved, and with a hole", low=0, high=0.95
+        0.8, "probability that D sees a picture moved, and with a hole", low=0, high=0.95
     )
     d_every: int = knob(
         1, "update D on every n-th batch (2: one D update to two of G)", low=1, high=10**6

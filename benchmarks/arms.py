@@ -158,16 +158,17 @@ def game(pair: tuple[losses.Loss, losses.Loss], build: Callable[[Config], Nets])
 
 
 modern = FAMILIES["modern"]
-OLD = "--batch-size=32 --amp=False"  # what the first arms had
+HALF = "--augment=0.5"  # what all arms but the last ones had
+OLD = f"--batch-size=32 --amp=False {HALF}"  # what the first arms had
 ARMS: dict[str, tuple[str, Family]] = {
     "classic": ("", FAMILIES["dcgan"]),
     "modern": ("", modern),
     # how large a batch, how fast, how exact
     "batch32": (OLD, first()),
-    "batch16": ("--batch-size=16 --amp=False", first()),
-    "batch8": ("--batch-size=8 --amp=False", first()),
-    "batch8-amp": ("--batch-size=8 --amp=True", first()),
-    "batch16-amp": ("--batch-size=16 --amp=True", first()),
+    "batch16": (f"--batch-size=16 --amp=False {HALF}", first()),
+    "batch8": (f"--batch-size=8 --amp=False {HALF}", first()),
+    "batch8-amp": (f"--batch-size=8 --amp=True {HALF}", first()),
+    "batch16-amp": (f"--batch-size=16 --amp=True {HALF}", first()),
     # the last stage of G
     "tail-base": (OLD, first(tail("base"))),
     "tail-blur": (OLD, first(tail("blur"))),
@@ -175,13 +176,13 @@ ARMS: dict[str, tuple[str, Family]] = {
     # the loss, and what D sees
     "rp": (OLD, game(relativistic(), modern_nets)),
     "tail-base-rp": (OLD, game(relativistic(), tail("base"))),
-    "tail-base-aug0": (f"{OLD} --augment=0", first(tail("base"))),
-    "tail-base-aug8": (f"{OLD} --augment=0.8", first(tail("base"))),
-    "batch32-aug8": (f"{OLD} --augment=0.8", first()),
+    "tail-base-aug0": ("--batch-size=32 --amp=False --augment=0", first(tail("base"))),
+    "tail-base-aug8": ("--batch-size=32 --amp=False --augment=0.8", first(tail("base"))),
+    "batch32-aug8": ("--batch-size=32 --amp=False --augment=0.8", first()),
     # what D gets to see
-    "no-colour": ("--batch-size=8 --amp=False", modern),
+    "no-colour": (f"--batch-size=8 --amp=False {HALF}", modern),
     "no-cutout": ("", changed(build=seen_without("cutout"))),
     "aug0": ("--augment=0", modern),
     "aug2": ("--augment=0.2", modern),
-    "aug8": ("--augment=0.8", modern),
+    "aug5": (HALF, modern),
 }
