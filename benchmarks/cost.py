@@ -46,7 +46,7 @@ def main(name: str = "modern") -> None:
     def look() -> None:
         health.spread(fake), health.spread(real), health.gradient_norm(state.nets.G)
 
-    gap = seconds(lambda: health.memory_gap(state.nets.D, real, real, fake))
+    gap = seconds(lambda: health.memory_gap(state.nets.D, (real,), (real,), (fake,)))
     watch = seconds(look) / config.log_every + gap / (config.log_every * loop.GAP_EVERY)
     print(f"health: {1e3 * watch:.2f} ms a step, {100 * watch / step:.2f} % of training")
     pictures = np.random.default_rng(0).integers(
