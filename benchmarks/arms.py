@@ -144,6 +144,40 @@ def seen_without(*names: str) -> Callable[[Config], Nets]:
     return build
 
 
+TRAINED_ON = {"a": 3686, "b": 2160, "c": 258}  # images of each set
+
+
+def controlled(config: Config) -> Nets:
+    """D with the probability of a change, which starts by the passes over the data to come."""
+    which = "a" if not config.data_path else "c" if "first-" in config.data_path else "b"
+    passes = config.max_images / TRAINED_ON[which]
+    steps = ((10, 0.0), (50, 0.15), (200, 0.35), (600, 0.55))
+    start = next((p for limit, p in steps if passes < limit), 0.7)
+    nets = modern_nets(config)
+    nets.D.register_buffer("shown", torch.tensor(start))
+    nets.D.register_buffer("auc", torch.tensor(0.8))
+    return nets
+
+
+def followed(target: float = 0.8) -> tuple[losses.Loss, losses.Loss]:
+    """Hinge, with as much augmentation as D needs not to tell more than `target` of the pairs.
+
+    The controller of Karras et al. 2020 (arXiv:2006.06676) on the AUC of pairs, over the whole
+    range within a tenth of the run.
+    """
+    own_d, g_loss = losses.adversarial(losses.hinge)
+
+    def d_loss(nets: Any, batch: Batch, config: Any) -> tuple[Tensor, Logs]:
+        batch.augment = float(nets.D.shown)
+        loss, logs = own_d(nets, batch, config)
+        nets.D.auc.lerp_(logs["pair_auc"], 0.05)
+        stride = config.batch_size / (0.1 * config.max_images)
+        nets.D.shown.add_(stride * (nets.D.auc - target).sign()).clamp_(0, 0.8)
+        return loss, {**logs, "augment": nets.D.shown.clone()}
+
+    return d_loss, g_loss
+
+
 def changed(**changes: Any) -> Family:
     return dataclasses.replace(FAMILIES["modern"], **changes)
 
@@ -185,4 +219,16 @@ ARMS: dict[str, tuple[str, Family]] = {
     "aug0": ("--augment=0", modern),
     "aug2": ("--augment=0.2", modern),
     "aug5": (HALF, modern),
+    "controlled": (
+        "--augment=0.1",
+        changed(build=controlled, d_loss=followed()[0], g_loss=followed()[1]),
+    ),
+    # one knob each
+    "no-ema": ("--ema=False", modern),
+    "constant-rates": ("--lr-end=1", modern),
+    "half-rates": ("--lr1=2e-4 --lr2=2e-4", modern),
+    "double-rates": ("--lr1=8e-4 --lr2=8e-4", modern),
+    "nz100": ("--nz=100", modern),
+    "wide-g": ("--ngf=48", modern),
+    "wide-d": ("--ndf=48", modern),
 }
