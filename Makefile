@@ -13,7 +13,7 @@ faces: .venv/installed
 test: .venv/tools
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m mypy config.py models.py runs.py pictures.py grid.py cells.py usage.py main.py gan
+	$(PY) -m mypy config.py models.py runs.py faces.py pictures.py grid.py cells.py usage.py main.py gan
 	$(PY) -m pytest
 
 .venv/installed: requirements.txt

@@ -7,6 +7,7 @@ python main.py generate --help
 import dataclasses
 import difflib
 import json
+import os
 import shlex
 import sys
 import warnings
@@ -29,6 +30,14 @@ if TYPE_CHECKING:
     from models import Nets
 
 
+# what `evaluate` takes beside --fake-path
+OF_FOLDERS = (
+    "fake_path", "data_path", "img_size", "channels", "held_out", "features", "report",
+    "num_workers", "gpu",
+)  # fmt: skip
+SCORED_WITH = 2000  # held-out images, at most, that a score in mid-run compares with
+
+
 def set_up(flags: dict[str, Any]) -> tuple[knobs.Config, dict[str, Any] | None, list[Any]]:
     """Config, state to go on from, and what the log should say of it."""
     if flags.get("resume"):
@@ -45,7 +54,7 @@ def set_up(flags: dict[str, Any]) -> tuple[knobs.Config, dict[str, Any] | None, 
         for name, (old, new) in changed.items():
             print(f"resume: {knobs.flag(name)} {old} -> {new}")
         config = runs.layered(own, flags)
-        runs.check_branch(path, config)
+        runs.check_branch(path, saved["step"], config)
         if "lr1" in changed or "lr2" in changed:
             saved["rescues"] = 0  # rates that were chosen are not halved
         return config, saved, [{"event": "resume", "state": str(path), "changed": changed}]
@@ -80,6 +89,8 @@ def train(*stray: str, **options: str) -> None:
         *(runs.room(kind, config.name) for kind in ("checkpoints", "imgs", "runs"))
     )
     exact = "bfloat16" if config.amp is True else "float32"
+    if saved is not None and config.amp is not machine.has_bfloat16(device):
+        print(f"resume: on in {exact}, though this machine is faster in the other; --amp=auto")
     print(
         f"train: {config.family} {config.img_size} px on {device}, {exact}; Ctrl-C saves and stops"
     )
@@ -147,7 +158,8 @@ def scorer(
     if len(images.held_out) < 8:
         print("data: too few images are held out; the run has no scores")
         return None
-    real = features.Subset(images.array, images.held_out)
+    held_out = images.held_out[features.spaced(len(images.held_out), SCORED_WITH)]
+    real = features.Subset(images.array, held_out)
     reference = features.Reference(images.folder / "features.npz")
 
     def score(fake: Any) -> dict[str, float]:
@@ -161,139 +173,9 @@ def scorer(
 def generate(*stray: str, **options: str) -> None:
     """Draw faces, best first: see `python main.py generate --help`."""
     flags = knobs.read_flags("generate", stray, options)
-    from PIL import Image
+    import faces
 
-    from gan import machine, ranking, sample
-
-    knobs.resolve(flags)
-    target = flags.get("gen_img", knobs.Config.gen_img)
-    if Image.registered_extensions().get(Path(target).suffix.lower()) not in Image.SAVE:
-        raise Refused(f"--gen-img={target}: give it a suffix that can be written, such as .png")
-    numbers = indices(flags["gen_index"]) if "gen_index" in flags else []
-    bare = "netg_path" in flags or "netd_path" in flags
-    kind = flags.get("rank") or ("score" if bare else "realism")
-    nets, config, path = runs.trained(flags, ranks=kind == "score")
-    if runs.family(config).data != "images":
-        raise Refused(
-            f"generate: {path} is a {config.family}, which draws from pictures; translate"
-        )
-    device = machine.pick_device(flags.get("gpu", "auto"))  # not the one it was trained on
-    nets.G.to(device)
-    nets.D.to(device)
-    label = label_number(config)
-    source = sample.Source.of(config, label)
-    real: Any = None
-    cache: Path | None = None
-    if kind == "realism" or config.diverse:
-        real, cache = real_images(config, label, wanted="rank" in flags or config.diverse)
-    if kind == "realism" and real is None:
-        kind = "score"
-    judge = {
-        "score": lambda: ranking.by_score(nets.D, source),
-        "realism": lambda: ranking.by_realism(ranking.known(real, cache), str(device)),
-        "none": lambda: ranking.in_order,
-    }[kind]()
-
-    def vectors(first: int, count: int) -> "torch.Tensor":
-        z = source(first, count)
-        z[:, : config.nz] = z[:, : config.nz] * config.gen_std + config.gen_mean
-        return z
-
-    keep = len(numbers) or config.gen_num
-    if numbers:
-        parts = sample.only(vectors, numbers, config.batch_size, device)
-    else:
-        parts = sample.candidates(vectors, config.gen_search_num, config.batch_size, device)
-    if config.diverse:
-        pool = min(4 * keep, max(keep, config.gen_search_num // 2))
-        best = ranking.apart(sample.rank(nets.G, judge, parts, pool), keep, real)
-    else:
-        best = sample.rank(nets.G, judge, parts, keep)
-    write_faces(best, config, path, kind)
-
-
-def real_images(config: knobs.Config, label: int | None, wanted: bool) -> tuple[Any, Path | None]:
-    """The run's training images (of one class), to rank with, and where their features are kept.
-
-    The images are None if they are gone, or too few.
-    """
-    from gan import data, features
-
-    try:
-        images = data.open_images(
-            config.data_path, config.img_size, config.channels, Path("data/cache"),
-            workers=config.num_workers, held_out=config.held_out,
-        )  # fmt: skip
-    except Refused as error:
-        if wanted:
-            raise
-        print(f"generate: ranked by D's score, for the run's images are gone ({error})")
-        return None, None
-    places = images.train
-    if label is not None and images.labels is not None:
-        places = places[images.labels[places] == label]
-    if len(places) >= 8:
-        return features.Subset(images.array, places), images.folder / "features.npz"
-    if wanted:
-        raise Refused(
-            "--rank=realism and --diverse compare with training images, and there are only "
-            f"{len(places)}; leave them out"
-        )
-    print(f"generate: ranked by D's score, for there are only {len(places)} training images")
-    return None, None
-
-
-def label_number(config: knobs.Config) -> int | None:
-    """Which class `--label` asks for, by its name or its place."""
-    if not config.label:
-        return None
-    labels = config.labels
-    if config.label in labels:
-        return labels.index(config.label)
-    if not labels:
-        raise Refused(f"--label={config.label}: this run is not conditional, it has no classes")
-    if config.label.isdecimal() and int(config.label) < len(labels):
-        return int(config.label)
-    raise Refused(f"--label={config.label}: no such class; there are {', '.join(labels)}")
-
-
-def indices(text: str) -> list[int]:
-    """The numbers in "17,4"."""
-    if not all(word.isdecimal() and int(word) < 2**48 for word in text.split(",")):
-        raise Refused(f"--gen-index={text}: whole numbers from 0 to 2^48, with commas between")
-    return [int(word) for word in text.split(",")]
-
-
-def write_faces(best: Any, config: knobs.Config, source: str, kind: str) -> None:
-    """The grid, one file a face if asked for, and the JSON that says which face is which."""
-    from gan import sample
-
-    path = Path(config.gen_img)
-    faces = []
-    for place, (image, score, index) in enumerate(zip(*best, strict=True)):
-        face: dict[str, Any] = {"place": place, "seed": config.seed, "index": int(index)}
-        if kind != "none":
-            face[kind] = float(score.sigmoid() if kind == "score" else score)
-        if config.gen_dir:
-            file = Path(config.gen_dir) / f"{place:04}_{int(index)}.png"
-            sample.save_picture(sample.as_picture(image), file)
-            face["file"] = str(file)
-        faces.append(face)
-    sample.save_picture(sample.as_picture(sample.grid(best.images)), path)
-    listing = path.with_suffix(".json")
-    about = {
-        "checkpoint": source,
-        "ranked_by": kind,
-        "gen_mean": config.gen_mean,
-        "gen_std": config.gen_std,
-        "faces": faces,
-    }
-    listing.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    order = {"none": "as drawn", "score": "best D score first", "realism": "most real first"}[kind]
-    print(f"generate: {len(faces)} faces from {source}, {order}: {path}")
-    print(f"generate: seed, index and score of each: {listing}")
-    if config.gen_dir:
-        print(f"generate: one file a face: {config.gen_dir}")
+    faces.generate(flags)
 
 
 def evaluate(*stray: str, **options: str) -> None:
@@ -301,12 +183,15 @@ def evaluate(*stray: str, **options: str) -> None:
     asked = knobs.read_flags("evaluate", stray, options)
     flags = {"gen_num": 2000, **asked}
     flags["gen_search_num"] = flags["gen_num"]
-    from gan import data, features, machine, metrics, report, sample
+    from gan import data, features, machine, metrics, report
 
     page = Path(flags.get("report") or "evaluate.html")
     given = "fake_path" in flags
-    if given and "name" in flags:
-        raise Refused("--name: --fake-path is scored, and no run; leave one of them out")
+    for other in asked if given else ():
+        if other not in OF_FOLDERS:
+            raise Refused(
+                f"{knobs.flag(other)}: --fake-path is scored, and no run; leave one of them out"
+            )
     held_out = None if given else flags.pop("held_out", None)
     nets, config, source = (
         (None, knobs.resolve(flags), flags["fake_path"])
@@ -335,11 +220,7 @@ def evaluate(*stray: str, **options: str) -> None:
     device = machine.pick_device(flags.get("gpu", "auto"))
     if not config.held_out:
         print("evaluate: this run trained on all its images; the held-out ones are no news to it")
-    if nets is None:
-        fakes = data.open_images(source, size, channels, cache, flag="--fake-path").array
-    else:
-        z = sample.Source.of(config)(0, config.gen_num)
-        fakes = sample.draw_uint8(nets.G.to(device), z, config.batch_size, device).numpy()
+    fakes = drawn(nets, config, source, images, "data_path" in asked, device)
     train, real = (features.Subset(images.array, p) for p in (images.train, images.held_out))
     reference = features.Reference(images.folder / "features.npz")
     found = metrics.evaluate(fakes, train, real, config.features, reference, str(device))
@@ -348,6 +229,36 @@ def evaluate(*stray: str, **options: str) -> None:
     print(table)
     report.write_page(page, found, table, report.NOTES, looks(found, fakes, train))
     print(f"evaluate: page {page}, numbers {page.with_suffix('.json')}")
+
+
+def drawn(
+    nets: "Nets | None",
+    config: knobs.Config,
+    source: str,
+    images: "data.Images",
+    other: bool,
+    device: "torch.device",
+) -> Any:
+    """The fakes that `evaluate` scores, of nets or in a folder: uint8 [N, C, H, W].
+
+    With the `images` of a run, not `other` ones, these are checked to be what it was trained on.
+    """
+    from gan import data, sample
+
+    if nets is None:
+        return data.open_images(
+            source, config.img_size, config.channels, Path("data/cache"),
+            workers=config.num_workers, flag="--fake-path",
+        ).array  # fmt: skip
+    if not other and runs.trained_on(source) not in (None, images.digest):
+        print(
+            f"evaluate: the images are not those that {source} was trained on; some that are "
+            "held out now may have been among them",
+            file=sys.stderr,
+        )
+    labels = images.labels[images.train] if images.labels is not None else None
+    z = sample.Source.of(config, among=labels)(0, config.gen_num)
+    return sample.draw_uint8(nets.G.to(device), z, config.batch_size, device).numpy()
 
 
 def looks(found: dict[str, Any], fakes: Any, train: Any) -> dict[str, Any]:
@@ -455,6 +366,8 @@ def run(words: list[str]) -> None:
 
 def main() -> None:
     warnings.formatwarning = lambda message, *_: f"{message}\n"
+    # before torch is imported: what an older PyTorch cannot do on Apple's GPU it does beside it
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
     for stream in (sys.stdout, sys.stderr):  # file names need not be text
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:

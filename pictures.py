@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 SHOWN = 24  # test pictures on the page of `evaluate`
 NOTES = """L1 and KID: lower is better. PSNR, SSIM and coverage: higher is better. "unchanged" is
 what the given pictures score as they are: a translation that is worth its time beats it."""
+SMALLEST = 5  # pixels on a side: less is nothing after CycleGAN's two halvings
 LARGEST = 4_000_000  # pixels of a picture that is translated as it is
 PAGE = """<!doctype html><meta charset="utf-8"><title>{title}</title>
 <style>img {{ max-width: 49%; vertical-align: top }} body {{ font: 16px system-ui }}</style>
@@ -35,17 +36,16 @@ def against_pairs(fakes: Any, wanted: Any) -> dict[str, float]:
         structural_similarity_index_measure,
     )
 
-    x, y = (torch.tensor(side[:]).float() / 255 for side in (fakes, wanted))
-    noise = peak_signal_noise_ratio(x, y, data_range=1.0, reduction="none", dim=(1, 2, 3))
-    parts = [
-        structural_similarity_index_measure(*pair, data_range=1.0, reduction="none")
-        for pair in zip(x.split(64), y.split(64), strict=True)
-    ]
-    return {
-        "L1": float((x - y).abs().mean()),
-        "PSNR": float(noise.clamp(max=100).mean()),  # equal pictures would be infinitely good
-        "SSIM": float(torch.cat(parts).mean()),  # type: ignore[arg-type]
-    }
+    found: dict[str, list[Any]] = {"L1": [], "PSNR": [], "SSIM": []}
+    for i in range(0, len(fakes), 64):
+        x, y = (torch.tensor(side[i : i + 64]).float() / 255 for side in (fakes, wanted))
+        noise = peak_signal_noise_ratio(x, y, data_range=1.0, reduction="none", dim=(1, 2, 3))
+        found["L1"].append((x - y).abs().mean((1, 2, 3)))
+        found["PSNR"].append(noise.clamp(max=100))  # equal pictures would be infinitely good
+        found["SSIM"].append(
+            structural_similarity_index_measure(x, y, data_range=1.0, reduction="none")
+        )
+    return {name: float(torch.cat(parts).mean()) for name, parts in found.items()}
 
 
 def scorer(
@@ -66,7 +66,7 @@ def scorer(
         kid = values.pop("score (lite0)")
         if not data.test_paired:
             return {"score": kid, **values}
-        pairs = against_pairs(fakes, wanted[: len(fakes)])
+        pairs = against_pairs(fakes, wanted[features.spaced(len(wanted), len(fakes))])
         return {"score": pairs["L1"], **pairs, "KID (lite0), both sizes": kid, **values}
 
     return score
@@ -76,6 +76,8 @@ def evaluate(
     nets: Any, config: knobs.Config, source: str, device: "torch.device", page: Path
 ) -> None:
     """Print the scores of a run's test pictures, beside those of doing nothing; then the page."""
+    import torch
+
     from gan import feed, report, sample
 
     data = runs.open_data(config)
@@ -85,8 +87,13 @@ def evaluate(
         raise Refused(
             "evaluate: fewer than 8 test pictures; add some in test/, or in testA/ and testB/"
         )
-    z = feed.to_real(given[:], device)
-    drawn = sample.draw_uint8(nets.G.to(device), z, config.batch_size, device)
+    G = nets.G.to(device)
+    drawn = torch.cat(
+        [
+            sample.draw_uint8(G, feed.to_real(given[i : i + 64], device), config.batch_size, device)
+            for i in range(0, len(given), 64)
+        ]
+    )
     rows = {"drawn": rate(drawn.numpy())}
     if given.shape[1] == wanted.shape[1]:
         rows["unchanged"] = rate(given[:])
@@ -153,6 +160,9 @@ def translate(flags: dict[str, Any], device: "torch.device") -> None:
             continue
         if not config.resize and picture.width * picture.height > LARGEST:
             failed.append(f"{name}: larger than {LARGEST:,} pixels; give --resize")
+            continue
+        if not config.resize and min(picture.size) < SMALLEST:
+            failed.append(f"{name}: less than {SMALLEST} pixels on a side; give --resize")
             continue
         path = folder / _out_name(name, taken)
         sample.save_picture(

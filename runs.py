@@ -97,7 +97,7 @@ def holds_work(config: knobs.Config) -> bool:
     return any(file.suffix in (".pth", ".png") for file in earlier_run(config))
 
 
-def check_branch(path: Path, config: knobs.Config) -> None:
+def check_branch(path: Path, step: int, config: knobs.Config) -> None:
     """Refuse to go on from `path` in the folder of another run; tell what going back gives up."""
     from gan import checkpoint
 
@@ -106,8 +106,9 @@ def check_branch(path: Path, config: knobs.Config) -> None:
         if holds_work(config):
             raise Refused(f"--resume={path}: {folder} holds another run; give another --name=...")
         return
-    later = [state for state in checkpoint.states(folder) if state.name > path.name]
-    if path.name.startswith("state_") and later:
+    here = f"state_{step:08}.pth"
+    later = [state for state in checkpoint.states(folder) if state.name > here]
+    if later:
         print(f"resume: going back; the first save will delete {', '.join(p.name for p in later)}")
 
 
@@ -132,7 +133,13 @@ def layered(file: dict[str, Any], flags: dict[str, Any]) -> knobs.Config:
             able = [row for row in FAMILIES if other in FAMILIES[row].knobs]
             raise Refused(f"{knobs.flag(other)}: {name} has no use for it; {', '.join(able)} do")
     file = {k: v for k, v in file.items() if k not in ONLY_SOME or k in family.knobs}
-    return knobs.resolve(family.defaults, file, flags)
+    config = knobs.resolve(family.defaults, file, flags)
+    for beta in ("beta1", "beta2"):
+        if beta in flags and config.optimizer == "rmsprop":
+            raise Refused(f"--{beta}: rmsprop has no use for it; --optimizer=adam does")
+    if flags.get("identity") and config.channels_a != config.channels_b:
+        raise Refused("--identity: A and B have to have as many channels; leave it out")
+    return config
 
 
 def given_weights(config: knobs.Config) -> "Callable[[Nets], None]":
@@ -184,6 +191,14 @@ def trained(flags: dict[str, Any], ranks: bool) -> tuple["Nets", knobs.Config, s
         return nets, knobs.resolve(own, flags), str(path)
     where = f"of run {flags['name']} in {top}" if "name" in flags else f"in {top}"
     raise Refused(f"no checkpoint {where}; train first, or give --netg-path and --netd-path")
+
+
+def trained_on(source: str) -> str | None:
+    """The digest of the images that the state `source` was trained on, if it is one."""
+    from gan import checkpoint
+
+    state = checkpoint.load(Path(source))
+    return state.get("data") if isinstance(state.get("data"), str) else None
 
 
 def one_way(nets: "Nets", config: knobs.Config, asked: str) -> tuple["nn.Module", bool]:

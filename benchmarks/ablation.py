@@ -107,6 +107,9 @@ def run(arm: str, which: str, seed: str, images: str, anime: Path) -> None:
             raise
     state = checkpoint.states(folder)[0]
     steps = checkpoint.load(state)
+    shown = steps["step"] * steps["config"]["batch_size"]
+    if not 0 <= shown - int(images) < steps["config"]["batch_size"]:
+        sys.exit(f"{name}: its run is at {shown:,} images; short budgets come before long ones")
     found = score(state, which, anime, ROOT / WORK / "grids" / f"{name}.png")
     line = {"name": name, "arm": arm, "set": which, "seed": int(seed), "images": int(images)}
     log = [

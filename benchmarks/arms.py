@@ -23,7 +23,10 @@ from models import FAMILIES, Family, ModernD, ModernG, Nets, modern_nets, pyrami
 
 
 def relativistic(gamma: float = 10.0, lazy: int = 4) -> tuple[losses.Loss, losses.Loss]:
-    """RpGAN with R1 + R2 (Huang et al. 2024, arXiv:2501.05441), the penalty on every 4th step."""
+    """RpGAN with R1 + R2 (Huang et al. 2024, arXiv:2501.05441), the penalty on every 4th step.
+
+    `gamma` there, so that over all steps it is half of that: 5 by the paper's equation 4.
+    """
     real_scores: list[Tensor] = []
 
     def d_loss(nets: Any, batch: Batch, config: Any) -> tuple[Tensor, Logs]:

@@ -41,8 +41,21 @@ def write_beside(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def save(path: Path, payload: dict[str, Any]) -> None:
-    """Write `payload` (tensors, numbers, strings and containers of them) to `path`, atomically."""
-    write_beside(path, lambda part: torch.save(payload, part))
+    """Write `payload` (tensors, numbers, strings and containers of them) to `path`, atomically.
+
+    Raises OSError where there is no room or no right to.
+    """
+
+    def write(part: Path) -> None:
+        try:
+            with open(part, "wb") as file:
+                torch.save(payload, file)
+        except RuntimeError as error:  # torch's words for a write that failed
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+    write_beside(path, write)
 
 
 def load(path: Path) -> Any:

@@ -200,7 +200,8 @@ def _find_idx(path: Path, parts: list[idx.Part]) -> Source:
         names += [f"{part.images.name} {index:06}" for index in range(part.count)]
         labels += [str(label) for label in idx.read(part.labels, 1)] if part.labels else []
     files = {part.images.name: part.images for part in parts}
-    stamp = "\n".join(f"{name} {_stamp(file)}" for name, file in files.items())
+    read = [file for part in parts for file in (part.images, part.labels) if file]
+    stamp = "\n".join(f"{file.name} {_stamp(file)}" for file in read)
     opener = functools.partial(_open_idx, files)
     known = labels if len(labels) == len(names) else None
     return Source(path.resolve().stem, names, stamp, opener, 0, known)

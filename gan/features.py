@@ -54,6 +54,11 @@ class Subset:
         return self.array[self.indices[key]]
 
 
+def spaced(count: int, most: int) -> NDArray[np.int64]:
+    """At most `most` of 0 to count - 1, evenly spaced: files in order are of one kind in a row."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
+
+
 def resized(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Float [n, C, H, W] at another size, antialiased bilinear; untouched where nothing changes."""
     if x.shape[-2:] == size:
@@ -211,7 +216,7 @@ class Reference:
             try:
                 with np.load(path, allow_pickle=False) as archive:
                     self.kept = {key: archive[key] for key in archive.files}
-            except (OSError, ValueError, zipfile.BadZipFile):
+            except (OSError, EOFError, ValueError, zipfile.BadZipFile):
                 self.kept = {}  # a damaged cache is no loss: it is computed again
 
     def features(

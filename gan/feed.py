@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from gan import sample
 from gan.data import Images
+from gan.features import spaced
 from gan.losses import Batch
 from gan.pairs import Sides
 
@@ -28,7 +29,10 @@ class Feed(Protocol):
     """Data as the loop sees it."""
 
     def inputs(self, first: int, count: int) -> Tensor:
-        """What G is fed to be looked at: the same at every step."""
+        """What G is fed to be measured: the same at every step, and as the data are."""
+
+    def to_score(self, count: int) -> Tensor:
+        """`count` inputs, or as many as there are, whose pictures are scored."""
 
     def batch(self, step: int) -> Batch:
         """What step `step` is played with."""
@@ -54,7 +58,7 @@ def step_seed(seed: int, step: int, rank: int = 0) -> int:
 
 def to_real(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
     """uint8 -> [-1, 1] on the device."""
-    return torch.tensor(pixels).to(device, non_blocking=True).float().div_(127.5).sub_(1)
+    return torch.tensor(pixels).to(device).float().div_(127.5).sub_(1)
 
 
 class FromNoise:
@@ -62,10 +66,12 @@ class FromNoise:
 
     def __init__(self, config: Any, data: Images, device: torch.device) -> None:
         self.config, self.data, self.device = config, data, device
-        self.source = sample.Source.of(config)
+        self.shown = sample.Source.of(config)
+        labels = data.labels[data.train] if config.labels and data.labels is not None else None
+        self.inputs = sample.Source.of(config, among=labels)
 
-    def inputs(self, first: int, count: int) -> Tensor:
-        return self.source(first, count)
+    def to_score(self, count: int) -> Tensor:
+        return self.inputs(0, count)
 
     def batch(self, step: int) -> Batch:
         """Reals in [-1, 1], half of them mirrored, and noise for as many fakes."""
@@ -90,15 +96,16 @@ class FromNoise:
     def preview(self, G: nn.Module) -> Tensor:
         """Candidates 0 to 63 of `generate`; of a conditional run a row of eight for each class."""
         config, count = self.config, len(self.config.labels)
-        z = self.inputs(0, 8 * count if count else PREVIEWS)
+        z = self.shown(0, 8 * count if count else PREVIEWS)
         if count:
             z = z.view(8, count, -1).transpose(0, 1).flatten(0, 1)
         return sample.grid(sample.draw_uint8(G, z, config.batch_size, self.device))
 
     def unseen(self) -> tuple[Tensor, ...] | None:
-        places = self.data.held_out[: self.config.batch_size]
-        if not len(places):
+        held_out = self.data.held_out
+        if not len(held_out):
             return None
+        places = held_out[spaced(len(held_out), self.config.batch_size)]
         return (to_real(self.data.array[places], self.device), *self._classes(places))
 
 
@@ -115,6 +122,10 @@ class FromPictures:
     def inputs(self, first: int, count: int) -> Tensor:
         """Test pictures `first` to `first + count - 1`, as far as there are any: [n, C, H, W]."""
         return to_real(self.tests[0][first : first + count], torch.device("cpu"))
+
+    def to_score(self, count: int) -> Tensor:
+        given = self.tests[0]
+        return to_real(given[spaced(len(given), count)], torch.device("cpu"))
 
     def batch(self, step: int) -> Batch:
         """The pictures of a step; both sides of a pair are cut and mirrored alike."""
@@ -133,7 +144,7 @@ class FromPictures:
 
         In rows: given, drawn, wanted; of a cycle given, drawn, drawn back.
         """
-        places = sample.spaced(min(map(len, self.tests)), count)
+        places = spaced(min(map(len, self.tests)), count)
         given = to_real(self.tests[0][places], torch.device("cpu"))
         drawn = sample.draw_uint8(G, given, self.config.batch_size, self.device)
         third = torch.from_numpy(self.tests[1][places].copy())

@@ -125,7 +125,7 @@ class Run:
         for event in events:
             self.report.event(state.step, event)
         self.window = (self.began, state.step)
-        self.scored_at = (self.fraction(), state.images)
+        self.scored_at = self.fraction()
         self.scoring = 0.0  # seconds of this session
 
     def fraction(self) -> float:
@@ -196,7 +196,9 @@ class Run:
         """Go back to the best state, or the newest, and on from there at half the rates."""
         state = self.state
         best = self.folders.checkpoints / checkpoint.BEST
-        paths = [best] if best.exists() else checkpoint.states(self.folders.checkpoints)[:1]
+        # after a kill the best on disk may be of a step that is still to be done again
+        paths = [best] if best.exists() and checkpoint.load(best)["step"] <= state.step else []
+        paths = paths or checkpoint.states(self.folders.checkpoints)[:1]
         if not state.config.rescue or not paths or state.rescues == MAX_RESCUES:
             if alarm.kind != "nan":
                 return  # a line is all that can be done
@@ -253,24 +255,24 @@ class Run:
         state, config = self.state, self.state.config
         began = time.monotonic()
         G = state.sampler(self.feed.inputs)
-        z = self.feed.inputs(0, EVAL_FAKES)
+        z = self.feed.to_score(EVAL_FAKES)
         scores = self.score(sample.draw_uint8(G, z, config.batch_size, state.device).numpy())
         if state.best is None or scores["score"] < state.best:
             state.best = scores["score"]
             checkpoint.save(self.folders.checkpoints / checkpoint.BEST, self.payload(G))
         self.report.scores(state.step, state.images, state.seconds, scores)
-        self.scored_at = (self.fraction(), state.images)
+        self.scored_at = self.fraction()
         self.scoring += time.monotonic() - began
         self.aside(began)
 
     def evaluate_due(self) -> bool:
         if self.score is None:
             return False
-        fraction, images = self.scored_at
-        if self.state.config.eval_every:
-            return self.state.images - images >= self.state.config.eval_every
+        config, images = self.state.config, self.state.images
+        if config.eval_every:  # whatever was scored before: a resumed run scores where it would
+            return images % config.eval_every < config.batch_size
         spent = self.scoring / (time.monotonic() - self.began)
-        return self.fraction() - fraction >= EVAL_SHARE and spent < EVAL_SHARE
+        return self.fraction() - self.scored_at >= EVAL_SHARE and spent < EVAL_SHARE
 
     def play(self, family: Any) -> Outcome:
         """Train until the budget is spent or a signal comes; then save."""

@@ -270,7 +270,7 @@ def cycle(own: Game) -> tuple[Loss, Loss]:
         round_trip = F.l1_loss(nets.G.back(there), a) + F.l1_loss(nets.G(back), b)
         loss = wins + config.cycle * round_trip
         logs = {"loss_g": wins.detach(), "cycle": round_trip.detach()}
-        if config.identity:
+        if config.identity and a.shape == b.shape:  # one cannot be taken for the other else
             same = F.l1_loss(nets.G(b), b) + F.l1_loss(nets.G.back(a), a)
             loss = loss + config.cycle * config.identity * same
             logs["identity"] = same.detach()

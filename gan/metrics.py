@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gan.errors import Refused
-from gan.features import Features, Images, Reference, Subset, batches, extract, resized
+from gan.features import Features, Images, Reference, Subset, batches, extract, resized, spaced
 
 SCALES = {1: "", 2: ", half size"}  # a score is taken of the pictures at 1/scale of their size
 SECOND_OPINION = "random"
@@ -150,13 +150,14 @@ def laplacian_pyramid(images: Images) -> list[Tensor]:
 def swd(fake: Images, real: Images, limit: int = 512, patches: int = 64) -> dict[str, float]:
     """Sliced Wasserstein distance of Laplacian patches by level, e.g. {"96": 3.1, "48": 2.2}.
 
-    Karras et al. 2018, section 5 (values x 1e3, >= 0), on the first `limit` images of each. Both
-    sides are divided by the reals' deviation, where the paper takes each side's own: that hides
-    a change of contrast, and with it most of a blur.
+    Karras et al. 2018, section 5 (values x 1e3, >= 0), on `limit` evenly spread images of each.
+    Both sides are divided by the reals' deviation, where the paper takes each side's own: that
+    hides a change of contrast, and with it most of a blur.
     """
     n = min(len(fake), len(real), limit)
+    levels = [laplacian_pyramid(side[spaced(len(side), n)]) for side in (fake, real)]
     found = {}
-    for a, b in zip(laplacian_pyramid(fake[:n]), laplacian_pyramid(real[:n]), strict=True):
+    for a, b in zip(*levels, strict=True):
         x, y = (_descriptors(side, patches, np.random.RandomState(0)) for side in (a, b))
         mean, deviation = y.mean((0, 2), keepdim=True), y.std((0, 2), keepdim=True) + 1e-3
         x, y = (((side - mean) / deviation).flatten(1) for side in (x, y))
@@ -309,7 +310,7 @@ def evaluate(
         )
     known = reference or Reference()
     count = min(len(fake), len(train))
-    spread = Subset(train, np.linspace(0, len(train) - 1, count).round().astype(np.int64))
+    spread = Subset(train, spaced(len(train), count))
     scores: Scores = {}
     floor: Scores = {}
     for net, measure in {SECOND_OPINION: _quality, name: _all_scores}.items():

@@ -42,7 +42,7 @@ def in_order(images: Tensor, vectors: Tensor) -> Tensor:
 def known(real: features.Images, cache: Path | None = None) -> NDArray[np.floating]:
     """lite0 features of up to 1,000 of the pictures, kept in `cache`: [m, d]."""
     return features.Reference(cache).features(
-        features.Subset(real, sample.spaced(len(real), LIMIT)), "lite0"
+        features.Subset(real, features.spaced(len(real), LIMIT)), "lite0"
     )
 
 
@@ -73,16 +73,24 @@ def spread_out(points: Tensor, count: int) -> Tensor:
     return torch.tensor(chosen)
 
 
+def newness(images: features.Images, train: features.Images) -> NDArray[np.float32]:
+    """How far each picture is from the training images [n]: below 0 it is nearly one of them.
+
+    0 is where 1 % of training images lie, which a sample of them and all others tell.
+    """
+    asked = features.spaced(len(train), min(LIMIT, max(1, len(train) // 4)))
+    others = np.setdiff1d(np.arange(len(train)), asked)
+    usual = metrics.nearest(features.Subset(train, asked), features.Subset(train, others))[0]
+    return metrics.nearest(images, train)[0] - np.quantile(usual, 0.01).astype(np.float32)
+
+
 def apart(best: sample.Ranked, count: int, train: features.Images) -> sample.Ranked:
     """`count` of the faces, best first, that are copies neither of each other nor of `train`.
 
-    Out go those nearer to a training image than 99 % of training images are to another one; of the
-    rest, in lite0 features, those that are farthest from each other.
+    Of those that are new, in lite0 features, the ones that are farthest from each other.
     """
-    some = features.Subset(train, sample.spaced(len(train), 2 * LIMIT))
-    usual = metrics.nearest(some[::2], some[1::2])[0]
-    distance = metrics.nearest(best.images.numpy(), train)[0]
-    new = np.flatnonzero(distance >= np.quantile(usual, 0.01))
+    distance = newness(best.images.numpy(), train)
+    new = np.flatnonzero(distance >= 0)
     new = new if len(new) >= count else np.argsort(-distance, kind="stable")[:count]
     seen = features.extract(best.images.numpy()[np.sort(new)], "lite0")
     places = torch.from_numpy(np.sort(new))[spread_out(torch.from_numpy(seen), count)]

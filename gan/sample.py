@@ -43,19 +43,34 @@ class Source:
     kind: str = "normal"
     classes: int = 0
     label: int | None = None  # of all; None: face i is of class i % classes
+    counts: tuple[int, ...] = ()  # images of each class: classes as often as the data have them
 
     @classmethod
-    def of(cls, config: Any, label: int | None = None) -> "Source":
-        return cls(config.seed, config.nz, config.noise, len(config.labels), label)
+    def of(
+        cls, config: Any, label: int | None = None, among: NDArray[np.int64] | None = None
+    ) -> "Source":
+        """By a run's knobs; `among` are labels [N] to draw classes in proportion to."""
+        classes = len(config.labels)
+        counts = () if among is None else tuple(np.bincount(among, minlength=classes).tolist())
+        return cls(config.seed, config.nz, config.noise, classes, label, counts)
 
     def __call__(self, first: int, count: int) -> Tensor:
         """Faces `first` to `first + count - 1`: [count, nz + classes]."""
         z = noise(self.seed, first, count, self.nz, self.kind)
         if not self.classes:
             return z
-        index = torch.arange(first, first + count) % self.classes
-        label = index if self.label is None else torch.full_like(index, self.label)
+        index = torch.arange(first, first + count)
+        label = self._classes(index) if self.label is None else torch.full_like(index, self.label)
         return torch.cat([z, one_hot(label, self.classes)], 1)
+
+    def _classes(self, index: Tensor) -> Tensor:
+        """The class of each face [n]: in turn, or by multiples of the golden ratio, whose
+        fractions fill 0..1 evenly however many are taken."""
+        if not self.counts:
+            return index % self.classes
+        bounds = torch.tensor(self.counts, dtype=torch.float64).cumsum(0)
+        place = index.double() * ((5**0.5 - 1) / 2) % 1 * bounds[-1]
+        return torch.searchsorted(bounds, place, right=True).clamp(max=self.classes - 1)
 
     def condition(self, vectors: Tensor) -> tuple[Tensor, ...]:
         """What D wants beside the pictures of these vectors: their classes, if there are any."""
@@ -71,11 +86,6 @@ def reestimate_bn(G: nn.Module, inputs: Inputs, batch_size: int, device: torch.d
     """Give an averaged G the batch norm statistics of its own weights, in place."""
     batches = (inputs(first, batch_size) for first in range(0, BN_IMAGES, batch_size))
     update_bn([z.to(device) for z in batches if len(z)], G)
-
-
-def spaced(count: int, most: int) -> NDArray[np.int64]:
-    """At most `most` of 0 to count - 1, evenly spaced."""
-    return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
 
 
 def to_uint8(images: Tensor) -> Tensor:

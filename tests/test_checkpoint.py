@@ -1,5 +1,6 @@
 """Files that are whole, damaged, foreign; the newest one; the ones that go."""
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,17 @@ def test_prune_keeps_the_current_one_and_the_one_before_it(tmp_path: Path) -> No
         "state_00000003.pth",
         "state_00000002.pth",
     ]
+
+
+def test_a_full_disk_is_an_os_error_and_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    checkpoint.save(path, {"step": 1})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            checkpoint.save(path, {"w": torch.ones(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert checkpoint.load(path) == {"step": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["x.pth"]

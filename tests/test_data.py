@@ -204,8 +204,11 @@ def test_the_cache_is_reused_and_follows_the_folder(
     (folder / "3.png").unlink()
     assert len(opened(folder, tmp_path / "cache")) == 3
     # a cache cut short by a full disk is made again
-    with open(touched.folder / "images.u8", "rb+") as file:
+    (folder / "0.png").unlink()
+    cut = opened(folder, tmp_path / "cache")
+    with open(cut.folder / "images.u8", "rb+") as file:
         file.truncate(100)
+    assert opened(folder, tmp_path / "cache").digest == cut.digest
     assert not list((tmp_path / "cache").glob("*.part"))
 
 

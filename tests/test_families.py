@@ -13,6 +13,7 @@ from config import Config
 from gan import checkpoint, loop, pairs, sample
 from gan.data import Images
 from gan.feed import FEEDS
+from gan.losses import Batch
 from models import FAMILIES, ONLY_SOME, restore
 
 CPU = torch.device("cpu")
@@ -94,3 +95,15 @@ def test_8_steps_of_pictures_are_3_and_5(
             assert torch.equal(value, parts[player][key]), key
     if name == "cyclegan":
         assert int(whole["D"]["pool_there.filled"]) == 5
+
+
+def test_a_cycle_between_grey_and_colour(tiny: Callable[..., Config]) -> None:
+    """Where B cannot be taken for A there is no loss of identity."""
+    family = FAMILIES["cyclegan"]
+    small = {"ngf": 4, "ndf": 4, "img_size": 28, "batch_size": 2}
+    config = tiny(**{**family.defaults, **small}, family="cyclegan", channels_a=1)
+    nets = family.build(config)
+    batch = Batch(torch.rand(2, 3, 28, 28), torch.rand(2, 1, 28, 28))
+    loss, logs = family.g_loss(nets, batch, config)
+    assert torch.isfinite(loss)
+    assert "identity" not in logs

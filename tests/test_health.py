@@ -288,3 +288,31 @@ def test_the_best_state_is_the_one_that_scored_best(
     assert (best["step"], best["best"]) == (10, 0.2)
     scores = [line["score"] for line in log_of(tmp_path) if line.get("event") == "score"]
     assert scores == [0.5, 0.2, 0.4, 0.3]
+
+
+def test_no_rescue_into_the_future(tiny: Tiny, images: Images, tmp_path: Path) -> None:
+    """After a kill the best state on disk is of a step that is still to be done again."""
+    config = tiny(max_epoch=0, max_images=600, eval_every=100, log_every=2)
+    done = run(config, images, tmp_path, DCGAN, score=score)
+    best = tmp_path / "c" / checkpoint.BEST
+    checkpoint.save(best, {**checkpoint.load(done.state), "step": 99})
+    again = {**checkpoint.load(done.state), "step": 10, "best": -1.0}
+    checkpoint.save(tmp_path / "c" / "state_00000010.pth", again)
+    run(config, images, tmp_path, Poisoned({1}), saved=again, score=score)
+    events = [line for line in log_of(tmp_path) if line.get("event") == "rescue"]
+    assert [Path(e["state"]).name for e in events] == ["state_00000030.pth"]
+
+
+def test_a_resumed_run_scores_where_it_would_have(
+    tiny: Tiny, images: Images, tmp_path: Path
+) -> None:
+    scored = []
+    for folder, budgets in (("whole", (600,)), ("parts", (140, 600))):
+        saved = None
+        for budget in budgets:
+            config = tiny(max_epoch=0, max_images=budget, eval_every=100)
+            done = run(config, images, tmp_path / folder, saved=saved, score=score)
+            saved = checkpoint.load(done.state)
+        lines = [line for line in log_of(tmp_path / folder) if line.get("event") == "score"]
+        scored.append([line["images"] for line in lines])
+    assert scored == [[100, 200, 300, 400, 500, 600], [100, 140, 200, 300, 400, 500, 600]]

@@ -1,6 +1,7 @@
 """IDX files, plain and zipped, whole and damaged; labels from them and from folders."""
 
 import gzip
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -100,3 +101,13 @@ def test_a_cut_gzip_and_too_few_labels_are_refused(folder: Path, tmp_path: Path)
     labels.write_bytes(whole)
     idx.read.cache_clear()
     assert idx.find(folder)
+
+
+def test_other_labels_are_seen(folder: Path, tmp_path: Path) -> None:
+    first = data.open_images(str(folder), 28, 1, tmp_path / "cache")
+    (labels,) = folder.glob("train-labels*")
+    labels.write_bytes(packed(LABELS + 1))
+    os.utime(labels, ns=(1, 1))
+    idx.read.cache_clear()
+    again = data.open_images(str(folder), 28, 1, tmp_path / "cache")
+    assert again.classes == tuple(str(int(name) + 1) for name in first.classes)

@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "gan.export": {"gan.checkpoint", "gan.errors"},
     "gan.ranking": {"gan.features", "gan.metrics", "gan.sample"},
     "gan.state": {"gan.budget", "gan.health", "gan.report", "gan.sample"},
-    "gan.feed": {"gan.data", "gan.losses", "gan.pairs", "gan.sample"},
+    "gan.feed": {"gan.data", "gan.features", "gan.losses", "gan.pairs", "gan.sample"},
     "gan.loop": {
         "gan.budget",
         "gan.feed",
@@ -57,6 +57,16 @@ MAY_IMPORT = {
         "gan.sample",
         "runs",
     },
+    "faces": {
+        "config",
+        "gan.data",
+        "gan.errors",
+        "gan.features",
+        "gan.machine",
+        "gan.ranking",
+        "gan.sample",
+        "runs",
+    },
     "grid": {"config", "gan.errors"},
     "usage": {"config", "models"},
     "cells": {
@@ -72,6 +82,7 @@ MAY_IMPORT = {
     "main": {
         "cells",
         "config",
+        "faces",
         "grid",
         "pictures",
         "runs",
@@ -84,7 +95,6 @@ MAY_IMPORT = {
         "gan.loop",
         "gan.machine",
         "gan.metrics",
-        "gan.ranking",
         "gan.report",
         "gan.sample",
         "models",

@@ -65,7 +65,7 @@ def test_train_and_generate_from_end_to_end(cli: Cli, faces: Path, tmp_path: Pat
     # any face again, from its seed and index alone
     face = about["faces"][4]
     again = cli(
-        "generate", f"--gen-index={face['index']}", f"--seed={face['seed']}", "--gen-num=1",
+        "generate", f"--gen-index={face['index']}", f"--seed={face['seed']}",
         "--gen-dir=again", "--gen-img=again.png",
     )  # fmt: skip
     assert again.returncode == 0, again.stderr
@@ -135,9 +135,13 @@ def test_train_and_generate_from_end_to_end(cli: Cli, faces: Path, tmp_path: Pat
         ("generate --gen-index=1,b", "--gen-index=1,b"),
         ("generate --gen-index=99999999999999999999", "--gen-index=99999999999999999999"),
         ("generate --netd-path=x.pth", "--netg-path"),
+        ("generate --gen-index=1 --gen-num=2", "--gen-num: --gen-index names the faces"),
+        ("train --family=wgan --beta1=0.5", "--beta1: rmsprop has no use for it"),
+        ("train --family=cyclegan --channels-a=1 --identity=0.5", "--identity: A and B have"),
         ("evaluate", "no checkpoint"),
         ("evaluate --report=page.pdf", "--report=page.pdf"),
         ("evaluate --fake-path=FACES --name=x", "--name: --fake-path is scored"),
+        ("evaluate --fake-path=FACES --seed=1", "--seed: --fake-path is scored"),
         ("evaluate --features=vgg", "--features=vgg: wants lite0 or inception or random"),
         ("evaluate --fake-path=nowhere --data-path=FACES", "--fake-path=nowhere: no such folder"),
         pytest.param(
@@ -337,3 +341,17 @@ def test_a_knob_a_family_has_no_use_for_is_refused(inside: Inside) -> None:
     ):
         with pytest.raises(Refused, match=f"{word.split('=')[0]}: {family} has no use for it"):
             inside("train", f"--family={family}", word)
+
+
+def test_evaluate_says_when_the_images_are_others(
+    inside: Inside, faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "in"
+    shutil.copytree(faces, folder)
+    small = ["--img-size=28", "--ngf=4", "--ndf=4", "--gpu=False"]
+    inside("train", f"--data-path={folder}", *small, "--max-images=32", "--held-out=0.2")
+    inside("evaluate", "--features=random", "--gen-num=40")
+    assert "not those that" not in capsys.readouterr().err
+    (folder / "000.png").unlink()
+    inside("evaluate", "--features=random", "--gen-num=40")
+    assert "not those that" in capsys.readouterr().err

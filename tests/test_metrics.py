@@ -419,3 +419,18 @@ def test_a_memory_map_is_read_in_place(tmp_path: Path) -> None:
         part = features.Subset(np.load(tmp_path / "x.npy", mmap_mode="r"), np.array([8, 1, 4, 5]))
         found = features.extract(part, "random")
     assert np.allclose(found, features.extract(images, "random")[[8, 1, 4, 5]], atol=1e-4)
+
+
+def test_a_damaged_cache_of_features_is_made_again(tmp_path: Path) -> None:
+    path = tmp_path / "features.npz"
+    for content in (b"", b"PK", b"no archive"):
+        path.write_bytes(content)
+        assert features.Reference(path).kept == {}
+
+
+def test_swd_looks_at_pictures_of_every_kind_though_files_are_sorted() -> None:
+    dark, bright = random_images(300) // 4, 255 - random_images(300, seed=1) // 4
+    mixed = np.stack([dark, bright], 1).reshape(600, *dark.shape[1:])
+    (sorted_one,) = metrics.swd(mixed, np.concatenate([dark, bright]), limit=100).values()
+    (first_half,) = metrics.swd(mixed, dark, limit=100).values()
+    assert sorted_one < 0.2 * first_half

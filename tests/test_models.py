@@ -239,3 +239,7 @@ def test_a_file_that_is_no_state_is_refused(tmp_path: Path) -> None:
     torch.save(NetG(img_size=28, ngf=2).state_dict(), path)
     with pytest.raises(Refused, match="not a training state"):
         restore(path)
+
+
+def test_one_channel_is_wide_enough() -> None:
+    assert ModernG(nz=2, ngf=1, img_size=28)(torch.zeros(2, 2)).shape == (2, 3, 28, 28)

@@ -57,3 +57,13 @@ def test_apart_has_no_copies_of_each_other_or_of_training_images() -> None:
     assert max(places) < 60, "no copy of a training image"
     assert len({place % 30 for place in places}) == 25, "none twice"
     assert chosen.scores.tolist() == sorted(chosen.scores.tolist(), reverse=True)
+
+
+def test_new_faces_are_new_however_many_were_trained_on() -> None:
+    """Of fresh pictures about 1 % are as near to a training image as 1 % of these are."""
+    random = np.random.RandomState(0)
+    codes = random.randn(6_500, 8) @ random.randn(8, 3 * 16 * 16)
+    faces = (128 + 15 * codes).clip(0, 255).astype(np.uint8).reshape(-1, 3, 16, 16)
+    fresh, train = faces[:500], faces[500:]
+    assert np.mean(ranking.newness(fresh, train) < 0) < 0.03
+    assert (ranking.newness(train[7:9], train) < 0).all()

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from config import Config
 from gan import ranking, sample
 
 CPU = torch.device("cpu")
@@ -113,3 +115,13 @@ def test_a_conditional_source_goes_through_the_classes_or_stays_in_one() -> None
     one = sample.Source(0, 4, classes=3, label=1)
     assert one(0, 4)[:, 4:].tolist() == [[0, 1, 0]] * 4
     assert sample.Source(0, 4).condition(vectors) == ()
+
+
+def test_classes_come_as_often_as_in_the_data() -> None:
+    labels = np.repeat([0, 1, 2], [90, 9, 1])
+    config = Config(nz=4, classes="a/b/c", conditional=True)
+    source = sample.Source.of(config, among=labels)
+    drawn = source(0, 200)[:, 4:].sum(0)
+    assert drawn.tolist() == pytest.approx([180, 18, 2], abs=1)
+    assert torch.equal(source(50, 30), source(0, 200)[50:80])
+    assert sample.Source.of(config)(0, 6)[:, 4:].argmax(1).tolist() == [0, 1, 2, 0, 1, 2]

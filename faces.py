@@ -1,0 +1,152 @@
+"""Faces from noise: which candidates are drawn, what ranks them, where the best are written."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+import config as knobs
+import runs
+from gan import data, features, machine, ranking, sample
+from gan.errors import Refused
+
+
+def generate(flags: dict[str, Any]) -> None:
+    """Draw the faces that the flags ask for, rank them and write them."""
+    knobs.resolve(flags)
+    target = flags.get("gen_img", knobs.Config.gen_img)
+    if Image.registered_extensions().get(Path(target).suffix.lower()) not in Image.SAVE:
+        raise Refused(f"--gen-img={target}: give it a suffix that can be written, such as .png")
+    numbers = indices(flags["gen_index"]) if "gen_index" in flags else []
+    for other in ("gen_num", "gen_search_num") if numbers else ():
+        if other in flags:
+            raise Refused(
+                f"{knobs.flag(other)}: --gen-index names the faces; leave one of them out"
+            )
+    bare = "netg_path" in flags or "netd_path" in flags
+    kind = flags.get("rank") or ("score" if bare else "realism")
+    nets, config, path = runs.trained(flags, ranks=kind == "score")
+    if runs.family(config).data != "images":
+        raise Refused(
+            f"generate: {path} is a {config.family}, which draws from pictures; translate"
+        )
+    device = machine.pick_device(flags.get("gpu", "auto"))  # not the one it was trained on
+    nets.G.to(device)
+    nets.D.to(device)
+    label = label_number(config)
+    source = sample.Source.of(config, label)
+    real: Any = None
+    cache: Path | None = None
+    if kind == "realism" or config.diverse:
+        real, cache = real_images(config, label, wanted="rank" in flags or config.diverse)
+    if kind == "realism" and real is None:
+        kind = "score"
+    judge = {
+        "score": lambda: ranking.by_score(nets.D, source),
+        "realism": lambda: ranking.by_realism(ranking.known(real, cache), str(device)),
+        "none": lambda: ranking.in_order,
+    }[kind]()
+
+    def vectors(first: int, count: int) -> torch.Tensor:
+        z = source(first, count)
+        z[:, : config.nz] = z[:, : config.nz] * config.gen_std + config.gen_mean
+        return z
+
+    keep = len(numbers) or config.gen_num
+    if numbers:
+        parts = sample.only(vectors, numbers, config.batch_size, device)
+    else:
+        parts = sample.candidates(vectors, config.gen_search_num, config.batch_size, device)
+    if config.diverse:
+        pool = min(4 * keep, max(keep, config.gen_search_num // 2))
+        best = ranking.apart(sample.rank(nets.G, judge, parts, pool), keep, real)
+    else:
+        best = sample.rank(nets.G, judge, parts, keep)
+    write_faces(best, config, path, kind)
+
+
+def real_images(config: knobs.Config, label: int | None, wanted: bool) -> tuple[Any, Path | None]:
+    """The run's training images (of one class), to rank with, and where their features are kept.
+
+    The images are None if they are gone, or too few.
+    """
+    try:
+        images = data.open_images(
+            config.data_path, config.img_size, config.channels, Path("data/cache"),
+            workers=config.num_workers, held_out=config.held_out,
+        )  # fmt: skip
+    except Refused as error:
+        if wanted:
+            raise
+        print(f"generate: ranked by D's score, for the run's images are gone ({error})")
+        return None, None
+    places = images.train
+    if label is not None and images.labels is not None:
+        if list(images.classes) != config.labels:
+            if wanted:
+                raise Refused(f"--label: the run has the classes {config.classes}, the data others")
+            print("generate: ranked by D's score, for the data have other classes than the run")
+            return None, None
+        places = places[images.labels[places] == label]
+    if len(places) >= 8:
+        return features.Subset(images.array, places), images.folder / "features.npz"
+    if wanted:
+        raise Refused(
+            "--rank=realism and --diverse compare with training images, and there are only "
+            f"{len(places)}; leave them out"
+        )
+    print(f"generate: ranked by D's score, for there are only {len(places)} training images")
+    return None, None
+
+
+def label_number(config: knobs.Config) -> int | None:
+    """Which class `--label` asks for, by its name or its place."""
+    if not config.label:
+        return None
+    labels = config.labels
+    if config.label in labels:
+        return labels.index(config.label)
+    if not labels:
+        raise Refused(f"--label={config.label}: this run is not conditional, it has no classes")
+    if config.label.isdecimal() and int(config.label) < len(labels):
+        return int(config.label)
+    raise Refused(f"--label={config.label}: no such class; there are {', '.join(labels)}")
+
+
+def indices(text: str) -> list[int]:
+    """The numbers in "17,4"."""
+    if not all(word.isdecimal() and int(word) < 2**48 for word in text.split(",")):
+        raise Refused(f"--gen-index={text}: whole numbers from 0 to 2^48, with commas between")
+    return [int(word) for word in text.split(",")]
+
+
+def write_faces(best: Any, config: knobs.Config, source: str, kind: str) -> None:
+    """The grid, one file a face if asked for, and the JSON that says which face is which."""
+    path = Path(config.gen_img)
+    faces = []
+    for place, (image, score, index) in enumerate(zip(*best, strict=True)):
+        face: dict[str, Any] = {"place": place, "seed": config.seed, "index": int(index)}
+        if kind != "none":
+            face[kind] = float(score.sigmoid() if kind == "score" else score)
+        if config.gen_dir:
+            file = Path(config.gen_dir) / f"{place:04}_{int(index)}.png"
+            sample.save_picture(sample.as_picture(image), file)
+            face["file"] = str(file)
+        faces.append(face)
+    sample.save_picture(sample.as_picture(sample.grid(best.images)), path)
+    listing = path.with_suffix(".json")
+    about = {
+        "checkpoint": source,
+        "ranked_by": kind,
+        "gen_mean": config.gen_mean,
+        "gen_std": config.gen_std,
+        "faces": faces,
+    }
+    listing.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    order = {"none": "as drawn", "score": "best D score first", "realism": "most real first"}[kind]
+    print(f"generate: {len(faces)} faces from {source}, {order}: {path}")
+    print(f"generate: seed, index and score of each: {listing}")
+    if config.gen_dir:
+        print(f"generate: one file a face: {config.gen_dir}")
