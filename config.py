@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,7 +147,9 @@ class Config:
     l1: float = knob(100.0, "weight of pix2pix's L1", low=0)
     cycle: float = knob(10.0, "weight of CycleGAN's way there and back", low=0)
     identity: float = knob(0.5, "of --cycle: weight of B staying as it is on the way to B", low=0)
-    pool: int = knob(50, "earlier fakes that CycleGAN's D is shown", low=0, fixed="another state")
+    pool: int = knob(
+        50, "earlier fakes that CycleGAN's D is shown", low=0, high=10**6, fixed="another state"
+    )
     spectral: bool = knob(False, "spectral norm in PatchGAN's D", fixed="other networks")
     input: str = knob("", "picture, folder or zip to translate", used=TRANSLATE)
     output: str = knob("translated", "folder for the results, by their names", used=TRANSLATE)
@@ -235,7 +238,11 @@ class Config:
     max_minutes: float = knob(0.0, "minutes of training, all sessions of the run together", low=0)
 
     # what is written when
-    save_every: int = knob(10, "epochs from one preview, weights and state to the next", low=1)
+    save_every: int = knob(
+        10,
+        "epochs from one preview, weights and state to the next (from the 21st on a minute apart)",
+        low=1,
+    )
     save_minutes: float = knob(10.0, "save at least this often, minutes", above=0)
     log_every: int = knob(20, "steps from one log line to the next", low=1)
     eval_every: int = knob(0, "images from one score to the next; 0: about 5 % of the run", low=0)
@@ -331,7 +338,7 @@ def _parse(name: str, kind: type, text: str) -> Any:
     only = FIELDS[name].metadata["only"]
     if only and text not in only:
         raise ValueError(text)
-    return text
+    return os.path.expanduser(text)  # in --x=~/y the shell leaves it
 
 
 def coerce(name: str, text: str) -> Any:
@@ -384,6 +391,8 @@ def read_flags(command: str, stray: Iterable[str], options: Mapping[str, str]) -
         if name in flags:
             raise Refused(f"{flag(given)}: given twice")
         flags[name] = str(text) if name == "config" else coerce(name, str(text))
+    if flags.get("data_path") == "":
+        raise Refused("--data-path=: empty; for the drawn avatars leave the flag out")
     if not flags.get("name", "x").replace("-", "").replace("_", "").replace(".", "").isalnum():
         raise Refused(f"--name={flags['name']}: letters, digits, '-', '_' and '.' only")
     if Path(flags.get("report") or "x.html").suffix.lower() not in (".html", ".htm"):
@@ -406,7 +415,10 @@ def read_file(path: str, given: str = "--config=") -> dict[str, Any]:
             near = difflib.get_close_matches(name, FIELDS, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise Refused(f"{given}{path}: no knob is called {name}{hint}")
-    return {name: coerce(name, str(value)) for name, value in saved.items() if name not in ORDERS}
+    try:
+        return {k: coerce(k, str(value)) for k, value in saved.items() if k not in ORDERS}
+    except Refused as error:
+        raise Refused(f"{given}{path}: {error}") from None
 
 
 def resolve(*layers: Mapping[str, Any]) -> Config:

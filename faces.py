@@ -1,5 +1,6 @@
 """Faces from noise: which candidates are drawn, what ranks them, where the best are written."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,7 @@ def generate(flags: dict[str, Any]) -> None:
     """Draw the faces that the flags ask for, rank them and write them."""
     knobs.resolve(flags)
     target = flags.get("gen_img", knobs.Config.gen_img)
-    if Image.registered_extensions().get(Path(target).suffix.lower()) not in Image.SAVE:
-        raise Refused(f"--gen-img={target}: give it a suffix that can be written, such as .png")
+    check_target(Path(target), Path(flags.get("gen_dir") or "."))
     numbers = indices(flags["gen_index"]) if "gen_index" in flags else []
     for other in ("gen_num", "gen_search_num") if numbers else ():
         if other in flags:
@@ -65,6 +65,21 @@ def generate(flags: dict[str, Any]) -> None:
     else:
         best = sample.rank(nets.G, judge, parts, keep)
     write_faces(best, config, path, kind)
+
+
+def check_target(picture: Path, folder: Path) -> None:
+    """Refuse a grid or a folder of faces that could not be written."""
+    if folder.exists() and not folder.is_dir():
+        raise Refused(f"--gen-dir={folder}: a file, not a folder to write to")
+    if picture.is_dir():
+        raise Refused(f"--gen-img={picture}: a folder; give the name of a file")
+    kind = Image.registered_extensions().get(picture.suffix.lower(), "")
+    try:
+        Image.new("RGB", (8, 8)).save(io.BytesIO(), kind)
+    except (KeyError, OSError, ValueError):
+        raise Refused(
+            f"--gen-img={picture}: give it a suffix that can be written, such as .png"
+        ) from None
 
 
 def real_images(config: knobs.Config, label: int | None, wanted: bool) -> tuple[Any, Path | None]:

@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import json
 import os
+import re
 import shlex
 import sys
 import warnings
@@ -73,6 +74,7 @@ def train(*stray: str, **options: str) -> None:
     from gan import loop, machine
 
     config, saved, events = set_up(flags)
+    runs.check_rooms(config)
     family = runs.family(config)
     machine.keep_memory()
     device, images, load = opened(config)
@@ -95,24 +97,25 @@ def train(*stray: str, **options: str) -> None:
         f"train: {config.family} {config.img_size} px on {device}, {exact}; Ctrl-C saves and stops"
     )
     try:
-        done = loop.fit(
-            family,
-            config,
-            images,
-            folders,
-            device,
-            saved=saved,
-            start=start if saved is None else None,
-            score=rate(config, images, device),
-            events=events,
-        )
+        with runs.claimed(config):
+            done = loop.fit(
+                family,
+                config,
+                images,
+                folders,
+                device,
+                saved=saved,
+                start=start if saved is None else None,
+                score=rate(config, images, device),
+                events=events,
+            )
     except (MemoryError, RuntimeError) as error:
         said = ("out of memory", "not enough memory", "can't allocate memory")
         if not isinstance(error, MemoryError) and not any(words in str(error) for words in said):
             raise
         raise Refused(
             f"--batch-size={config.batch_size}: out of memory; start a run with a smaller one, or "
-            "with a smaller --img-size"
+            "with a smaller --img-size, --ngf, --ndf or --nz"
         ) from None
     print(
         f"train: {done.images:,} images, epoch {done.epoch}, {done.seconds / 60:.1f} minutes; "
@@ -347,7 +350,7 @@ def run(words: list[str]) -> None:
     if not words or words[0] in ("--help", "-h", "help"):
         print(usage.USAGE)
         return
-    command, *rest = words
+    command, *rest = words = [re.sub("^--no-", "--no", word) for word in words]
     if command not in COMMANDS:
         near = difflib.get_close_matches(command, COMMANDS, 1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
@@ -379,10 +382,7 @@ def main() -> None:
         print(f"main.py: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print(
-            "stopped at once; a training goes on from what it saved: train --resume",
-            file=sys.stderr,
-        )
+        print("stopped at once, with nothing more saved", file=sys.stderr)
         sys.exit(130)
 
 

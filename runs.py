@@ -1,14 +1,20 @@
 """Where a run keeps its files: what to go on from, what to draw with, what is in the way."""
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 import config as knobs
 from gan.errors import Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from torch import nn
 
@@ -90,6 +96,38 @@ def earlier_run(config: knobs.Config) -> list[Path]:
     }.items():
         files += [file for p in patterns for file in room(kind, config.name).glob(p)]
     return [file for file in files if file.suffix != ".png" or file.stem.isdecimal()]
+
+
+def check_rooms(config: knobs.Config) -> None:
+    """Refuse a run whose folders cannot be, or would be among its own data."""
+    data = Path(config.data_path).expanduser().resolve() if config.data_path else None
+    for kind in ("checkpoints", "imgs", "runs"):
+        folder = room(kind, config.name)
+        for path in (folder, *folder.parents):
+            if path.exists() and not path.is_dir():
+                raise Refused(f"--name={config.name}: {path} is a file, not a folder to write to")
+        if data in (folder.resolve(), *folder.resolve().parents):
+            raise Refused(
+                f"--data-path={config.data_path}: the run would write into it ({folder}); put the "
+                "images elsewhere, or give another --name"
+            )
+
+
+@contextlib.contextmanager
+def claimed(config: knobs.Config) -> "Iterator[None]":
+    """Within it no other training of this name starts; raises Refused if one is going on."""
+    folder = room("checkpoints", config.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise Refused(
+                    f"{folder}: a training of this name is going on; wait for it, or give "
+                    "another --name=..."
+                ) from None
+        yield
 
 
 def holds_work(config: knobs.Config) -> bool:

@@ -1,6 +1,8 @@
 """How far a run is, how fast it may learn there, and what stops it before its end."""
 
+import contextlib
 import math
+import os
 import signal
 import threading
 from typing import Any
@@ -32,7 +34,10 @@ def pace(step: int, fraction: float, warm_up: int, end: float, fall: str = "cosi
 
 
 class Stop:
-    """Within it, Ctrl-C and SIGTERM only set `signal`; a second one acts as it always does."""
+    """Within it Ctrl-C, SIGTERM and a closed terminal only set `signal`, and say so.
+
+    A second one acts as it always does.
+    """
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -41,6 +46,12 @@ class Stop:
     def _note(self, number: int, frame: Any) -> None:
         self.signal = number
         self._restore()
+        if number == signal.SIGINT:  # not `print`, which may be what was interrupted
+            with contextlib.suppress(OSError):
+                os.write(2, b"\nsaving; press Ctrl-C again to stop without\n")
+        elif number != signal.SIGTERM:  # nobody reads what is written to a closed terminal
+            for stream in filter(os.isatty, (1, 2)):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
 
     def _restore(self) -> None:
         while self.before:
@@ -48,8 +59,10 @@ class Stop:
 
     def __enter__(self) -> "Stop":
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.before[number] = signal.signal(number, self._note)
+            closed = getattr(signal, "SIGHUP", signal.SIGTERM)  # Windows has none
+            for number in {signal.SIGINT, signal.SIGTERM, closed}:
+                if signal.getsignal(number) != signal.SIG_IGN or number != closed:  # nohup
+                    self.before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -4,6 +4,7 @@ Files are ordinary `torch.save` archives, so any PyTorch code can load them with
 `weights_only=True`; their zip checksums are what a damaged file is known by.
 """
 
+import math
 import os
 import warnings
 import zipfile
@@ -78,6 +79,15 @@ def load(path: Path) -> Any:
     except Exception as error:  # torch raises half a dozen types for a file it cannot read
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise Refused(f"{path}: damaged, or not a checkpoint ({reason[:100]})") from error
+
+
+def step_of(path: Path) -> float:
+    """The step of the state at `path`; infinite if there is none, or none that can be read."""
+    try:
+        step: float = load(path)["step"]
+    except (Refused, KeyError, TypeError, IndexError):
+        return math.inf
+    return step
 
 
 def states(folder: Path) -> list[Path]:

@@ -146,7 +146,11 @@ def _is_picture(name: str, suffixes: set[str]) -> bool:
 def _walk(root: Path) -> Iterator[Path]:
     """Every file below `root`, through links, each folder once."""
     seen: set[str] = set()
-    for folder, inner, files in os.walk(root, followlinks=True):
+
+    def unreadable(error: OSError) -> None:
+        print(f"data: {plain(str(error.filename))}: {error.strerror}, passed over", file=sys.stderr)
+
+    for folder, inner, files in os.walk(root, onerror=unreadable, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:
             inner.clear()
@@ -166,6 +170,9 @@ def _stamp(file: Path) -> str:
 def open_file(root: Path, name: str, size: int) -> Image.Image:
     """Open a picture below `root`; the size cannot be chosen."""
     path = root / name
+    if not path.is_file():  # a pipe would be waited for; a broken link says what it is
+        path.stat()
+        raise ValueError("no regular file")
     if path.stat().st_size > MAX_BYTES:
         raise ValueError(f"larger than {MAX_BYTES >> 20} MiB")
     return Image.open(path)

@@ -25,6 +25,7 @@ KEEP = 2  # states: the newest, and the one before it should the newest be damag
 EVAL_FAKES = 256  # drawn for a score in mid-run
 EVAL_SHARE = 0.05  # of the budget between two scores, and of the time that scoring may take
 MAX_RESCUES = 3
+FREE_SAVES = 20  # of a session; after these, saves by epochs are a minute apart at least
 GAP_EVERY = 10  # readings from one look at held-out images to the next
 
 Data = Images | Sides
@@ -114,6 +115,7 @@ class Run:
         self.started = self.began - state.seconds
         self.saved_at = self.began
         self.saved: tuple[int, Path] | None = None
+        self.saves = 0
         if self.fraction() >= 1:
             raise Refused(
                 f"--resume: the budget of this run is spent ({state.images:,} images, "
@@ -197,8 +199,8 @@ class Run:
         state = self.state
         best = self.folders.checkpoints / checkpoint.BEST
         # after a kill the best on disk may be of a step that is still to be done again
-        paths = [best] if best.exists() and checkpoint.load(best)["step"] <= state.step else []
-        paths = paths or checkpoint.states(self.folders.checkpoints)[:1]
+        states = checkpoint.states(self.folders.checkpoints)
+        paths = [best] if checkpoint.step_of(best) <= state.step else states[:1]
         if not state.config.rescue or not paths or state.rescues == MAX_RESCUES:
             if alarm.kind != "nan":
                 return  # a line is all that can be done
@@ -240,14 +242,15 @@ class Run:
         checkpoint.save(path, self.payload(G))
         checkpoint.prune(path, KEEP)
         self.saved, self.saved_at = (state.step, path), time.monotonic()
+        self.saves += 1
         self.aside(began)
 
     def save_due(self) -> bool:
-        config = self.state.config
-        return (
-            self.state.step % (config.save_every * self.steps_per_epoch) == 0
-            or time.monotonic() - self.saved_at >= 60 * config.save_minutes
-        )
+        config, since = self.state.config, time.monotonic() - self.saved_at
+        by_epochs = self.state.step % (config.save_every * self.steps_per_epoch) == 0
+        if by_epochs and (self.saves < FREE_SAVES or since >= 60):
+            return True
+        return since >= 60 * config.save_minutes
 
     def evaluate(self) -> None:
         """Score the average against held-out images; keep the state if it is the best so far."""
@@ -309,7 +312,7 @@ def keep_best(state: State, path: Path, digest: str) -> None:
         best = checkpoint.load(path)
     except Refused:
         return
-    if best["data"] == digest:
+    if best.get("data") == digest:
         state.best = min(score for score in (best["best"], state.best) if score is not None)
 
 

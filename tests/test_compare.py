@@ -62,12 +62,12 @@ def test_the_grid_is_the_product_of_all_values_and_seeds() -> None:
 
 
 def test_names_of_cells_are_names_of_runs_and_differ() -> None:
-    values = ["a/b.zip", "a-b.zip", "", "*" * 200, "_" * 200, "ü"]
+    values = ["a/b.zip", "a-b.zip", "*" * 200, "_" * 200, "ü"]
     found = grid(data_path=",".join(values), family="dcgan,modern", **dict.fromkeys(
         ("nz", "ngf", "ndf", "d_every", "g_every", "ema_images", "batch_size"), "50,1000"
     ))  # fmt: skip
     names = [cell.name for cell in found]
-    assert len(set(names)) == len(names) == 6 * 2 * 2**7
+    assert len(set(names)) == len(names) == 5 * 2 * 2**7
     for name in names:
         assert len(name) < 200
         assert knobs.read_flags("train", [], {"name": name}) == {"name": name}

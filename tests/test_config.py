@@ -8,7 +8,7 @@ import pytest
 
 import config as knobs
 import usage
-from config import Config, coerce, read_flags, resolve
+from config import Config, coerce, read_file, read_flags, resolve
 from gan.errors import Refused
 
 
@@ -151,3 +151,11 @@ def test_a_config_file_makes_the_round_trip_and_is_checked(tmp_path: Path) -> No
             knobs.read_file(str(path))
     with pytest.raises(Refused, match="No such file"):
         knobs.read_file(str(tmp_path / "none.json"))
+
+
+def test_a_tilde_is_home_and_a_bad_file_is_named(tmp_path: Path) -> None:
+    assert coerce("gen_img", "~/x.png") == str(Path.home() / "x.png")
+    path = tmp_path / "c.json"
+    path.write_text('{"seed": "abc"}')
+    with pytest.raises(Refused, match=r"^--config=.*c\.json: --seed=abc: wants a whole number"):
+        read_file(str(path))

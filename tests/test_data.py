@@ -272,3 +272,14 @@ def test_duplicates_are_drawn_as_one(
     assert len(members & drawn) > 5, "every member has its turn"
     for batch in shown:
         assert len({x.tobytes() for x in batch}) == 40
+
+
+def test_a_named_pipe_is_skipped_not_waited_for(faces: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for i in range(3):
+        shutil.copy(faces / f"{i:03}.png", folder)
+    os.mkfifo(folder / "pipe.png")
+    images = data.open_images(str(folder), 28, 3, tmp_path / "cache", workers=1)
+    assert len(images.train) == 3
+    assert "no regular file" in images.skipped["pipe.png"]

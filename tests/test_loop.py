@@ -244,16 +244,25 @@ def test_mixed_precision_is_only_in_the_nets(
         assert (loss.dtype, batch.fake(nets).dtype) == (torch.float32, torch.float32)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_while_scoring_saves_what_there_is(
-    tiny: Tiny, images: Images, tmp_path: Path
+    number: signal.Signals,
+    tiny: Tiny,
+    images: Images,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(os, "isatty", lambda stream: False)  # this terminal stays open
+    if signal.getsignal(number) == signal.SIG_IGN:  # the tests themselves run under nohup
+        monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_DFL)
+
     def score(fake: Any) -> dict[str, float]:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
         return {"score": 1.0}
 
     config = tiny(max_epoch=100, eval_every=60)
     done = loop.fit(DCGAN, config, images, folders(tmp_path), CPU, score=score)
-    assert done.signal == signal.SIGTERM
+    assert done.signal == number
     assert checkpoint.load(done.state)["step"] == 3
 
 
@@ -298,3 +307,11 @@ def test_seeds_of_steps_are_unrelated() -> None:
     seeds = {step_seed(s, i, r) for s in range(4) for i in range(500) for r in range(3)}
     assert len(seeds) == 6000
     assert all(0 <= seed < 2**64 for seed in seeds)
+
+
+def test_after_many_saves_they_are_a_minute_apart(
+    tiny: Tiny, images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "FREE_SAVES", 2)
+    loop.fit(DCGAN, tiny(max_epoch=6, save_every=1), images, folders(tmp_path), CPU)
+    assert sorted(p.name for p in (tmp_path / "imgs").iterdir()) == ["1.png", "2.png", "6.png"]

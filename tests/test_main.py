@@ -17,6 +17,8 @@ from conftest import ROOT
 from PIL import Image
 
 import main
+import runs
+from config import Config
 from gan.errors import Refused
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
@@ -120,6 +122,9 @@ def test_train_and_generate_from_end_to_end(cli: Cli, faces: Path, tmp_path: Pat
         ("train -", "a stray word"),
         ("train --img-size=12", "--img-size=12: at least 28"),
         ("train --data-path=nowhere", "--data-path=nowhere: no such"),
+        ("train --data-path=", "--data-path=: empty"),
+        ("generate --gen-img=faces.msp", "--gen-img=faces.msp"),
+        ("generate --gen-img=.", "--gen-img=.: a folder"),
         ("train --resume", "no valid state"),
         ("train --resume=none.pth", "none.pth: no such file"),
         ("train --resume --overwrite", "--overwrite: not with --resume"),
@@ -355,3 +360,28 @@ def test_evaluate_says_when_the_images_are_others(
     (folder / "000.png").unlink()
     inside("evaluate", "--features=random", "--gen-num=40")
     assert "not those that" in capsys.readouterr().err
+
+
+def test_a_run_keeps_out_of_its_own_data_and_of_files(
+    inside: Inside, faces: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(faces, tmp_path / "imgs" / "birds")
+    before = sorted(p.name for p in (tmp_path / "imgs" / "birds").iterdir())
+    for path in ("imgs/birds", "."):
+        with pytest.raises(Refused, match=f"^--data-path={path}: the run would write into it"):
+            inside("train", *TINY, f"--data-path={path}", "--name=birds", "--overwrite")
+    (tmp_path / "imgs" / "a").write_text("no folder")
+    with pytest.raises(Refused, match=r"^--name=a: imgs/a is a file"):
+        inside("train", *TINY, f"--data-path={faces}", "--name=a")
+    assert sorted(p.name for p in (tmp_path / "imgs" / "birds").iterdir()) == before
+
+
+def test_two_trainings_of_one_name_are_refused(inside: Inside, faces: Path) -> None:
+    words = ["train", *TINY, f"--data-path={faces}", "--max-images=40", "--no-flip"]
+    with (
+        runs.claimed(Config(name="twin")),
+        pytest.raises(Refused, match="a training of this name is going on"),
+    ):
+        inside(*words, "--name=twin")
+    inside(*words, "--name=twin")
+    assert json.loads(Path("checkpoints/twin/config.json").read_text())["flip"] is False

@@ -129,9 +129,10 @@ def test_from_end_to_end(
     Image.new("L", (50, 41)).save(folder / "deep" / "grey.jpg")
     Image.new("RGBA", (30, 30)).save(folder / "a.png")
     (folder / "broken.png").write_bytes(b"no picture")
+    Image.new("RGB", (4, 30)).save(folder / "thin.png")
     words = ["translate", "--name=c", "--input=in", "--output=out", "--side-by-side=page.html"]
     for direction in ("AtoB", "BtoA"):
-        with pytest.raises(Refused, match=r"broken\.png"):
+        with pytest.raises(Refused, match=r"broken\.png.*thin\.png: less than 5 pixels"):
             inside(*words, f"--direction={direction}")
         assert Image.open(tmp_path / "out" / "deep" / "grey.png").size == (50, 41)
         assert Image.open(tmp_path / "out" / "a.png").size == (30, 30)
@@ -139,6 +140,8 @@ def test_from_end_to_end(
     for command, says in (
         (["translate", "--name=c"], "--input"),
         (["translate", "--name=c", "--input=none"], "--input=none"),
+        (["translate", "--name=c", "--input=in", "--output=in"], "--output=in: it would mix"),
+        (["translate", "--name=c", "--input=in/a.png", "--output=in"], "--output=in: it would mix"),
         (["translate", "--name=c", "--input=in", "--channels-a=1"], "--channels-a=1: .* has 3"),
         (["generate", "--name=c"], "translate"),
         (["train", "--family=pix2pix", "--gpu=False", "--name=d"], "--data-path"),
