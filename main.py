@@ -367,12 +367,35 @@ def run(words: list[str]) -> None:
     fire.Fire({command: SetParseFn(str)(COMMANDS[command])}, command=words, name="main.py")
 
 
+class Outliving:
+    """A stream whose reader may leave (`| head`): what nobody reads is dropped, work goes on."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> None:
+        self._do(self.stream.write, text)
+
+    def flush(self) -> None:
+        self._do(self.stream.flush)
+
+    def _do(self, call: "Callable[..., Any]", *given: str) -> None:
+        try:
+            call(*given)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+
+
 def main() -> None:
     warnings.formatwarning = lambda message, *_: f"{message}\n"
     # before torch is imported: what an older PyTorch cannot do on Apple's GPU it does beside it
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
     for stream in (sys.stdout, sys.stderr):  # file names need not be text
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    sys.stdout, sys.stderr = Outliving(sys.stdout), Outliving(sys.stderr)
     try:
         run(sys.argv[1:])
     except Refused as error:

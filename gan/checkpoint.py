@@ -84,9 +84,10 @@ def load(path: Path) -> Any:
 def step_of(path: Path) -> float:
     """The step of the state at `path`; infinite if there is none, or none that can be read."""
     try:
-        step: float = load(path)["step"]
-    except (Refused, KeyError, TypeError, IndexError):
+        state = load(path)
+    except Refused:
         return math.inf
+    step: float = state.get("step", math.inf) if isinstance(state, dict) else math.inf
     return step
 
 

@@ -5,7 +5,6 @@ import html
 import io
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -133,11 +132,8 @@ class Report:
     def say(self, text: str) -> None:
         """A line for people, above the bar."""
         self.last_line = time.monotonic()
-        try:
-            self.bar.write(text, file=sys.stdout)
-            sys.stdout.flush()
-        except BrokenPipeError:  # the reader has gone, the run has not
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the rest of the process)
+        self.bar.write(text, file=sys.stdout)
+        sys.stdout.flush()
 
     def close(self) -> None:
         self.bar.close()

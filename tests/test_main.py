@@ -385,3 +385,15 @@ def test_two_trainings_of_one_name_are_refused(inside: Inside, faces: Path) -> N
         inside(*words, "--name=twin")
     inside(*words, "--name=twin")
     assert json.loads(Path("checkpoints/twin/config.json").read_text())["flip"] is False
+
+
+def test_a_reader_that_leaves_stops_no_training(faces: Path, tmp_path: Path) -> None:
+    words = ["train", *TINY, f"--data-path={faces}", "--max-images=60"]
+    command = [sys.executable, str(ROOT / "main.py"), *words]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        assert run.stdout is not None
+        run.stdout.close()
+        assert run.wait(120) == 0, run.stderr and run.stderr.read()
+    assert (tmp_path / "checkpoints" / "state_00000003.pth").exists()
