@@ -259,8 +259,7 @@ def drawn(
             "held out now may have been among them",
             file=sys.stderr,
         )
-    labels = images.labels[images.train] if images.labels is not None else None
-    z = sample.Source.of(config, among=labels)(0, config.gen_num)
+    z = sample.Source.of(config, among=images.train_labels)(0, config.gen_num)
     return sample.draw_uint8(nets.G.to(device), z, config.batch_size, device).numpy()
 
 

@@ -210,10 +210,8 @@ class ModernG(nn.Module):
         super().__init__()
         levels = pyramid(img_size, {})
         depth = len(levels) - 1
-        widths = [
-            max(1, ngf // 2),
-            *(width(level, ngf) for level in range(depth)),
-        ]  # from the picture down
+        # from the picture down
+        widths = [max(1, ngf // 2), *(width(level, ngf) for level in range(depth))]
         base = levels[-1][0]
         layers: list[nn.Module] = [
             nn.Linear(nz, widths[-1] * base * base, bias=False),

@@ -150,7 +150,7 @@ def translate(flags: dict[str, Any], device: "torch.device") -> None:
     G, config, source, turned = runs.generator(flags)
     if runs.family(config).data == "images":
         raise Refused(f"translate: {source} is a {config.family}, which draws from noise; generate")
-    given, out = (Path(path).expanduser().resolve() for path in (config.input, config.output))
+    given, out = (Path(path).resolve() for path in (config.input, config.output))
     if given in (out, *out.parents) or out / given.with_suffix(".png").name == given:
         raise Refused(f"--output={config.output}: it would mix with --input; give another folder")
     G.to(device).eval()

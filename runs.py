@@ -144,8 +144,8 @@ def check_branch(path: Path, step: int, config: knobs.Config) -> None:
         if holds_work(config):
             raise Refused(f"--resume={path}: {folder} holds another run; give another --name=...")
         return
-    here = f"state_{step:08}.pth"
-    later = [state for state in checkpoint.states(folder) if state.name > here]
+    here = checkpoint.state_of(folder, step)
+    later = [state for state in checkpoint.states(folder) if state > here]
     if later:
         print(f"resume: going back; the first save will delete {', '.join(p.name for p in later)}")
 

@@ -23,7 +23,7 @@ from arms import ARMS
 
 import main as toolkit
 import models
-from gan import checkpoint, data, features, metrics, sample
+from gan import checkpoint, data, features, metrics, report, sample
 
 ROOT = Path(__file__).resolve().parent.parent
 LINES = ROOT / "docs" / "ablation.jsonl"
@@ -112,9 +112,7 @@ def run(arm: str, which: str, seed: str, images: str, anime: Path) -> None:
         sys.exit(f"{name}: its run is at {shown:,} images; short budgets come before long ones")
     found = score(state, which, anime, ROOT / WORK / "grids" / f"{name}.png")
     line = {"name": name, "arm": arm, "set": which, "seed": int(seed), "images": int(images)}
-    log = [
-        json.loads(x) for x in Path(f"runs/{run_name}/log.jsonl").read_text("utf-8").splitlines()
-    ]
+    log = report.lines(Path(f"runs/{run_name}/log.jsonl"))
     curve = {str(x["images"]): x["score"] for x in log if x.get("event") == "score"}
     alarms = [x["kind"] for x in log if x.get("event") == "health"]
     line |= {"rescues": steps["rescues"], "collapsed": "collapse" in alarms}

@@ -81,6 +81,11 @@ def load(path: Path) -> Any:
         raise Refused(f"{path}: damaged, or not a checkpoint ({reason[:100]})") from error
 
 
+def state_of(folder: Path, step: int) -> Path:
+    """Where the state of `step` is: names sort as steps do."""
+    return folder / f"state_{step:08}.pth"
+
+
 def step_of(path: Path) -> float:
     """The step of the state at `path`; infinite if there is none, or none that can be read."""
     try:

@@ -60,6 +60,11 @@ class Images:
         """How many images there are to train on, those that are the same counted once."""
         return len(self.groups.sizes)
 
+    @property
+    def train_labels(self) -> NDArray[np.int64] | None:
+        """The class of each image to train on, if they have classes."""
+        return None if self.labels is None else self.labels[self.train]
+
     def batch_at(self, step: int, batch_size: int, seed: int) -> NDArray[np.uint8]:
         """The images of training step `step`: uint8 [batch_size, C, H, W]."""
         return self.array[self.places_at(step, batch_size, seed)]

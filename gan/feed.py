@@ -67,8 +67,7 @@ class FromNoise:
     def __init__(self, config: Any, data: Images, device: torch.device) -> None:
         self.config, self.data, self.device = config, data, device
         self.shown = sample.Source.of(config)
-        labels = data.labels[data.train] if config.labels and data.labels is not None else None
-        self.inputs = sample.Source.of(config, among=labels)
+        self.inputs = sample.Source.of(config, among=data.train_labels)
 
     def to_score(self, count: int) -> Tensor:
         return self.inputs(0, count)

@@ -238,7 +238,7 @@ class Run:
         folder = self.folders.checkpoints
         checkpoint.save(folder / f"netg_{self.epoch}.pth", G.state_dict())
         checkpoint.save(folder / f"netd_{self.epoch}.pth", state.nets.D.state_dict())
-        path = folder / f"state_{state.step:08}.pth"
+        path = checkpoint.state_of(folder, state.step)
         checkpoint.save(path, self.payload(G))
         checkpoint.prune(path, KEEP)
         self.saved, self.saved_at = (state.step, path), time.monotonic()
