@@ -390,7 +390,7 @@ def read_flags(command: str, stray: Iterable[str], options: Mapping[str, str]) -
             raise Refused(f"{flag(given)}: no such flag of {command}; {hint}")
         if name in flags:
             raise Refused(f"{flag(given)}: given twice")
-        flags[name] = str(text) if name == "config" else coerce(name, str(text))
+        flags[name] = os.path.expanduser(text) if name == "config" else coerce(name, str(text))
     if flags.get("data_path") == "":
         raise Refused("--data-path=: empty; for the drawn avatars leave the flag out")
     if not flags.get("name", "x").replace("-", "").replace("_", "").replace(".", "").isalnum():

@@ -27,7 +27,7 @@ def generate(flags: dict[str, Any]) -> None:
             )
     bare = "netg_path" in flags or "netd_path" in flags
     kind = flags.get("rank") or ("score" if bare else "realism")
-    nets, config, path = runs.trained(flags, ranks=kind == "score")
+    nets, config, path = runs.trained(flags, ranks=kind == "score", translator=False)
     if runs.family(config).data != "images":
         raise Refused(
             f"generate: {path} is a {config.family}, which draws from pictures; translate"

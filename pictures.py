@@ -147,7 +147,7 @@ def translate(flags: dict[str, Any], device: "torch.device") -> None:
     """Translate each picture of `--input` into `--output`, one at a time."""
     from gan import pairs, sample
 
-    G, config, source, turned = runs.generator(flags)
+    G, config, source, turned = runs.generator(flags, translator=True)
     if runs.family(config).data == "images":
         raise Refused(f"translate: {source} is a {config.family}, which draws from noise; generate")
     given, out = (Path(path).resolve() for path in (config.input, config.output))

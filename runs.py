@@ -198,8 +198,23 @@ def given_weights(config: knobs.Config) -> "Callable[[Nets], None]":
     return load
 
 
-def trained(flags: dict[str, Any], ranks: bool) -> tuple["Nets", knobs.Config, str]:
-    """Nets to draw (and, if it `ranks`, rank) with, their config under `flags`, and their file."""
+def translates(folder: Path) -> bool:
+    """Whether the run in `folder` draws from pictures, by the config it keeps there."""
+    try:
+        saved = knobs.read_file(str(folder / "config.json"))
+        return family(knobs.resolve(saved)).data != "images"
+    except Refused:
+        return False
+
+
+def trained(
+    flags: dict[str, Any], ranks: bool, translator: bool | None = None
+) -> tuple["Nets", knobs.Config, str]:
+    """Nets to draw (and, if it `ranks`, rank) with, their config under `flags`, and their file.
+
+    Without a name they are of the newest run; if it matters, of the newest `translator`, or of
+    the newest run that is none.
+    """
     from gan import checkpoint
     from models import restore
 
@@ -210,6 +225,9 @@ def trained(flags: dict[str, Any], ranks: bool) -> tuple["Nets", knobs.Config, s
     states = [path for folder in folders for path in checkpoint.states(folder)]
     states = states or [best for folder in folders if (best := folder / checkpoint.BEST).exists()]
     states.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    if translator is not None and "name" not in flags:
+        able = {folder: translates(folder) is translator for folder in folders}
+        states.sort(key=lambda path: not able[path.parent])
     if (
         states
         and flags.get("best", True)
@@ -255,12 +273,14 @@ def one_way(nets: "Nets", config: knobs.Config, asked: str) -> tuple["nn.Module"
     )
 
 
-def generator(flags: dict[str, Any]) -> tuple["nn.Module", knobs.Config, str, bool]:
+def generator(
+    flags: dict[str, Any], translator: bool | None = None
+) -> tuple["nn.Module", knobs.Config, str, bool]:
     """One generator of a run, its config and file, and whether it goes the other way round."""
     bare = flags.get("netg_path")
     alone = bare and not Path(bare).with_name("config.json").exists()
     asked = "" if alone else flags.pop("direction", "")  # alone: the flag says what they do
-    nets, config, source = trained(flags, ranks=False)
+    nets, config, source = trained(flags, ranks=False, translator=translator)
     G, turned = one_way(nets, config, asked)
     return G, config, source, turned
 

@@ -155,6 +155,8 @@ def test_a_config_file_makes_the_round_trip_and_is_checked(tmp_path: Path) -> No
 
 def test_a_tilde_is_home_and_a_bad_file_is_named(tmp_path: Path) -> None:
     assert coerce("gen_img", "~/x.png") == str(Path.home() / "x.png")
+    flags = read_flags("train", [], {"config": "~/c.json"})
+    assert flags == {"config": str(Path.home() / "c.json")}
     path = tmp_path / "c.json"
     path.write_text('{"seed": "abc"}')
     with pytest.raises(Refused, match=r"^--config=.*c\.json: --seed=abc: wants a whole number"):

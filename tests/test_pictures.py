@@ -1,6 +1,7 @@
 """Pictures to pictures, from end to end and by hand."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -170,6 +171,26 @@ def test_from_end_to_end(
         expected = pictures.drawn_from(way.eval(), picture, None, CPU)
         drawn = Image.open(tmp_path / "bare" / "x.png")
         assert np.abs(np.asarray(drawn, int) - np.asarray(expected, int)).max() <= 1, direction
+
+
+def test_without_a_name_each_command_takes_the_newest_run_of_its_kind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for age, (name, family) in enumerate([("f", "dcgan"), ("p", "pix2pix"), ("g", "dcgan")]):
+        config = Config(family=family, img_size=32, ngf=2, ndf=2)
+        nets = FAMILIES[family].build(config)
+        players = {"G": nets.G.state_dict(), "D": nets.D.state_dict()}
+        path = tmp_path / "checkpoints" / name / "state_00000001.pth"
+        checkpoint.save(path, {"config": vars(config), "nets": players, "ema": None})
+        config.save(path.with_name("config.json"))
+        os.utime(path, (age, age))
+    for translator, run in ((None, "g"), (False, "g"), (True, "p")):
+        assert Path(runs.trained({}, False, translator)[2]).parent.name == run
+    shutil.rmtree("checkpoints/g")
+    assert Path(runs.trained({}, False, False)[2]).parent.name == "f"
+    shutil.rmtree("checkpoints/f")  # the other kind, if there is no more: the command says why not
+    assert Path(runs.trained({}, False, False)[2]).parent.name == "p"
 
 
 @pytest.mark.parametrize("direction", ["AtoB", "BtoA"])
