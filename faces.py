@@ -26,7 +26,7 @@ def generate(flags: dict[str, Any]) -> None:
                 f"{knobs.flag(other)}: --gen-index names the faces; leave one of them out"
             )
     bare = "netg_path" in flags or "netd_path" in flags
-    kind = flags.get("rank") or ("score" if bare else "realism")
+    kind = flags.get("rank") or ("score" if bare else "ratio")
     nets, config, path = runs.trained(flags, ranks=kind == "score", translator=False)
     if runs.family(config).data != "images":
         raise Refused(
@@ -39,21 +39,26 @@ def generate(flags: dict[str, Any]) -> None:
     source = sample.Source.of(config, label)
     real: Any = None
     cache: Path | None = None
-    if kind == "realism" or config.diverse:
+    if kind == "ratio" or config.diverse:
         real, cache = real_images(config, label, wanted="rank" in flags or config.diverse)
-    if kind == "realism" and real is None:
+    if kind == "ratio" and real is None:
         kind = "score"
-    judge = {
-        "score": lambda: ranking.by_score(nets.D, source),
-        "realism": lambda: ranking.by_realism(ranking.known(real, cache), str(device)),
-        "none": lambda: ranking.in_order,
-    }[kind]()
 
     def vectors(first: int, count: int) -> torch.Tensor:
         z = source(first, count)
         z[:, : config.nz] = z[:, : config.nz] * config.gen_std + config.gen_mean
         return z
 
+    def by_ratio() -> sample.Judge:
+        z = vectors(0, ranking.ASKED)  # the same whatever is drawn: a face has one score
+        fakes = sample.draw_uint8(nets.G, z, config.batch_size, device)
+        return ranking.by_ratio(ranking.known(real, cache), fakes, str(device))
+
+    judge = {
+        "score": lambda: ranking.by_score(nets.D, source),
+        "ratio": by_ratio,
+        "none": lambda: ranking.in_order,
+    }[kind]()
     keep = len(numbers) or config.gen_num
     if numbers:
         parts = sample.only(vectors, numbers, config.batch_size, device)
@@ -109,7 +114,7 @@ def real_images(config: knobs.Config, label: int | None, wanted: bool) -> tuple[
         return features.Subset(images.array, places), images.folder / "features.npz"
     if wanted:
         raise Refused(
-            "--rank=realism and --diverse compare with training images, and there are only "
+            "--rank=ratio and --diverse compare with training images, and there are only "
             f"{len(places)}; leave them out"
         )
     print(f"generate: ranked by D's score, for there are only {len(places)} training images")
@@ -160,7 +165,11 @@ def write_faces(best: Any, config: knobs.Config, source: str, kind: str) -> None
         "faces": faces,
     }
     listing.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    order = {"none": "as drawn", "score": "best D score first", "realism": "most real first"}[kind]
+    order = {
+        "none": "as drawn",
+        "score": "best D score first",
+        "ratio": "most like real ones first",
+    }[kind]
     print(f"generate: {len(faces)} faces from {source}, {order}: {path}")
     print(f"generate: seed, index and score of each: {listing}")
     if config.gen_dir:

@@ -37,12 +37,15 @@ CACHE = Path("data/cache")
 def first_of(archive: Path, count: int) -> Path:
     """A zip of the first `count` pictures of another."""
     path = Path(f"first-{count}.zip")
-    if not path.exists():
-        with zipfile.ZipFile(archive) as whole, zipfile.ZipFile(f"{path}.part", "w") as part:
+
+    def write(part: Path) -> None:
+        with zipfile.ZipFile(archive) as whole, zipfile.ZipFile(part, "w") as first:
             names = sorted(i.filename for i in whole.infolist() if not i.is_dir())
             for name in names[:count]:
-                part.writestr(name, whole.read(name))
-        os.replace(f"{path}.part", path)
+                first.writestr(name, whole.read(name))
+
+    if not path.exists():
+        checkpoint.write_beside(path, write)
     return path
 
 

@@ -1,18 +1,29 @@
 """Is "best by D's score" better? Every ranker on one run, against a random choice.
 
-    python benchmarks/ranking.py RUN_FOLDER NAME
+    python benchmarks/ranking.py RUN_FOLDER NAME [--anime=ZIP]
+    python benchmarks/ranking.py RUN_FOLDER NAME --broken=3,17,40
 
 RUN_FOLDER is where `train --name=NAME` was run. Draws 2,048 faces, takes the best 256 (12.5 %) by
-each ranker, and scores them against the held-out images; realism looks at training images only.
+each ranker, and scores them against the held-out images (of a run on the first 286 of the zip,
+against others of it); the rankers look at training images only.
+For the eye, every eighth of the 256 of four rankers are shuffled into ranked/NAME/blind-1.png and
+on; whoever looks at them numbers the broken faces (from 0, by rows, on from sheet to sheet), and
+the second command says whose they were.
 """
 
+import json
 import os
+import random
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import ablation
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import runs
@@ -21,6 +32,13 @@ from gan.augment import augment
 
 DRAWN, KEPT = 2048, 256
 VIEWS = 8
+LOOKED_AT = ("none", "score", "realism", "ratio")
+COLUMNS = (
+    "KID (lite0)", "half size", "KID (random)", "precision (lite0)", "recall (lite0)",
+    "precision (random)", "memorisation",
+)  # fmt: skip
+Best = dict[str, list[int]]  # ranker -> places of its best faces
+EIGHTH, SHEET = 8, 32  # of the best; faces of a sheet
 
 
 def by_views(D: nn.Module, source: sample.Source, p: float = 0.5) -> sample.Judge:
@@ -42,56 +60,118 @@ def by_views(D: nn.Module, source: sample.Source, p: float = 0.5) -> sample.Judg
     return judge
 
 
-def main(folder: str, name: str) -> None:
+def realism(fake: Tensor, real: Tensor, k: int = 5) -> Tensor:
+    """max over reals i of r_i / |fake - real_i|, features [n, d] and [m, d] -> [n], > 0.
+
+    r_i is the distance of real i to its k-th neighbour; the half of the reals with the larger r,
+    the odd ones, has no say (Kynkaanniemi et al. 2019, arXiv:1904.06991, eq. 3). >= 1: within.
+    """
+    radius = torch.cdist(real, real).kthvalue(k + 1).values  # +1: itself
+    usual = radius <= radius.median()
+    return (radius[usual] / torch.cdist(fake, real[usual]).clamp(min=1e-9)).amax(1)
+
+
+def by_realism(real: NDArray[np.floating]) -> sample.Judge:
+    reals = torch.from_numpy(real.astype(np.float64))
+
+    def judge(images: Tensor, vectors: Tensor) -> Tensor:
+        seen = features.extract(sample.to_uint8(images).numpy(), "lite0")
+        return realism(torch.from_numpy(seen).double(), reals).float()
+
+    return judge
+
+
+def ranked(nets: Any, drawn: Tensor, source: sample.Source, train: features.Subset) -> Best:
+    """Places of the best 256 faces by each ranker."""
+    real = ranking.known(train)
+    fakes = sample.to_uint8(drawn[: ranking.ASKED])
+    judges = {
+        "score": ranking.by_score(nets.D, source),
+        "views": by_views(nets.D, source),
+        "realism": by_realism(real),
+        "ratio": ranking.by_ratio(real, fakes),
+    }
+    parts = list(zip(drawn.split(256), source(0, DRAWN).split(256), strict=True))
+    with torch.no_grad():
+        scores = {key: torch.cat([judge(*part) for part in parts]) for key, judge in judges.items()}
+    best = {"none": list(range(KEPT))}
+    best |= {key: value.argsort(descending=True)[:KEPT].tolist() for key, value in scores.items()}
+    without_worst = scores["views"].argsort(descending=True)[: int(0.7 * DRAWN)]
+    best["views, cut 30 %"] = without_worst.sort().values[:KEPT].tolist()
+    return best
+
+
+def main(folder: str, name: str, anime: str = "") -> None:
+    zipped = Path(anime).resolve()
     os.chdir(folder)
     nets, config, path = runs.trained({"name": name}, ranks=True)
     nets.G.eval(), nets.D.eval()
-    cache = Path("data/cache")
     images = data.open_images(
-        config.data_path, config.img_size, config.channels, cache, held_out=config.held_out
+        config.data_path,
+        config.img_size,
+        config.channels,
+        ablation.CACHE,
+        held_out=config.held_out,
     )
     train = features.Subset(images.array, images.train)
-    real = ranking.known(train)
+    held = ablation.unseen(zipped) if anime else features.Subset(images.array, images.held_out)
     source = sample.Source.of(config)
-    vectors = source(0, DRAWN)
     with torch.no_grad():
-        drawn = torch.cat([nets.G(part) for part in vectors.split(config.batch_size)])
-        judges = {
-            "score": ranking.by_score(nets.D, source),
-            "views": by_views(nets.D, source),
-            "realism": ranking.by_realism(real),
-        }
-        parts = list(zip(drawn.split(256), vectors.split(256), strict=True))
-        scores = {key: torch.cat([judge(*part) for part in parts]) for key, judge in judges.items()}
-    scores["none"] = -torch.arange(DRAWN).float()
-    best = {key: value.argsort(descending=True)[:KEPT] for key, value in scores.items()}
-    without_worst = scores["views"].argsort(descending=True)[: int(0.7 * DRAWN)]
-    best["views, cut 30 %"] = without_worst[torch.randperm(len(without_worst))[:KEPT]]
-    middle = scores["views"].argsort(descending=True)[: DRAWN // 2]
-    best["views, then realism"] = middle[scores["realism"][middle].argsort(descending=True)[:KEPT]]
-    held = features.Subset(images.array, images.held_out)
+        drawn = torch.cat([nets.G(part) for part in source(0, DRAWN).split(config.batch_size)])
+    best = ranked(nets, drawn, source, train)
     pictures = sample.to_uint8(drawn).numpy()
-    reference = features.Reference(images.folder / "features.npz")
-    known = {net: reference.features(held, net, 1, "cpu") for net in ("lite0", "random")}
-    print(f"{path}: the best {KEPT} of {DRAWN}, {len(held)} held out")
-    print("| ranker | KID (lite0) | half size | KID (random) | precision (random) | memorisation |")
-    print("|---|---|---|---|---|---|")
+    reference = features.Reference()
+    known = reference.features(held, "random", 1, "cpu")
+    print(f"{path}: the best {KEPT} of {DRAWN}, {len(held)} to compare with")
+    print(f"| ranker | {' | '.join(COLUMNS)} |\n|{'---|' * (1 + len(COLUMNS))}")
     for key, places in best.items():
-        chosen = pictures[places.numpy()]
+        chosen = pictures[places]
         found = metrics.quality(chosen, held, reference=reference)
-        other = metrics.kid(features.extract(chosen, "random"), known["random"])[0]
-        inside = metrics.precision_recall(features.extract(chosen, "random"), known["random"])[0]
-        ratio = metrics.memorisation(chosen, train, held)["ratio"]
+        other = features.extract(chosen, "random")
         kid, half = found["KID (lite0)"], found["KID (lite0), half size"]
+        seen = features.extract(chosen, "lite0"), reference.features(held, "lite0", 1, "cpu")
+        precision, recall = metrics.precision_recall(*seen)[:2]
         print(
             f"| {key} | {kid['value']:.2f} ± {kid['error']:.2f} | {half['value']:.2f} | "
-            f"{other:.3f} | {inside:.2f} | {ratio:.2f} |"
+            f"{metrics.kid(other, known)[0]:.3f} | {precision:.2f} | {recall:.2f} | "
+            f"{metrics.precision_recall(other, known)[0]:.2f} | "
+            f"{metrics.memorisation(chosen, train, held)['ratio']:.2f} |"
         )
-    Path("ranked").mkdir(exist_ok=True)
+    write_sheets(pictures, {key: best[key] for key in LOOKED_AT}, Path("ranked") / name)
+
+
+def write_sheets(pictures: NDArray[np.uint8], best: Best, folder: Path) -> None:
+    """Faces of all rankers, shuffled, and who chose each; one that several chose is shown once."""
+    chose: dict[int, list[str]] = {}
     for key, places in best.items():
-        grid = sample.grid(torch.from_numpy(pictures[places[:32].numpy()]))
-        sample.save_picture(sample.as_picture(grid), Path("ranked") / f"{key}.png")
+        for place in places[::EIGHTH]:
+            chose.setdefault(place, []).append(key)
+    faces = list(chose.items())
+    random.Random(0).shuffle(faces)
+    for start in range(0, len(faces), SHEET):
+        shown = pictures[[place for place, _ in faces[start : start + SHEET]]]
+        picture = sample.as_picture(sample.grid(torch.from_numpy(shown)))
+        sample.save_picture(picture, folder / f"blind-{start // SHEET + 1}.png")
+    (folder / "blind.json").write_text(json.dumps([keys for _, keys in faces]), encoding="utf-8")
+    print(f"{len(faces)} faces, shuffled: {folder}/blind-1.png and on")
+
+
+def tally(folder: str, name: str, broken: str) -> None:
+    """Of the faces of each ranker, how many are among the broken ones."""
+    path = Path(folder) / "ranked" / name / "blind.json"
+    faces = json.loads(path.read_text(encoding="utf-8"))
+    bad = {int(word) for word in broken.split(",")}
+    assert bad <= set(range(len(faces))), f"there are {len(faces)} faces"
+    for key in LOOKED_AT:
+        own = [place for place, keys in enumerate(faces) if key in keys]
+        print(f"{key}: {sum(place in bad for place in own)} of {len(own)} broken")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    *words, last = sys.argv[1:]
+    if last.startswith("--broken="):
+        tally(*words, last.removeprefix("--broken="))
+    elif last.startswith("--anime="):
+        main(*words, last.removeprefix("--anime="))
+    else:
+        main(*words, last)

@@ -1,7 +1,8 @@
 """Which drawn faces are the best: judges that score pictures, and a choice without near-copies.
 
-D's score is not what it is taken for: of the faces it likes best none is better than any other
-(docs/recipe.md). Faces that lie well among real ones in the eyes of a fixed network are.
+D's score is not what it is taken for: the faces it likes best are hardly better than any others
+(docs/recipe.md). A fixed network knows what sets the faces of this run apart from real ones, and
+the ones that have least of it are.
 """
 
 from pathlib import Path
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 
 from gan import features, metrics, sample
 
-NEIGHBOURS = 5  # k of the reals' balls
 LIMIT = 1000  # reals that a judge compares with
+ASKED = 256  # fakes that tell it what sets a run's faces apart
+SHRINK = 10.0  # how far the covariance is drawn to a multiple of the identity
 
 
 def by_score(D: nn.Module, source: sample.Source) -> sample.Judge:
@@ -23,15 +25,19 @@ def by_score(D: nn.Module, source: sample.Source) -> sample.Judge:
     return lambda images, vectors: D(images, *source.condition(vectors)).float()
 
 
-def realism(fake: Tensor, real: Tensor, k: int = NEIGHBOURS) -> Tensor:
-    """max over reals i of r_i / |fake - real_i|, features [n, d] and [m, d] -> [n], > 0.
+def discriminant(real: Tensor, fake: Tensor, shrink: float = SHRINK) -> tuple[Tensor, Tensor]:
+    """(w [d], b) of features [m, d] and [n, d]: x @ w + b is the log of how much likelier x is
+    among the reals than among the fakes, if both are normal with one covariance.
 
-    r_i is the distance of real i to its k-th neighbour; the half of the reals with the larger r,
-    the odd ones, has no say (Kynkaanniemi et al. 2019, arXiv:1904.06991, eq. 3). >= 1: within.
+    Fisher's linear discriminant. The covariance is S + shrink * tr(S) / d * I, for there are fewer
+    pictures than features (Friedman 1989, regularized discriminant analysis).
     """
-    radius = torch.cdist(real, real).kthvalue(min(k, len(real) - 1) + 1).values  # +1: itself
-    usual = radius <= radius.median()
-    return (radius[usual] / torch.cdist(fake, real[usual]).clamp(min=1e-9)).amax(1)
+    means = real.mean(0), fake.mean(0)
+    apart = torch.cat([real - means[0], fake - means[1]])
+    covariance = apart.T @ apart / len(apart)
+    covariance.diagonal().add_(shrink * covariance.diagonal().mean().clamp(min=1e-9))
+    w = torch.linalg.solve(covariance, means[0] - means[1])
+    return w, -(means[0] + means[1]) @ w / 2
 
 
 def in_order(images: Tensor, vectors: Tensor) -> Tensor:
@@ -46,18 +52,19 @@ def known(real: features.Images, cache: Path | None = None) -> NDArray[np.floati
     )
 
 
-def by_realism(real: NDArray[np.floating], device: str = "cpu") -> sample.Judge:
-    """How well a picture lies among real ones, in the eyes of EfficientNet-Lite0.
+def by_ratio(real: NDArray[np.floating], fakes: Tensor, device: str = "cpu") -> sample.Judge:
+    """The log of the density ratio of real and drawn pictures, in EfficientNet-Lite0's features.
 
-    `real` is [m, d], lite0 features of real pictures.
+    `real` is [m, d], lite0 features of real pictures; `fakes` are as many as `ASKED` of the run,
+    uint8 [n, C, H, W]. A classifier that is fitted when training is over, of which G knows nothing
+    (cf. Azadi et al. 2019, arXiv:1810.06758; Grover et al. 2019, arXiv:1906.09531).
     """
-    reals = torch.from_numpy(np.asarray(real, np.float64))
 
-    def judge(images: Tensor, vectors: Tensor) -> Tensor:
-        seen = features.extract(sample.to_uint8(images).numpy(), "lite0", device=device)
-        return realism(torch.from_numpy(seen).double(), reals).float()
+    def seen(images: Tensor) -> Tensor:
+        return torch.from_numpy(features.extract(images.numpy(), "lite0", device=device)).double()
 
-    return judge
+    w, b = discriminant(torch.from_numpy(np.asarray(real, np.float64)), seen(fakes))
+    return lambda images, vectors: (seen(sample.to_uint8(images)) @ w + b).float()
 
 
 def spread_out(points: Tensor, count: int) -> Tensor:

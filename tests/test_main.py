@@ -54,8 +54,8 @@ def test_train_and_generate_from_end_to_end(cli: Cli, faces: Path, tmp_path: Pat
     assert done.returncode == 0, done.stderr
     assert "9 faces from checkpoints/best.pth" in done.stdout
     about = json.loads((tmp_path / "a" / "top.json").read_text())
-    assert about["ranked_by"] == "realism"
-    scores = [face["realism"] for face in about["faces"]]
+    assert about["ranked_by"] == "ratio"
+    scores = [face["ratio"] for face in about["faces"]]
     assert len(scores) == 9
     assert scores == sorted(scores, reverse=True)
     by_d = cli("generate", "--rank=score", "--gen-num=5", "--gen-search-num=50", "--gen-img=d.png")
@@ -321,8 +321,8 @@ def test_a_conditional_run_from_end_to_end(
         assert file.read_bytes() == (tmp_path / "middle" / file.name).read_bytes()
     with pytest.raises(Refused, match="there are left, middle, right, six"):
         inside("generate", "--label=top")
-    with pytest.raises(Refused, match=r"^--rank=realism .*only [1-6]; leave"):
-        inside("generate", "--label=six", "--rank=realism")
+    with pytest.raises(Refused, match=r"^--rank=ratio .*only [1-6]; leave"):
+        inside("generate", "--label=six", "--rank=ratio")
     capsys.readouterr()
     inside("generate", "--label=six", "--gen-num=4")
     assert "ranked by D's score, for there are only" in capsys.readouterr().out
