@@ -83,7 +83,10 @@ def train(*stray: str, **options: str) -> None:
     def start(nets: "Nets") -> None:
         load(nets)
         given = {Path(path).resolve() for path in (config.netg_path, config.netd_path) if path}
-        for file in runs.earlier_run(config):  # only now that data and weights are known to be good
+        earlier = runs.earlier_run(config)
+        if earlier:  # deleted only now that data, weights and memory are known to do
+            loop.rehearse(family, config, images, device)
+        for file in earlier:
             if file.resolve() not in given:
                 file.unlink()
 

@@ -94,6 +94,12 @@ def train_step(family: Any, state: State, batch: Batch) -> dict[str, Tensor]:
     return logs
 
 
+def rehearse(family: Any, config: Any, data: Data, device: torch.device) -> None:
+    """The first step, thrown away; raises whatever it does, such as MemoryError."""
+    state = State(family, config, device)
+    train_step(family, state, FEEDS[family.data](config, data, device).batch(0))
+
+
 class Run:
     """One session of a run: its state, its clock, what it watches and what it writes."""
 

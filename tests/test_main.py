@@ -19,6 +19,7 @@ from PIL import Image
 import main
 import runs
 from config import Config
+from gan import checkpoint, loop
 from gan.errors import Refused
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
@@ -297,6 +298,30 @@ def test_a_state_of_other_networks_is_refused(inside: Inside, faces: Path, tmp_p
     with pytest.raises(Refused, match=r"^--resume: .*another version.*main\.0\.weight"):
         inside("train", "--resume", "--max-epoch=2")
     assert path.read_bytes() == before
+
+
+def test_a_run_that_does_not_fit_in_memory_deletes_no_earlier_one(
+    inside: Inside, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*TINY, f"--data-path={faces}", "--max-images=40"]
+    inside("train", *words)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.p??")}
+
+    def greedy(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "train_step", greedy)
+        with pytest.raises(Refused, match=r"^--batch-size=\d+: out of memory"):
+            inside("train", *words, "--overwrite")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.p??")} == before
+    inside("train", *words[:-1], "--max-images=60", "--overwrite")
+    assert before.keys() - set(tmp_path.rglob("*.p??"))  # its state is gone
+    rehearsed = checkpoint.load(*checkpoint.states(tmp_path / "checkpoints"))
+    inside("train", *words[:-1], "--max-images=60", "--name=fresh")
+    fresh = checkpoint.load(*checkpoint.states(tmp_path / "checkpoints" / "fresh"))
+    for name, weights in fresh["nets"]["G"].items():  # the rehearsal changes nothing
+        assert torch.equal(weights, rehearsed["nets"]["G"][name]), name
 
 
 def test_a_conditional_run_from_end_to_end(
