@@ -259,9 +259,9 @@ class Config:
     gen_search_num: int = knob(512, "candidates to draw and rank", used=GENERATE, low=1)
     rank: str = knob(
         "",
-        "best by: ratio (of real to drawn), score (D's) or none; for bare weights score is usual",
+        "best by: realism, ratio, score (D's) or none; nothing: realism, for bare weights score",
         used=GENERATE,
-        only=("", "ratio", "score", "none"),
+        only=("", "realism", "ratio", "score", "none"),
     )
     diverse: bool = knob(
         False, "of the best, those least like each other; no training image", used=GENERATE

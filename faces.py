@@ -13,6 +13,8 @@ import runs
 from gan import data, features, machine, ranking, sample
 from gan.errors import Refused
 
+COMPARES = ("realism", "ratio")  # rankers that know training images
+
 
 def generate(flags: dict[str, Any]) -> None:
     """Draw the faces that the flags ask for, rank them and write them."""
@@ -26,7 +28,7 @@ def generate(flags: dict[str, Any]) -> None:
                 f"{knobs.flag(other)}: --gen-index names the faces; leave one of them out"
             )
     bare = "netg_path" in flags or "netd_path" in flags
-    kind = flags.get("rank") or ("score" if bare else "ratio")
+    kind = flags.get("rank") or ("score" if bare else "realism")
     nets, config, path = runs.trained(flags, ranks=kind == "score", translator=False)
     if runs.family(config).data != "images":
         raise Refused(
@@ -39,9 +41,9 @@ def generate(flags: dict[str, Any]) -> None:
     source = sample.Source.of(config, label)
     real: Any = None
     cache: Path | None = None
-    if kind == "ratio" or config.diverse:
+    if kind in COMPARES or config.diverse:
         real, cache = real_images(config, label, wanted="rank" in flags or config.diverse)
-    if kind == "ratio" and real is None:
+    if kind in COMPARES and real is None:
         kind = "score"
 
     def vectors(first: int, count: int) -> torch.Tensor:
@@ -56,6 +58,7 @@ def generate(flags: dict[str, Any]) -> None:
 
     judge = {
         "score": lambda: ranking.by_score(nets.D, source),
+        "realism": lambda: ranking.by_realism(ranking.known(real, cache), str(device)),
         "ratio": by_ratio,
         "none": lambda: ranking.in_order,
     }[kind]()
@@ -114,8 +117,8 @@ def real_images(config: knobs.Config, label: int | None, wanted: bool) -> tuple[
         return features.Subset(images.array, places), images.folder / "features.npz"
     if wanted:
         raise Refused(
-            "--rank=ratio and --diverse compare with training images, and there are only "
-            f"{len(places)}; leave them out"
+            "--rank=realism, --rank=ratio and --diverse compare with training images, and there "
+            f"are only {len(places)}; leave them out"
         )
     print(f"generate: ranked by D's score, for there are only {len(places)} training images")
     return None, None
@@ -168,6 +171,7 @@ def write_faces(best: Any, config: knobs.Config, source: str, kind: str) -> None
     order = {
         "none": "as drawn",
         "score": "best D score first",
+        "realism": "most real first",
         "ratio": "most like real ones first",
     }[kind]
     print(f"generate: {len(faces)} faces from {source}, {order}: {path}")

@@ -6,7 +6,7 @@
 RUN_FOLDER is where `train --name=NAME` was run. Draws 2,048 faces, takes the best 256 (12.5 %) by
 each ranker, and scores them against the held-out images (of a run on the first 286 of the zip,
 against others of it); the rankers look at training images only.
-For the eye, every eighth of the 256 of four rankers are shuffled into ranked/NAME/blind-1.png and
+For the eye, every fifth of the 256 of four rankers are shuffled into ranked/NAME/blind-1.png and
 on; whoever looks at them numbers the broken faces (from 0, by rows, on from sheet to sheet), and
 the second command says whose they were.
 """
@@ -38,7 +38,7 @@ COLUMNS = (
     "precision (random)", "memorisation",
 )  # fmt: skip
 Best = dict[str, list[int]]  # ranker -> places of its best faces
-EIGHTH, SHEET = 8, 32  # of the best; faces of a sheet
+FIFTH, SHEET = 5, 32  # of the best; faces of a sheet
 
 
 def by_views(D: nn.Module, source: sample.Source, p: float = 0.5) -> sample.Judge:
@@ -60,27 +60,6 @@ def by_views(D: nn.Module, source: sample.Source, p: float = 0.5) -> sample.Judg
     return judge
 
 
-def realism(fake: Tensor, real: Tensor, k: int = 5) -> Tensor:
-    """max over reals i of r_i / |fake - real_i|, features [n, d] and [m, d] -> [n], > 0.
-
-    r_i is the distance of real i to its k-th neighbour; the half of the reals with the larger r,
-    the odd ones, has no say (Kynkaanniemi et al. 2019, arXiv:1904.06991, eq. 3). >= 1: within.
-    """
-    radius = torch.cdist(real, real).kthvalue(k + 1).values  # +1: itself
-    usual = radius <= radius.median()
-    return (radius[usual] / torch.cdist(fake, real[usual]).clamp(min=1e-9)).amax(1)
-
-
-def by_realism(real: NDArray[np.floating]) -> sample.Judge:
-    reals = torch.from_numpy(real.astype(np.float64))
-
-    def judge(images: Tensor, vectors: Tensor) -> Tensor:
-        seen = features.extract(sample.to_uint8(images).numpy(), "lite0")
-        return realism(torch.from_numpy(seen).double(), reals).float()
-
-    return judge
-
-
 def ranked(nets: Any, drawn: Tensor, source: sample.Source, train: features.Subset) -> Best:
     """Places of the best 256 faces by each ranker."""
     real = ranking.known(train)
@@ -88,7 +67,7 @@ def ranked(nets: Any, drawn: Tensor, source: sample.Source, train: features.Subs
     judges = {
         "score": ranking.by_score(nets.D, source),
         "views": by_views(nets.D, source),
-        "realism": by_realism(real),
+        "realism": ranking.by_realism(real),
         "ratio": ranking.by_ratio(real, fakes),
     }
     parts = list(zip(drawn.split(256), source(0, DRAWN).split(256), strict=True))
@@ -144,7 +123,7 @@ def write_sheets(pictures: NDArray[np.uint8], best: Best, folder: Path) -> None:
     """Faces of all rankers, shuffled, and who chose each; one that several chose is shown once."""
     chose: dict[int, list[str]] = {}
     for key, places in best.items():
-        for place in places[::EIGHTH]:
+        for place in places[::FIFTH]:
             chose.setdefault(place, []).append(key)
     faces = list(chose.items())
     random.Random(0).shuffle(faces)

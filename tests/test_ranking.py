@@ -6,7 +6,24 @@ import torch
 
 from gan import avatars, ranking, sample
 from gan.losses import pair_auc
-from gan.ranking import discriminant, spread_out
+from gan.ranking import discriminant, realism, spread_out
+
+
+def test_realism_by_hand() -> None:
+    # on a line: 0, 1, 2, 10; with k = 1 the radii are 1, 1, 1, 8, and 10, the odd one, has no say
+    real = torch.tensor([[0.0], [1.0], [2.0], [10.0]])
+    fake = torch.tensor([[2.5], [4.0], [10.5], [-0.25]])
+    assert realism(fake, real, k=1).tolist() == pytest.approx([2.0, 0.5, 1 / 8.5, 4.0])
+
+
+def test_faces_are_more_real_than_noise_and_half_finished_ones() -> None:
+    faces = avatars.draw(0, 130, 64)
+    judge = ranking.by_realism(ranking.known(faces[:100]))
+    fresh = torch.from_numpy(faces[100:]).float() / 127.5 - 1
+    torch.manual_seed(0)
+    noisy = (fresh + 0.3 * torch.randn_like(fresh)).clamp(-1, 1)
+    scores = [judge(images, images) for images in (fresh, noisy)]
+    assert float((scores[0] > scores[1]).float().mean()) > 0.95
 
 
 def test_the_discriminant_by_hand() -> None:
