@@ -5,6 +5,7 @@ Only the standard library is imported here: a mistake is told at once.
 
 import hashlib
 import itertools
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -33,9 +34,14 @@ def _word(value: Any) -> str:
     return word if word == text else f"{word}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
+def _values(text: str) -> list[str]:
+    """What the commas of a flag part; a file or folder with a comma in its name is one value."""
+    return [text] if os.path.exists(os.path.expanduser(text)) else text.split(",")
+
+
 def _settings(stray: Iterable[str], options: Mapping[str, str]) -> tuple[list[str], list[Any]]:
     """The flags that have several values, and the product of all values: one table a setting."""
-    texts = {given: str(text).split(",") for given, text in options.items()}
+    texts = {given: _values(str(text)) for given, text in options.items()}
     first = knobs.read_flags("compare", stray, {given: each[0] for given, each in texts.items()})
     given_as = dict(zip(first, texts, strict=True))
     known = ["config", *knobs.FIELDS]

@@ -224,7 +224,7 @@ ARMS: dict[str, tuple[str, Family]] = {
     "aug5": (HALF, modern),
     "controlled": (
         "--augment=0.1",
-        changed(build=controlled, d_loss=followed()[0], g_loss=followed()[1]),
+        changed(build=controlled, **dict(zip(("d_loss", "g_loss"), followed(), strict=True))),
     ),
     # one knob each
     "no-ema": ("--ema=False", modern),

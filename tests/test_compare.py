@@ -39,6 +39,14 @@ def grid(**options: str) -> list[Cell]:
     return planned([], options)[1]
 
 
+def test_a_folder_may_have_a_comma_in_its_name(tmp_path: Path) -> None:
+    (tmp_path / "a,b").mkdir()
+    folder = str(tmp_path / "a,b")
+    assert [cell.flags["data_path"] for cell in grid(data_path=folder)] == [folder]
+    parts = [cell.flags["data_path"] for cell in grid(data_path="a,b")]
+    assert parts == ["a", "b"]
+
+
 def test_the_grid_is_the_product_of_all_values_and_seeds() -> None:
     found = grid(g_every="1,5", d_every="1,2", seeds="2", seed="7", name="x", lr1="1e-4")
     assert [cell.name for cell in found] == [
