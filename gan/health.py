@@ -164,7 +164,7 @@ class Monitor:
                 Alarm(
                     "memory",
                     f"D knows its training images by heart: held-out ones look {100 * gap:.0f} % "
-                    "fake to it; more images or a smaller D (--ndf), and a shorter run if scores rise",
+                    "fake to it; more images, a smaller D (--ndf) or, if scores rise, less time",
                 )
             )
         if gradient < 0.1 * self.usual:
