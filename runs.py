@@ -226,7 +226,9 @@ def trained(
     states = states or [best for folder in folders if (best := folder / checkpoint.BEST).exists()]
     states.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     if translator is not None and "name" not in flags:
-        able = {folder: translates(folder) is translator for folder in folders}
+        able = {
+            folder: translates(folder) is translator for folder in {path.parent for path in states}
+        }
         states.sort(key=lambda path: not able[path.parent])
     if (
         states

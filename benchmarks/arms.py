@@ -190,6 +190,10 @@ def first(build: Callable[[Config], Nets] = modern_nets, **changes: Any) -> Fami
     return changed(build=seen_in_colours(build), **changes)
 
 
+def watched(d_loss: losses.Loss, g_loss: losses.Loss) -> Family:
+    return changed(build=controlled, d_loss=d_loss, g_loss=g_loss)
+
+
 def game(pair: tuple[losses.Loss, losses.Loss], build: Callable[[Config], Nets]) -> Family:
     return first(without_norm(build), d_loss=pair[0], g_loss=pair[1])
 
@@ -224,7 +228,7 @@ ARMS: dict[str, tuple[str, Family]] = {
     "aug5": (HALF, modern),
     "controlled": (
         "--augment=0.1",
-        changed(build=controlled, **dict(zip(("d_loss", "g_loss"), followed(), strict=True))),
+        watched(*followed()),
     ),
     # one knob each
     "no-ema": ("--ema=False", modern),

@@ -16,7 +16,6 @@ import os
 import random
 import sys
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -60,17 +59,19 @@ def by_views(D: nn.Module, source: sample.Source, p: float = 0.5) -> sample.Judg
     return judge
 
 
-def ranked(nets: Any, drawn: Tensor, source: sample.Source, train: features.Subset) -> Best:
+def ranked(
+    D: nn.Module, drawn: Tensor, vectors: Tensor, source: sample.Source, train: features.Subset
+) -> Best:
     """Places of the best 256 faces by each ranker."""
     real = ranking.known(train)
     fakes = sample.to_uint8(drawn[: ranking.ASKED])
     judges = {
-        "score": ranking.by_score(nets.D, source),
-        "views": by_views(nets.D, source),
+        "score": ranking.by_score(D, source),
+        "views": by_views(D, source),
         "realism": ranking.by_realism(real),
         "ratio": ranking.by_ratio(real, fakes),
     }
-    parts = list(zip(drawn.split(256), source(0, DRAWN).split(256), strict=True))
+    parts = list(zip(drawn.split(256), vectors.split(256), strict=True))
     with torch.no_grad():
         scores = {key: torch.cat([judge(*part) for part in parts]) for key, judge in judges.items()}
     best = {"none": list(range(KEPT))}
@@ -86,21 +87,18 @@ def main(folder: str, name: str, anime: str = "") -> None:
     nets, config, path = runs.trained({"name": name}, ranks=True)
     nets.G.eval(), nets.D.eval()
     images = data.open_images(
-        config.data_path,
-        config.img_size,
-        config.channels,
-        ablation.CACHE,
-        held_out=config.held_out,
+        config.data_path, config.img_size, config.channels, ablation.CACHE, held_out=config.held_out
     )
     train = features.Subset(images.array, images.train)
     held = ablation.unseen(zipped) if anime else features.Subset(images.array, images.held_out)
     source = sample.Source.of(config)
+    vectors = source(0, DRAWN)
     with torch.no_grad():
-        drawn = torch.cat([nets.G(part) for part in source(0, DRAWN).split(config.batch_size)])
-    best = ranked(nets, drawn, source, train)
+        drawn = torch.cat([nets.G(part) for part in vectors.split(config.batch_size)])
+    best = ranked(nets.D, drawn, vectors, source, train)
     pictures = sample.to_uint8(drawn).numpy()
     reference = features.Reference()
-    known = reference.features(held, "random", 1, "cpu")
+    known = {net: reference.features(held, net, 1, "cpu") for net in ("lite0", "random")}
     print(f"{path}: the best {KEPT} of {DRAWN}, {len(held)} to compare with")
     print(f"| ranker | {' | '.join(COLUMNS)} |\n|{'---|' * (1 + len(COLUMNS))}")
     for key, places in best.items():
@@ -108,12 +106,12 @@ def main(folder: str, name: str, anime: str = "") -> None:
         found = metrics.quality(chosen, held, reference=reference)
         other = features.extract(chosen, "random")
         kid, half = found["KID (lite0)"], found["KID (lite0), half size"]
-        seen = features.extract(chosen, "lite0"), reference.features(held, "lite0", 1, "cpu")
-        precision, recall = metrics.precision_recall(*seen)[:2]
+        seen = features.extract(chosen, "lite0")
+        precision, recall = metrics.precision_recall(seen, known["lite0"])
         print(
             f"| {key} | {kid['value']:.2f} ± {kid['error']:.2f} | {half['value']:.2f} | "
-            f"{metrics.kid(other, known)[0]:.3f} | {precision:.2f} | {recall:.2f} | "
-            f"{metrics.precision_recall(other, known)[0]:.2f} | "
+            f"{metrics.kid(other, known['random'])[0]:.3f} | {precision:.2f} | {recall:.2f} | "
+            f"{metrics.precision_recall(other, known['random'])[0]:.2f} | "
             f"{metrics.memorisation(chosen, train, held)['ratio']:.2f} |"
         )
     write_sheets(pictures, {key: best[key] for key in LOOKED_AT}, Path("ranked") / name)

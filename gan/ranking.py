@@ -118,6 +118,6 @@ def apart(best: sample.Ranked, count: int, train: features.Images) -> sample.Ran
     distance = newness(best.images.numpy(), train)
     new = np.flatnonzero(distance >= 0)
     new = new if len(new) >= count else np.argsort(-distance, kind="stable")[:count]
-    seen = features.extract(best.images.numpy()[np.sort(new)], "lite0")
-    places = torch.from_numpy(np.sort(new))[spread_out(torch.from_numpy(seen), count)]
+    new_ones = torch.from_numpy(np.sort(new))
+    places = new_ones[spread_out(seen(best.images[new_ones]).float(), count)]
     return sample.Ranked(*(part[places.sort().values] for part in best))

@@ -1,4 +1,4 @@
-"""Comparisons: the grid, which runs are trained and which are not, the table, the page."""
+"""Comparisons: which runs are trained and which are not, the table, the page."""
 
 import json
 import os
@@ -23,8 +23,6 @@ from config import Config
 from gan import checkpoint, compare, curves
 from gan.curves import Run
 from gan.errors import Refused
-from grid import Cell
-from grid import cells as planned
 
 TINY = (
     "--img-size=28", "--nz=8", "--ngf=4", "--ndf=4", "--batch-size=20", "--gpu=False",
@@ -32,53 +30,7 @@ TINY = (
 )  # fmt: skip
 
 
-# the grid
-
-
-def grid(**options: str) -> list[Cell]:
-    return planned([], options)[1]
-
-
-def test_a_folder_may_have_a_comma_in_its_name(tmp_path: Path) -> None:
-    (tmp_path / "a,b").mkdir()
-    folder = str(tmp_path / "a,b")
-    assert [cell.flags["data_path"] for cell in grid(data_path=folder)] == [folder]
-    parts = [cell.flags["data_path"] for cell in grid(data_path="a,b")]
-    assert parts == ["a", "b"]
-
-
-def test_the_grid_is_the_product_of_all_values_and_seeds() -> None:
-    found = grid(g_every="1,5", d_every="1,2", seeds="2", seed="7", name="x", lr1="1e-4")
-    assert [cell.name for cell in found] == [
-        f"x.d-every-{d}.g-every-{g}.seed-{seed}" for seed in (7, 8) for d in (1, 2) for g in (1, 5)
-    ]
-    assert found[1].flags == {
-        "g_every": 5, "d_every": 1, "seed": 7, "name": "x.d-every-1.g-every-5.seed-7", "lr1": 1e-4,
-    }  # fmt: skip
-    assert (found[1].setting, found[1].seed) == ("d-every 1, g-every 5", 7)
-    # neither the order of the flags nor the way a number is written makes it another one
-    assert [cell.name for cell in grid(lr2="1e-4,2e-4", lr1="0.0001,3e-4")] == [
-        cell.name for cell in grid(lr1="1e-4,0.0003", lr2="0.0001,0.0002")
-    ]
-    # one setting: its seeds
-    assert [cell.name for cell in grid(seeds="2")] == ["compare.seed-0", "compare.seed-1"]
-    assert [cell.flags["ema"] for cell in grid(noema="True", image_size="28,32")] == [False] * 2
-    assert [cell.name for cell in grid(flip="True,False")] == [
-        "compare.flip-True.seed-0",
-        "compare.flip-False.seed-0",
-    ]
-
-
-def test_names_of_cells_are_names_of_runs_and_differ() -> None:
-    values = ["a/b.zip", "a-b.zip", "*" * 200, "_" * 200, "ü"]
-    found = grid(data_path=",".join(values), family="dcgan,modern", **dict.fromkeys(
-        ("nz", "ngf", "ndf", "d_every", "g_every", "ema_images", "batch_size"), "50,1000"
-    ))  # fmt: skip
-    names = [cell.name for cell in found]
-    assert len(set(names)) == len(names) == 5 * 2 * 2**7
-    for name in names:
-        assert len(name) < 200
-        assert knobs.read_flags("train", [], {"name": name}) == {"name": name}
+# what is refused, and what a run of its own is
 
 
 @pytest.mark.parametrize(
