@@ -177,4 +177,6 @@ def write_faces(best: Any, config: knobs.Config, source: str, kind: str) -> None
     print(f"generate: {len(faces)} faces from {source}, {order}: {path}")
     print(f"generate: seed, index and score of each: {listing}")
     if config.gen_dir:
-        print(f"generate: one file a face: {config.gen_dir}")
+        others = sum(1 for file in Path(config.gen_dir).iterdir()) - len(faces)
+        beside = f", beside {others} files that are not of these" if others else ""
+        print(f"generate: one file a face: {config.gen_dir}{beside}")

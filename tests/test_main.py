@@ -54,6 +54,7 @@ def test_train_and_generate_from_end_to_end(cli: Cli, faces: Path, tmp_path: Pat
     )
     assert done.returncode == 0, done.stderr
     assert "9 faces from checkpoints/best.pth" in done.stdout
+    assert done.stdout.endswith("one file a face: out\n")
     about = json.loads((tmp_path / "a" / "top.json").read_text())
     assert about["ranked_by"] == "realism"
     scores = [face["realism"] for face in about["faces"]]
@@ -79,9 +80,10 @@ def test_train_and_generate_from_end_to_end(cli: Cli, faces: Path, tmp_path: Pat
     face = about["faces"][4]
     again = cli(
         "generate", f"--gen-index={face['index']}", f"--seed={face['seed']}",
-        "--gen-dir=again", "--gen-img=again.png",
+        "--gen-dir=again", "--gen-img=again/grid.png",
     )  # fmt: skip
     assert again.returncode == 0, again.stderr
+    assert "again, beside 2 files that are not of these" in again.stdout  # the grid, its JSON
     first, second = (
         np.asarray(Image.open(tmp_path / path), dtype=int)
         for path in (face["file"], f"again/0000_{face['index']}.png")
