@@ -6,6 +6,7 @@ An arm is a row (flags, change of the family); what won is in the toolkit and ha
 import dataclasses
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,54 @@ class Tail(nn.Module):
             base, detail = x.split([x.shape[1] // 5, x.shape[1] * 4 // 5], 1)
             x = F.interpolate(base, scale_factor=2.0, mode="bilinear") + F.pixel_shuffle(detail, 2)
         return x.tanh()
+
+
+class Gated(nn.Module):
+    """`ModernG` whose stages weigh the channels of the stage two above them, by what they hold.
+
+    Skip-layer excitation (Liu et al. 2021, arXiv:2101.04775, eq. 1): 4 x 4 means, convolution over
+    all of them, leaky ReLU, convolution, sigmoid.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        main = ModernG(config.nz, config.ngf, config.img_size, config.channels).main
+        ups = [i for i, layer in enumerate(main) if isinstance(layer, nn.ConvTranspose2d)]
+        places = [0, *ups, len(main)]
+        stages = [main[a:b] for a, b in pairwise(places)]
+        self.stages = nn.ModuleList(stages)
+        widths = [layer.in_channels for layer in main if isinstance(layer, nn.ConvTranspose2d)]
+        self.gates = nn.ModuleList(
+            nn.Sequential(
+                nn.AdaptiveAvgPool2d(4),
+                nn.Conv2d(low, low // 2, 4),
+                nn.LeakyReLU(0.1),
+                nn.Conv2d(low // 2, high, 1),
+                nn.Sigmoid(),
+            )
+            for low, high in zip(widths[:-2], widths[2:], strict=True)
+        )
+
+    def forward(self, noise: Tensor) -> Tensor:
+        held: list[Tensor] = []
+        x = noise
+        for place, stage in enumerate(self.stages):
+            x = stage(x)
+            held.append(x)
+            if 2 <= place < len(self.gates) + 2:
+                x = x * self.gates[place - 2](held[place - 2])
+        return x
+
+
+def gated(config: Config) -> Nets:
+    return Nets(Gated(config), modern_nets(config).D)
+
+
+def dropped(config: Config) -> Nets:
+    """D with a dropout of 0.3 before its last layer."""
+    nets = modern_nets(config)
+    nets.D.main.insert(len(nets.D.main) - 1, nn.Dropout(0.3))
+    return nets
 
 
 def plain(D: ModernD) -> ModernD:
@@ -238,4 +287,9 @@ ARMS: dict[str, tuple[str, Family]] = {
     "nz100": ("--nz=100", modern),
     "wide-g": ("--ngf=48", modern),
     "wide-d": ("--ndf=48", modern),
+    "gates": ("", changed(build=gated)),
+    "dropout": ("", changed(build=dropped)),
+    # for few images
+    "narrow-d": ("--ndf=16", modern),
+    "ema5k": ("--ema-images=5000", modern),
 }
