@@ -19,8 +19,7 @@ COMPARES = ("realism", "ratio")  # rankers that know training images
 def generate(flags: dict[str, Any]) -> None:
     """Draw the faces that the flags ask for, rank them and write them."""
     knobs.resolve(flags)
-    target = flags.get("gen_img", knobs.Config.gen_img)
-    check_target(Path(target), Path(flags.get("gen_dir") or "."))
+    check_target(flags)
     numbers = indices(flags["gen_index"]) if "gen_index" in flags else []
     for other in ("gen_num", "gen_search_num") if numbers else ():
         if other in flags:
@@ -34,6 +33,8 @@ def generate(flags: dict[str, Any]) -> None:
         raise Refused(
             f"generate: {path} is a {config.family}, which draws from pictures; translate"
         )
+    keep = len(numbers) or config.gen_num
+    check_target(flags, sample.grid_height(keep, config.img_size))
     device = machine.pick_device(flags.get("gpu", "auto"))  # not the one it was trained on
     nets.G.to(device)
     nets.D.to(device)
@@ -62,7 +63,6 @@ def generate(flags: dict[str, Any]) -> None:
         "ratio": by_ratio,
         "none": lambda: ranking.in_order,
     }[kind]()
-    keep = len(numbers) or config.gen_num
     if numbers:
         parts = sample.only(vectors, numbers, config.batch_size, device)
     else:
@@ -75,19 +75,24 @@ def generate(flags: dict[str, Any]) -> None:
     write_faces(best, config, path, kind)
 
 
-def check_target(picture: Path, folder: Path) -> None:
-    """Refuse a grid or a folder of faces that could not be written."""
+def check_target(flags: dict[str, Any], height: int = 8) -> None:
+    """Refuse a grid of `height` pixels, or a folder of faces, that could not be written."""
+    picture = Path(flags.get("gen_img", knobs.Config.gen_img))
+    folder = Path(flags.get("gen_dir") or ".")
     if folder.exists() and not folder.is_dir():
         raise Refused(f"--gen-dir={folder}: a file, not a folder to write to")
     if picture.is_dir():
         raise Refused(f"--gen-img={picture}: a folder; give the name of a file")
     kind = Image.registered_extensions().get(picture.suffix.lower(), "")
     try:
-        Image.new("RGB", (8, 8)).save(io.BytesIO(), kind)
-    except (KeyError, OSError, ValueError):
-        raise Refused(
-            f"--gen-img={picture}: give it a suffix that can be written, such as .png"
-        ) from None
+        Image.new("RGB", (8, height)).save(io.BytesIO(), kind)
+    except (KeyError, OSError, OverflowError, ValueError):
+        reason = (
+            f"{picture.suffix} cannot be {height:,} pixels high; give .png, or a smaller --gen-num"
+            if height > 8
+            else "give it a suffix that can be written, such as .png"
+        )
+        raise Refused(f"--gen-img={picture}: {reason}") from None
 
 
 def real_images(config: knobs.Config, label: int | None, wanted: bool) -> tuple[Any, Path | None]:
@@ -152,7 +157,7 @@ def write_faces(best: Any, config: knobs.Config, source: str, kind: str) -> None
     for place, (image, score, index) in enumerate(zip(*best, strict=True)):
         face: dict[str, Any] = {"place": place, "seed": config.seed, "index": int(index)}
         if kind != "none":
-            face[kind] = float(score.sigmoid() if kind == "score" else score)
+            face[kind] = float(score)
         if config.gen_dir:
             file = Path(config.gen_dir) / f"{place:04}_{int(index)}.png"
             sample.save_picture(sample.as_picture(image), file)
@@ -165,6 +170,7 @@ def write_faces(best: Any, config: knobs.Config, source: str, kind: str) -> None
         "ranked_by": kind,
         "gen_mean": config.gen_mean,
         "gen_std": config.gen_std,
+        "label": config.label,
         "faces": faces,
     }
     listing.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")

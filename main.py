@@ -113,8 +113,7 @@ def train(*stray: str, **options: str) -> None:
                 events=events,
             )
     except (MemoryError, RuntimeError) as error:
-        said = ("out of memory", "not enough memory", "can't allocate memory")
-        if not isinstance(error, MemoryError) and not any(words in str(error) for words in said):
+        if not machine.no_memory(error):
             raise
         raise Refused(
             f"--batch-size={config.batch_size}: out of memory; start a run with a smaller one, or "
@@ -226,8 +225,11 @@ def evaluate(*stray: str, **options: str) -> None:
     device = machine.pick_device(flags.get("gpu", "auto"))
     if not config.held_out:
         print("evaluate: this run trained on all its images; the held-out ones are no news to it")
-    fakes = drawn(nets, config, source, images, "data_path" in asked, device)
     train, real = (features.Subset(images.array, p) for p in (images.train, images.held_out))
+    if nets is not None:  # before anything is drawn
+        metrics.check(config.gen_num, len(train), len(real))
+        features.extractor(config.features, config.img_size, str(device))
+    fakes = drawn(nets, config, source, images, "data_path" in asked, device)
     reference = features.Reference(images.folder / "features.npz")
     found = metrics.evaluate(fakes, train, real, config.features, reference, str(device))
     found = {"drawn_by": source, "data": config.data_path or "avatars", **found}
@@ -358,7 +360,7 @@ def run(words: list[str]) -> None:
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
         raise Refused(f"{command}: no such command; {hint}")
     if any(word in ("--help", "-h") for word in rest):
-        print(usage.help_of(command, [word for word in rest if word.startswith("--family=")]))
+        print(usage.help_of(command, re.findall(r"--family[= ]([^-\s]\S*)", " ".join(rest))))
         return
     if "-" in rest or "--" in rest:
         raise Refused("-: a stray word; flags are --x=y")
@@ -395,9 +397,10 @@ def main() -> None:
     warnings.formatwarning = lambda message, *_: f"{message}\n"
     # before torch is imported: what an older PyTorch cannot do on Apple's GPU it does beside it
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
-    for stream in (sys.stdout, sys.stderr):  # file names need not be text
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    sys.stdout, sys.stderr = Outliving(sys.stdout), Outliving(sys.stderr)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name) or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")  # `>&-`
+        stream.reconfigure(errors="backslashreplace")  # file names need not be text
+        setattr(sys, name, Outliving(stream))
     try:
         run(sys.argv[1:])
     except Refused as error:

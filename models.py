@@ -367,13 +367,13 @@ def load_weights(net: nn.Module, weights: Any, path: Path | str) -> None:
     Pix2pix and CycleGAN generators also take the files of their reference implementation; one of
     a cycle's two is then enough to draw with.
     """
+    if not isinstance(weights, Mapping) or not all(torch.is_tensor(v) for v in weights.values()):
+        raise Refused(f"{path}: not a bare state dict of tensors")
     if isinstance(net, UNet | ResNetG):
         return load_reference(net, weights, path)
     if isinstance(net, ThereAndBack) and not any(str(key).startswith("there.") for key in weights):
         return load_reference(net.there, weights, path)
     own = net.state_dict()
-    if not isinstance(weights, Mapping) or not all(torch.is_tensor(v) for v in weights.values()):
-        raise Refused(f"{path}: not a bare state dict of tensors")
     filled = OrderedDict(weights)
     optional = str(getattr(net, "may_lack", ""))
     if optional in own:

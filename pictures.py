@@ -116,9 +116,10 @@ def evaluate(
 
 def _out_name(name: str, taken: set[str]) -> Path:
     """`a/b.jpg` -> a/b.png, as long as that is free."""
-    path = Path(name).with_suffix(".png")
-    if str(path) in taken:
-        path = Path(f"{name}.png")
+    path, full = Path(name).with_suffix(".png"), name
+    while str(path) in taken:
+        full = f"{full}.png"
+        path = Path(full)
     taken.add(str(path))
     return path
 
@@ -145,7 +146,7 @@ def drawn_from(
 
 def translate(flags: dict[str, Any], device: "torch.device") -> None:
     """Translate each picture of `--input` into `--output`, one at a time."""
-    from gan import pairs, sample
+    from gan import machine, pairs, sample
 
     G, config, source, turned = runs.generator(flags, translator=True)
     if runs.family(config).data == "images":
@@ -157,6 +158,13 @@ def translate(flags: dict[str, Any], device: "torch.device") -> None:
     channels = config.sides[turned]
     found: Iterator[tuple[str, Any]] = pairs.stream(config.input, "--input", channels)
     folder, taken, failed, rows = Path(config.output), set[str](), [], []
+
+    def place(name: str) -> Path:
+        path = folder / _out_name(name, taken)
+        if given in (path.resolve(), *path.resolve().parents):
+            raise Refused(f"--output={folder}: {path} is in --input; give another folder")
+        return path
+
     for name, picture in found:
         if isinstance(picture, str):
             failed.append(f"{name}: {picture}")
@@ -167,24 +175,29 @@ def translate(flags: dict[str, Any], device: "torch.device") -> None:
         if not config.resize and min(picture.size) < SMALLEST:
             failed.append(f"{name}: less than {SMALLEST} pixels on a side; give --resize")
             continue
-        path = folder / _out_name(name, taken)
-        sample.save_picture(
-            drawn_from(G, picture, config.img_size if config.resize else None, device), path
-        )
-        rows.append((name, path))
+        path = place(name)
+        before = place(f"given/{name}") if config.side_by_side else path
+        try:
+            drawn = drawn_from(G, picture, config.img_size if config.resize else None, device)
+        except (MemoryError, RuntimeError) as error:
+            if not machine.no_memory(error):
+                raise
+            failed.append(f"{name}: not enough memory for it; give --resize")
+            continue
+        sample.save_picture(drawn, path)
+        rows.append((name, before, path))
         if config.side_by_side:
-            sample.save_picture(picture, folder / "given" / path.relative_to(folder))
+            sample.save_picture(picture, before)
     if config.side_by_side:
-        _write_page(Path(config.side_by_side), rows, folder)
+        _write_page(Path(config.side_by_side), rows)
     print(f"translate: {len(rows):,} pictures from {source} in {folder}")
     if failed:
         raise Refused(f"{len(failed)} skipped: {'; '.join(failed[:5])}")
 
 
-def _write_page(page: Path, rows: list[tuple[str, Path]], folder: Path) -> None:
+def _write_page(page: Path, rows: list[tuple[str, Path, Path]]) -> None:
     parts = [PAGE.format(title="Before and after")]
-    for name, path in rows:
-        before = folder / "given" / path.relative_to(folder)
+    for name, before, path in rows:
         sources = [os.path.relpath(file, page.parent) for file in (before, path)]
         images = "".join(f'<img src="{html.escape(source)}"> ' for source in sources)
         parts.append(f"<p>{html.escape(name)}<br>{images}</p>\n")

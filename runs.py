@@ -153,6 +153,7 @@ def check_branch(path: Path, step: int, config: knobs.Config) -> None:
 def configured(flags: dict[str, Any]) -> knobs.Config:
     """The config of a new run: the knobs of `--config` lie below the other flags."""
     file: dict[str, Any] = knobs.read_file(flags["config"]) if "config" in flags else {}
+    file.pop("name", None)  # or --overwrite would replace the run that the knobs are of
     file.pop("classes", None)  # the data of the new run will tell
     config = layered(file, {name: value for name, value in flags.items() if name != "config"})
     if config.batch_size == 1 and family(config).data == "images":
@@ -279,12 +280,18 @@ def generator(
     flags: dict[str, Any], translator: bool | None = None
 ) -> tuple["nn.Module", knobs.Config, str, bool]:
     """One generator of a run, its config and file, and whether it goes the other way round."""
-    bare = flags.get("netg_path")
-    alone = bare and not Path(bare).with_name("config.json").exists()
+    alone = flags.get("netg_path") and not beside(flags)
     asked = "" if alone else flags.pop("direction", "")  # alone: the flag says what they do
     nets, config, source = trained(flags, ranks=False, translator=translator)
     G, turned = one_way(nets, config, asked)
     return G, config, source, turned
+
+
+def beside(flags: dict[str, Any]) -> dict[str, Any]:
+    """The knobs in the config beside `--netg-path`, if there is one and it is of that family."""
+    file = Path(flags["netg_path"]).with_name("config.json")
+    saved = knobs.read_file(str(file), given="") if file.exists() else {}
+    return saved if flags.get("family", saved.get("family")) == saved.get("family") else {}
 
 
 def weights_given(flags: dict[str, Any], ranks: bool) -> tuple["Nets", knobs.Config, str]:
@@ -299,12 +306,8 @@ def weights_given(flags: dict[str, Any], ranks: bool) -> tuple["Nets", knobs.Con
         if twin == path or not twin.exists():
             raise Refused("--netd-path: give the weights of D, which ranks what G draws")
         flags["netd_path"] = str(twin)
-    beside = path.with_name("config.json")
-    saved = knobs.read_file(str(beside), given="") if beside.exists() else {}
-    if flags.get("family", saved.get("family")) != saved.get("family"):
-        saved = {}  # it is of other weights
-    saved = {name: value for name, value in saved.items() if name not in ("netg_path", "netd_path")}
-    config = layered(saved, flags)
+    others = ("netg_path", "netd_path")
+    config = layered({k: v for k, v in beside(flags).items() if k not in others}, flags)
     nets = family_of(config.family).build(config)
     given_weights(config)(nets)
     return nets, config, str(path)

@@ -58,11 +58,11 @@ def help_table(
 
 
 def help_of(command: str, families: list[str]) -> str:
-    """The flags of a command, as the family named has them."""
+    """The flags of a command, as the last of the families named has them."""
     if not families or "," in families[-1]:
         return help_table(command)  # at once: no torch
     from models import ONLY_SOME, family_of
 
-    row = family_of(families[-1].partition("=")[2])
-    defaults = {"family": families[-1].partition("=")[2], **row.defaults}
+    row = family_of(families[-1])
+    defaults = {"family": families[-1], **row.defaults}
     return help_table(command, defaults, set(ONLY_SOME) - set(row.knobs))

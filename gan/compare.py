@@ -154,8 +154,9 @@ median, scoring and saving left out), images and minutes are means over the fini
 and rescues are sums.</small></p>
 <h2>Curves</h2>
 <p><small>Left against images, right against time. A thin line is a seed, a thick one the mean of a
-setting, as far as all its seeds go. D(x) and D(G(z)) are the sigmoid of D's score: a probability
-only where D's loss is cross-entropy.</small></p>
+setting, as far as all its seeds go. D(x) and D(G(z)) are the sigmoid of D's score, a probability
+only where D's loss is cross-entropy; for least squares and critics they are the score
+itself.</small></p>
 <img class="curves" alt="curves" src="{curves}">
 <h2>Previews at equal points</h2>
 {previews}

@@ -17,8 +17,8 @@ from gan.checkpoint import write_beside
 CURVES = {
     "loss_d": "loss of D",
     "loss_g": "loss of G",
-    "D(x)": "D(x): how real the reals look to D, 0 to 1",
-    "D(G(z))": "D(G(z)): how real the drawn ones look to D, 0 to 1",
+    "D(x)": "D(x): how real the reals look to D",
+    "D(G(z))": "D(G(z)): how real the drawn ones look to D",
     "pair_auc": "pair_auc: share of pairs (real, drawn) that D tells apart; 0.5 is guessing",
     "score": "score: KID over time (of pairs: L1); lower is better",
 }

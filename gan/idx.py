@@ -63,9 +63,11 @@ def read(path: Path, dimensions: int) -> NDArray[np.uint8]:
 def find(folder: Path) -> list[Part]:
     """The IDX pictures in `folder` by name, `*images*idx3*`, with the labels beside each.
 
-    Where there is a `train` part, it alone: the other one is for tests.
+    Where there is a `train` part, it alone: the other one is for tests. A file that lies there
+    both plain and zipped is one.
     """
-    files = sorted(path for path in folder.glob("*images*idx3*") if path.is_file())
+    there = sorted(path for path in folder.glob("*images*idx3*") if path.is_file())
+    files = [path for path in there if path.suffix != ".gz" or path.with_suffix("") not in there]
     train = [path for path in files if path.name.startswith("train")]
     parts = []
     for path in train or files:

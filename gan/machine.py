@@ -39,6 +39,12 @@ def has_bfloat16(device: torch.device) -> bool:
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
+def no_memory(error: MemoryError | RuntimeError) -> bool:
+    """Whether this is want of memory, of the machine or its GPU."""
+    said = ("out of memory", "not enough memory", "can't allocate memory")
+    return isinstance(error, MemoryError) or any(words in str(error) for words in said)
+
+
 def keep_memory() -> None:
     """Have the C library reuse freed memory instead of giving it back after every step.
 

@@ -287,6 +287,15 @@ def _all_scores(fake: list[Features], real: list[Features], name: str) -> Scores
     return found | {f"{key} ({name})": {"value": value} for key, value in values.items()}
 
 
+def check(fake: int, train: int, held_out: int) -> None:
+    """Raises Refused if there are too few of one kind to score."""
+    if min(fake, train, held_out) < 8:
+        raise Refused(
+            f"evaluate needs 8 images of each kind; there are {fake} generated, "
+            f"{train} training and {held_out} held-out ones"
+        )
+
+
 def evaluate(
     fake: Images,
     train: Images,
@@ -303,11 +312,7 @@ def evaluate(
     training images (evenly spread ones), what a perfect generator gets at these numbers.
     "memorisation": see there. "n_fake", "n_train", "n_held_out", "n_floor": how many were used.
     """
-    if min(len(fake), len(train), len(held_out)) < 8:
-        raise Refused(
-            f"evaluate needs 8 images of each kind; there are {len(fake)} generated, "
-            f"{len(train)} training and {len(held_out)} held-out ones"
-        )
+    check(len(fake), len(train), len(held_out))
     known = reference or Reference()
     count = min(len(fake), len(train))
     spread = Subset(train, spaced(len(train), count))

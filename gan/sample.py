@@ -17,6 +17,7 @@ from torchvision.utils import make_grid
 from gan.checkpoint import write_beside
 
 Inputs = Callable[[int, int], Tensor]  # (first, count) -> what G is fed
+COLUMNS, GAP = 8, 2  # of a grid: pictures in a row, pixels between them
 BN_IMAGES = 512  # what batch norm's statistics are estimated on before the average is drawn from
 
 
@@ -160,9 +161,14 @@ def as_picture(image: Tensor) -> Image.Image:
     return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
 
 
-def grid(images: Tensor, columns: int = 8) -> Tensor:
+def grid(images: Tensor, columns: int = COLUMNS) -> Tensor:
     """uint8 [N, C, H, W] -> one uint8 [3, H', W'], row by row."""
-    return make_grid(images, nrow=columns, padding=2, pad_value=255)
+    return make_grid(images, nrow=columns, padding=GAP, pad_value=255)
+
+
+def grid_height(count: int, size: int) -> int:
+    """Pixels: of the grid of `count` pictures of `size`."""
+    return -(-count // COLUMNS) * (size + GAP) + GAP
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:

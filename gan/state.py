@@ -12,7 +12,7 @@ from gan import health, sample
 from gan.budget import pace
 from gan.report import Meters
 
-LEAD = 25  # D updates to one of G in the first `d_lead` steps (Arjovsky et al. 2017, their code)
+LEAD = 25  # D updates to one of G in the first `d_lead` steps (Arjovsky et al. 2017 took 100)
 
 
 class Ema(AveragedModel):

@@ -39,6 +39,14 @@ def test_pictures_and_labels_in_their_order(folder: Path) -> None:
     assert np.array_equal(idx.read(part.labels, 1), LABELS)
 
 
+def test_plain_and_zipped_side_by_side_are_one(folder: Path) -> None:
+    for array, name in ((DIGITS, "images-idx3"), (LABELS, "labels-idx1")):
+        (folder / f"train-{name}-ubyte").write_bytes(packed(array))
+        (folder / f"train-{name}-ubyte.gz").write_bytes(gzip.compress(packed(array)))
+    (part,) = idx.find(folder)
+    assert (part.count, part.images.suffix) == (12, "")
+
+
 def test_as_a_data_set(folder: Path, tmp_path: Path) -> None:
     images = data.open_images(str(folder), 28, 1, tmp_path / "cache", workers=1)
     assert images.array.shape == (12, 1, 28, 28)

@@ -19,6 +19,7 @@ from PIL import Image
 import main
 import runs
 from config import Config
+from faces import check_target
 from gan import checkpoint, loop
 from gan.errors import Refused
 
@@ -64,7 +65,6 @@ def test_train_and_generate_from_end_to_end(cli: Cli, faces: Path, tmp_path: Pat
     assert by_d.returncode == 0, by_d.stderr
     scores = [face["score"] for face in json.loads((tmp_path / "d.json").read_text())["faces"]]
     assert scores == sorted(scores, reverse=True)
-    assert all(0 < score < 1 for score in scores)
     assert Image.open(tmp_path / "a" / "top.png").size == (8 * 30 + 2, 2 * 30 + 2)
     # whatever is drawn beside it, a face has one score
     scores = {}
@@ -354,6 +354,7 @@ def test_a_conditional_run_from_end_to_end(
     assert Image.open(preview).size == (8 * 30 + 2, 4 * 30 + 2)  # a row of eight for each class
     for label in ("middle", "1"):
         inside("generate", f"--label={label}", "--gen-num=4", "--rank=none", f"--gen-dir={label}")
+        assert json.loads((tmp_path / "result.json").read_text())["label"] == label
     for file in (tmp_path / "1").iterdir():
         assert file.read_bytes() == (tmp_path / "middle" / file.name).read_bytes()
     with pytest.raises(Refused, match="there are left, middle, right, six"):
@@ -385,8 +386,12 @@ def test_a_knob_a_family_has_no_use_for_is_refused(inside: Inside) -> None:
             inside("train", f"--family={family}", word)
 
 
-def test_evaluate_says_when_the_images_are_others(
-    inside: Inside, faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_evaluate_says_what_is_wrong_with_the_images(
+    inside: Inside,
+    faces: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = tmp_path / "in"
     shutil.copytree(faces, folder)
@@ -397,6 +402,43 @@ def test_evaluate_says_when_the_images_are_others(
     (folder / "000.png").unlink()
     inside("evaluate", "--features=random", "--gen-num=40")
     assert "not those that" in capsys.readouterr().err
+    few = tmp_path / "few"
+    few.mkdir()
+    for file in list(faces.iterdir())[:10]:
+        shutil.copy(file, few)
+    monkeypatch.setattr(main, "drawn", None)  # it is told before anything is drawn
+    with pytest.raises(Refused, match="8 images of each kind; there are 40 generated, 5 training"):
+        inside("evaluate", f"--data-path={few}", "--gen-num=40")
+
+
+def test_the_knobs_of_a_run_are_not_its_name(inside: Inside, faces: Path, tmp_path: Path) -> None:
+    """`--config=.../mine/config.json --overwrite` would else delete the run `mine`."""
+    words = ["train", f"--data-path={faces}", "--max-images=40", "--gpu=False"]
+    inside(*words, *TINY, "--name=mine")
+    before = {path: path.read_bytes() for path in tmp_path.glob("*/mine/*")}
+    inside("train", "--config=checkpoints/mine/config.json", "--overwrite")
+    assert {path: path.read_bytes() for path in tmp_path.glob("*/mine/*")} == before
+    assert checkpoint.states(tmp_path / "checkpoints")
+
+
+def test_a_grid_too_high_for_its_format_is_refused() -> None:
+    check_target({"gen_img": "x.webp"}, 16_000)
+    check_target({"gen_img": "x.png"}, 70_000)
+    for name in ("x.webp", "x.jpg", "x.gif"):
+        with pytest.raises(Refused, match=rf"--gen-img={name}: .* cannot be 70,000 pixels high"):
+            check_target({"gen_img": name}, 70_000)
+
+
+def test_the_family_of_help_is_one_word_or_two(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["--family=dcgan"], ["--family", "dcgan"]):
+        main.run(["train", *words, "--help"])
+        assert "--lr1           float     0.0002 " in capsys.readouterr().out
+
+
+def test_without_a_standard_output(tmp_path: Path) -> None:
+    command = f"'{sys.executable}' '{ROOT / 'main.py'}' generate >&-"
+    done = subprocess.run(command, shell=True, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
 
 
 def test_a_run_keeps_out_of_its_own_data_and_of_files(

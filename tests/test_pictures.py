@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -171,6 +172,52 @@ def test_from_end_to_end(
         expected = pictures.drawn_from(way.eval(), picture, None, CPU)
         drawn = Image.open(tmp_path / "bare" / "x.png")
         assert np.abs(np.asarray(drawn, int) - np.asarray(expected, int)).max() <= 1, direction
+
+
+def test_originals_neither_replace_the_input_nor_each_other(
+    inside: Inside, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    G = ResNetG(3, 3, 64, ngf=4)
+    torch.save(G.state_dict(), tmp_path / "latest_net_G_A.pth")
+    words = ["--family=cyclegan", "--img-size=64", "--ngf=4", "--netg-path=latest_net_G_A.pth"]
+    words = ["translate", *words, "--side-by-side=page.html"]
+    for name, colour in (("x.png", 10), ("given/x.png", 200)):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (30, 30), (colour,) * 3).save(tmp_path / "in" / name)
+    inside(*words, "--input=in", "--output=out")
+    files = [p.relative_to(tmp_path / "out") for p in (tmp_path / "out").rglob("*.png")]
+    assert len(files) == 4, files  # two translations, two originals
+    seen = re.findall('src="([^"]+)"', (tmp_path / "page.html").read_text())
+    assert len(set(seen)) == 4
+    originals = sorted(Image.open(tmp_path / path).getpixel((0, 0))[0] for path in seen[::2])
+    assert originals == [10, 200]
+    # what was kept as an original is translated once more, to where it came from
+    shutil.move(tmp_path / "in", tmp_path / "again" / "given")
+    before = (tmp_path / "again/given/x.png").read_bytes()
+    with pytest.raises(Refused, match=r"--output=again: .* is in --input; give another folder"):
+        inside(*words, "--input=again/given", "--output=again")
+    assert (tmp_path / "again/given/x.png").read_bytes() == before
+
+    def hungry(*given: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to")
+
+    monkeypatch.setattr(pictures, "drawn_from", hungry)
+    with pytest.raises(Refused, match=r"2 skipped: .*x\.png: not enough memory.*--resize"):
+        inside(*words, "--input=again/given", "--output=out")
+
+
+def test_bare_weights_beside_the_config_of_another_family(inside: Inside, tmp_path: Path) -> None:
+    Config(family="dcgan").save(tmp_path / "config.json")
+    config = Config(family="pix2pix", img_size=32, ngf=2, ndf=2)
+    torch.save(FAMILIES["pix2pix"].build(config).G.state_dict(), tmp_path / "g.pth")
+    Image.new("RGB", (32, 32)).save(tmp_path / "x.png")
+    words = ["--family=pix2pix", "--img-size=32", "--ngf=2", "--batch-size=2", "--netg-path=g.pth"]
+    inside("translate", *words, "--direction=BtoA", "--input=x.png")
+    assert (tmp_path / "translated" / "x.png").exists()
+    torch.save(7, tmp_path / "g.pth")
+    for family in ("pix2pix", "cyclegan"):
+        with pytest.raises(Refused, match=r"g\.pth: not a bare state dict of tensors"):
+            inside("translate", f"--family={family}", *words[1:3], words[-1], "--input=x.png")
 
 
 def test_without_a_name_each_command_takes_the_newest_run_of_its_kind(
