@@ -457,6 +457,7 @@ FAMILIES: dict[str, Family] = {
     "hinge": Family(
         functools.partial(dcgan_nets, norm="spectral"), *adversarial(hinge), defaults=CLASSIC,
     ),
+    # a published run at 32 px; Arjovsky et al. 2017 clip to 0.01 and have rates of 5e-5
     "wgan": Family(
         dcgan_nets, *adversarial(critic), after_d=clip_weights, uses=("clip",),
         defaults={
