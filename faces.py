@@ -53,7 +53,7 @@ def generate(flags: dict[str, Any]) -> None:
         return z
 
     def by_ratio() -> sample.Judge:
-        z = vectors(0, ranking.ASKED)  # the same whatever is drawn: a face has one score
+        z = vectors(ranking.ELSEWHERE, ranking.ASKED)  # whatever is drawn: a face has one score
         fakes = sample.draw_uint8(nets.G, z, config.batch_size, device)
         return ranking.by_ratio(ranking.known(real, cache), fakes, str(device))
 

@@ -96,21 +96,23 @@ def report() -> None:
 
     for which in "ab":
         pair = ("modern", which, 10), ("classic", which, 10)
-        print(
-            f"KID at 10 minutes over the classic family's, ({which}): {ratio(*pair)} (wanted 0.4)"
-        )
+        print(f"score after 10 minutes over the classic's, ({which}): {ratio(*pair)} (goal 0.4)")
     for minutes in (5, 10):
         pair = ("modern", "b", minutes), ("classic", "b", 60)
-        print(f"KID at {minutes} minutes over classic's at 60, (b): {ratio(*pair)}")
+        goal = " (goal 1)" if minutes == 10 else ""
+        print(f"score after {minutes} minutes over the classic's hour, (b): {ratio(*pair)}{goal}")
     best = rows["classic", "c", 60]
     ours = rows["modern", "c", 60]
     if best and ours:
         least = min(best[SCORE], best["best"])
-        print(f"KID on 286 over classic's best: {ours[SCORE] / least:.2f} (wanted 0.4)")
+        print(
+            "score after an hour over the classic's best, (c): "
+            f"{ours[SCORE] / least:.2f} (goal 0.4)"
+        )
     short = [found("modern", which, seed, SHORT) for seed in SEEDS for which in "ca"]
     there = [line for line in short if line]
     fallen = sum(line["rescues"] > 0 or line["collapsed"] for line in there)
-    print(f"collapses in {len(there)} of 10 short runs: {fallen}")
+    print(f"short runs that collapsed: {fallen} of {len(there)}")
 
 
 def describe(line: dict[str, Any]) -> str:

@@ -2,13 +2,14 @@
 
     python benchmarks/ranking.py RUN_FOLDER NAME [--anime=ZIP]
     python benchmarks/ranking.py RUN_FOLDER NAME --broken=3,17,40
+    python benchmarks/ranking.py looks
 
 RUN_FOLDER is where `train --name=NAME` was run. Draws 2,048 faces, takes the best 256 (12.5 %) by
 each ranker, and scores them against the held-out images (of a run on the first 286 of the zip,
 against others of it); the rankers look at training images only.
 For the eye, every fifth of the 256 of four rankers are shuffled into ranked/NAME/blind-1.png and
 on; whoever looks at them numbers the broken faces (from 0, by rows, on from sheet to sheet), and
-the second command says whose they were.
+the second command keeps that in docs/blind.json, and the third counts whose they were.
 """
 
 import json
@@ -28,9 +29,11 @@ from torch import Tensor, nn
 import runs
 from gan import data, features, metrics, ranking, sample
 from gan.augment import augment
+from models import Nets
 
 DRAWN, KEPT = 2048, 256
 VIEWS = 8
+BLIND = ablation.ROOT / "docs" / "blind.json"
 LOOKED_AT = ("none", "score", "realism", "ratio")
 COLUMNS = (
     "KID (lite0)", "half size", "KID (random)", "precision (lite0)", "recall (lite0)",
@@ -60,11 +63,12 @@ def by_views(D: nn.Module, source: sample.Source, p: float = 0.5) -> sample.Judg
 
 
 def ranked(
-    D: nn.Module, drawn: Tensor, vectors: Tensor, source: sample.Source, train: features.Subset
+    nets: Nets, drawn: Tensor, vectors: Tensor, source: sample.Source, train: features.Subset
 ) -> Best:
     """Places of the best 256 faces by each ranker."""
-    real = ranking.known(train)
-    fakes = sample.to_uint8(drawn[: ranking.ASKED])
+    real, D = ranking.known(train), nets.D
+    z = source(ranking.ELSEWHERE, ranking.ASKED)
+    fakes = sample.draw_uint8(nets.G, z, ranking.ASKED, torch.device("cpu"))
     judges = {
         "score": ranking.by_score(D, source),
         "views": by_views(D, source),
@@ -95,7 +99,7 @@ def main(folder: str, name: str, anime: str = "") -> None:
     vectors = source(0, DRAWN)
     with torch.no_grad():
         drawn = torch.cat([nets.G(part) for part in vectors.split(config.batch_size)])
-    best = ranked(nets.D, drawn, vectors, source, train)
+    best = ranked(nets, drawn, vectors, source, train)
     pictures = sample.to_uint8(drawn).numpy()
     reference = features.Reference()
     known = {net: reference.features(held, net, 1, "cpu") for net in ("lite0", "random")}
@@ -133,21 +137,38 @@ def write_sheets(pictures: NDArray[np.uint8], best: Best, folder: Path) -> None:
     print(f"{len(faces)} faces, shuffled: {folder}/blind-1.png and on")
 
 
-def tally(folder: str, name: str, broken: str) -> None:
-    """Of the faces of each ranker, how many are among the broken ones."""
-    path = Path(folder) / "ranked" / name / "blind.json"
-    faces = json.loads(path.read_text(encoding="utf-8"))
-    bad = {int(word) for word in broken.split(",")}
-    assert bad <= set(range(len(faces))), f"there are {len(faces)} faces"
+def keep_look(folder: str, name: str, broken: str) -> None:
+    """Add one look at the sheets of a run: the faces that are broken."""
+    faces = json.loads((Path(folder) / "ranked" / name / "blind.json").read_text(encoding="utf-8"))
+    bad = sorted({int(word) for word in broken.split(",")})
+    assert bad[-1] < len(faces), f"there are {len(faces)} faces"
+    kept = json.loads(BLIND.read_text(encoding="utf-8")) if BLIND.exists() else {}
+    own = kept.setdefault(name, {"chosen_by": faces, "broken": []})
+    assert own["chosen_by"] == faces, f"{BLIND} has looks at other sheets of {name}"
+    own["broken"].append(bad)
+    lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(kept[key])}" for key in sorted(kept))
+    BLIND.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
+
+
+def looks() -> None:
+    """Of the faces of each ranker, how many are broken, by each look."""
+    kept = json.loads(BLIND.read_text(encoding="utf-8"))
+    print(f"| ranker | {' | '.join(kept)} |\n|{'---|' * (1 + len(kept))}")
     for key in LOOKED_AT:
-        own = [place for place, keys in enumerate(faces) if key in keys]
-        print(f"{key}: {sum(place in bad for place in own)} of {len(own)} broken")
+        cells = []
+        for run in kept.values():
+            own = {place for place, keys in enumerate(run["chosen_by"]) if key in keys}
+            counts = ", ".join(str(len(own.intersection(bad))) for bad in run["broken"])
+            cells.append(f"{counts} of {len(own)}")
+        print(f"| {key} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":
     *words, last = sys.argv[1:]
-    if last.startswith("--broken="):
-        tally(*words, last.removeprefix("--broken="))
+    if sys.argv[1:] == ["looks"]:
+        looks()
+    elif last.startswith("--broken="):
+        keep_look(*words, last.removeprefix("--broken="))
     elif last.startswith("--anime="):
         main(*words, last.removeprefix("--anime="))
     else:

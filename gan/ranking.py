@@ -17,6 +17,7 @@ from gan import features, metrics, sample
 NEIGHBOURS = 5  # k of the reals' balls
 LIMIT = 1000  # reals that a judge compares with
 ASKED = 256  # fakes that tell it what sets a run's faces apart
+ELSEWHERE = 2**48  # where these are taken from: beyond all that are ranked, which would lose by it
 SHRINK = 10.0  # how far the covariance is drawn to a multiple of the identity
 
 
