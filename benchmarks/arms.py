@@ -291,5 +291,4 @@ ARMS: dict[str, tuple[str, Family]] = {
     "dropout": ("", changed(build=dropped)),
     # for few images
     "narrow-d": ("--ndf=16", modern),
-    "ema5k": ("--ema-images=5000", modern),
 }
