@@ -51,6 +51,7 @@ MAY_IMPORT = {
         "gan.errors",
         "gan.features",
         "gan.feed",
+        "gan.machine",
         "gan.metrics",
         "gan.pairs",
         "gan.report",
