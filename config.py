@@ -1,4 +1,4 @@
-"""Every knob of the toolkit: its type, default, unit, one-line help and check.
+"""What a run is: every setting with its type, default, range, unit and one-line help.
 
 Order of authority: default below < the family's default < `--config` file < the user's flag.
 Only the standard library is imported here, so that `--help` answers at once.
@@ -9,319 +9,250 @@ import difflib
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from gan.errors import Refused
 
-COMPARE, GENERATE, EVALUATE = ("compare",), ("generate",), ("evaluate",)
-TRAIN, TRANSLATE, EXPORT = ("train", *COMPARE), ("translate",), ("export",)
-DRAW = (*GENERATE, *EVALUATE)
-ALL = (*TRAIN, *DRAW, *TRANSLATE)
-NETS = (*ALL, *EXPORT)
-ALIASES = {"image_size": "img_size", "h": "help"}
-ORDERS = ("resume", "overwrite")  # what to do now; no part of what a run is
+Value = bool | int | float | str
+Settings = dict[str, Value]  # of a run, by name: those that were given
+T = TypeVar("T")
+
 BUDGET = ("max_epoch", "max_images", "max_minutes")
-BESIDE = ("name", "gpu", "num_workers", "save_every", "save_minutes")  # a run is the same without
+# what does not change the result of a run
+OPERATIONAL = ("name", "gpu", "num_workers", "save_every", "save_minutes")
+# what the nets of a run were built with: a later command may repeat it, and nothing else
+OF_NETS = ("family", "img_size", "channels", "channels_a", "channels_b", "nz", "ngf", "ndf")
+# options of commands that config.json files of earlier versions hold beside the run's settings
+FORMER = (
+    "best", "diverse", "fake_path", "features", "file", "gen_dir", "gen_img", "gen_index",
+    "gen_mean", "gen_num", "gen_search_num", "gen_std", "input", "label", "output", "overwrite",
+    "rank", "report", "resize", "resume", "seeds", "side_by_side",
+)  # fmt: skip
 
 
-def knob(
-    default: Any,
+def option(
+    default: T,
     text: str,
     *,
-    used: tuple[str, ...] = TRAIN,
     low: float | None = None,
     above: float | None = None,
     high: float | None = None,
-    only: tuple[Any, ...] = (),
+    choices: tuple[Value, ...] = (),
     fixed: str = "",
-) -> Any:
-    """A dataclass field: `low <= value <= high`, `value > above`, or one of `only`.
+) -> T:
+    """A dataclass field: `low <= value <= high`, `value > above`, or one of `choices`.
 
-    `used` names the commands that take it; `fixed` says why `--resume` may not change it.
+    `fixed` says why `--resume` may not change it.
     """
-    return dataclasses.field(
+    found: T = dataclasses.field(
         default=default,
         metadata={
             "help": text,
-            "used": used,
             "low": low,
             "above": above,
             "high": high,
-            "only": only,
+            "choices": choices,
             "fixed": fixed,
         },
     )
+    return found
 
 
 @dataclass
 class Config:
-    """All knobs of one run; the table `train --help` prints is made from these lines."""
+    """All settings of one run; the table that `train --help` prints is made from these lines."""
 
     # the run
-    family: str = knob(
-        "modern", "which GAN: a row of FAMILIES in models.py", used=NETS, fixed="other networks"
+    family: str = option("modern", "which GAN: a row of FAMILIES in models.py", fixed="other nets")
+    name: str = option("", "name of the run: its sub-folder in checkpoints, imgs and runs")
+    gpu: bool | str = option(
+        "auto", "True, False or auto (CUDA, then Apple MPS, then CPU)", choices=("auto",)
     )
-    name: str = knob("", "name of the run: its sub-folder in checkpoints, imgs and runs", used=NETS)
-    gpu: bool | str = knob(
-        "auto", "True, False or auto (CUDA, then Apple MPS, then CPU)", used=ALL, only=("auto",)
-    )
-    seed: int = knob(
+    seed: int = option(
         0,
         "the run is a function of it, if its budget is in images or epochs",
-        used=ALL,
         low=0,
         high=2**63 - 1,
         fixed="other noise",
     )
-    seeds: int = knob(
-        1, "runs of each setting, with --seed and the seeds after it", used=COMPARE, low=1, high=100
-    )
-    resume: bool | str = knob(
-        False, "go on: the newest state of this run, or the file named", used=("train",)
-    )
-    overwrite: bool = knob(False, "replace the earlier run of this name")
 
     # data
-    data_path: str = knob("", "folder or zip of images; nothing: 4,096 drawn avatars", used=ALL)
-    img_size: int = knob(
-        96,
-        "pixels on a side (also --image-size)",
-        used=NETS,
-        low=28,
-        high=256,
-        fixed="other networks",
+    data_path: str = option("", "folder or zip of images; empty: 4,096 rendered avatars")
+    img_size: int = option(
+        96, "pixels on a side (also --image-size)", low=28, high=256, fixed="other nets"
     )
-    channels: int = knob(
-        3, "3 colour, 1 greyscale", used=NETS, low=1, high=3, only=(1, 3), fixed="other networks"
+    channels: int = option(
+        3, "3: colour, 1: greyscale", low=1, high=3, choices=(1, 3), fixed="other nets"
     )
-    held_out: float = knob(
+    held_out: float = option(
         0.1,
         "share of images to score with, not to train on (0: none, else 28 or more, at most half)",
-        used=(*TRAIN, *EVALUATE),
         low=0,
         high=0.5,
         fixed="other data",
     )
-    dedup: bool = knob(True, "draw pictures that are the same as one", fixed="other data")
-    flip: bool = knob(True, "mirror half of the images at random", fixed="other data")
-    num_workers: int = knob(
-        0,
-        "processes that decode images; 0: one a core",
-        used=(*TRAIN, *GENERATE, *EVALUATE),
-        low=0,
+    dedup: bool = option(True, "show a group of near-duplicates as one image", fixed="other data")
+    flip: bool = option(True, "mirror half of the images at random", fixed="other data")
+    num_workers: int = option(0, "processes that decode images; 0: one per core", low=0)
+    conditional: bool = option(
+        False, "one G and D for all classes: sub-folders, or IDX labels", fixed="other nets"
     )
-
-    conditional: bool = knob(
-        False, "one G and D for all classes: sub-folders, or IDX labels", fixed="other networks"
-    )
-    classes: str = knob("", "the classes found, with / between them", used=())
 
     # pictures to pictures
-    channels_a: int = knob(
-        3,
-        "of pictures A: 3 or 1",
-        used=(*TRAIN, *TRANSLATE, *EXPORT),
-        only=(1, 3),
-        fixed="other networks",
+    channels_a: int = option(3, "of pictures A: 3 or 1", choices=(1, 3), fixed="other nets")
+    channels_b: int = option(3, "of pictures B: 3 or 1", choices=(1, 3), fixed="other nets")
+    direction: str = option(
+        "AtoB", "AtoB, or BtoA", choices=("AtoB", "BtoA"), fixed="other nets"
     )
-    channels_b: int = knob(
-        3,
-        "of pictures B: 3 or 1",
-        used=(*TRAIN, *TRANSLATE, *EXPORT),
-        only=(1, 3),
-        fixed="other networks",
+    jitter: bool = option(
+        True, "crop at random from 286/256 of the size, and mirror at random", fixed="other data"
     )
-    direction: str = knob(
-        "AtoB",
-        "AtoB, or BtoA",
-        used=(*TRAIN, *TRANSLATE, *EXPORT),
-        only=("AtoB", "BtoA"),
-        fixed="other networks",
+    l1: float = option(100.0, "weight of pix2pix's L1", low=0)
+    cycle: float = option(10.0, "weight of CycleGAN's cycle consistency", low=0)
+    identity: float = option(
+        0.5, "weight of CycleGAN's identity loss, as a share of --cycle", low=0
     )
-    jitter: bool = knob(
-        True, "cut pictures at random from 286/256 of the size, and mirror them", fixed="other data"
-    )
-    l1: float = knob(100.0, "weight of pix2pix's L1", low=0)
-    cycle: float = knob(10.0, "weight of CycleGAN's way there and back", low=0)
-    identity: float = knob(0.5, "of --cycle: weight of B staying as it is on the way to B", low=0)
-    pool: int = knob(
+    pool: int = option(
         50, "earlier fakes that CycleGAN's D is shown", low=0, high=10**6, fixed="another state"
     )
-    spectral: bool = knob(False, "spectral norm in PatchGAN's D", fixed="other networks")
-    input: str = knob("", "picture, folder or zip to translate", used=TRANSLATE)
-    output: str = knob("translated", "folder for the results, by their names", used=TRANSLATE)
-    resize: bool = knob(
-        False, "translate at the size trained at, and enlarge the result", used=TRANSLATE
-    )
-    side_by_side: str = knob("", "HTML page of before and after to write", used=TRANSLATE)
+    spectral: bool = option(False, "spectral norm in PatchGAN's D", fixed="other nets")
 
     # networks
-    nz: int = knob(
-        64, "numbers in a noise vector", used=NETS, low=1, high=65536, fixed="other networks"
-    )
-    noise: str = knob(
+    nz: int = option(64, "numbers in a noise vector", low=1, high=65536, fixed="other nets")
+    noise: str = option(
         "normal",
         "its distribution: normal(0, 1) or uniform(-1, 1)",
-        only=("normal", "uniform"),
+        choices=("normal", "uniform"),
         fixed="other noise",
     )
-    ngf: int = knob(
-        32, "channels of G's last wide layer", used=NETS, low=1, high=4096, fixed="other networks"
-    )
-    ndf: int = knob(
-        32, "channels of D's first layer", used=NETS, low=1, high=4096, fixed="other networks"
-    )
-    netg_path: str = knob("", "weights of G to start from, or to draw with", used=NETS)
-    netd_path: str = knob("", "weights of D to start from, or to rank with", used=ALL)
+    ngf: int = option(32, "channels of G's last wide layer", low=1, high=4096, fixed="other nets")
+    ndf: int = option(32, "channels of D's first layer", low=1, high=4096, fixed="other nets")
+    netg_path: str = option("", "weights of G to start from, or to draw with")
+    netd_path: str = option("", "weights of D to start from, or to rank with")
 
     # updates
-    batch_size: int = knob(
-        16,
-        "images a step",
-        used=NETS,
-        low=1,
-        high=65536,
-        fixed="it sets which image comes when",
+    batch_size: int = option(
+        16, "images per step", low=1, high=65536, fixed="it sets which image comes when"
     )
-    optimizer: str = knob(
-        "adam", "of both nets: adam or rmsprop", only=("adam", "rmsprop"), fixed="another state"
+    optimizer: str = option(
+        "adam", "of both nets: adam or rmsprop", choices=("adam", "rmsprop"), fixed="another state"
     )
-    lr1: float = knob(4e-4, "learning rate of G", above=0, high=1)
-    lr2: float = knob(4e-4, "learning rate of D", above=0, high=1)
-    beta1: float = knob(0.0, "Adam's first beta", low=0, high=0.9999)
-    beta2: float = knob(0.99, "Adam's second beta", low=0, high=0.999999)
-    warm_up: int = knob(200, "steps in which the learning rates rise to their values", low=0)
-    lr_end: float = knob(
+    lr1: float = option(4e-4, "learning rate of G", above=0, high=1)
+    lr2: float = option(4e-4, "learning rate of D", above=0, high=1)
+    beta1: float = option(0.0, "Adam's first beta", low=0, high=0.9999)
+    beta2: float = option(0.99, "Adam's second beta", low=0, high=0.999999)
+    warm_up: int = option(200, "steps in which the learning rates rise to their values", low=0)
+    lr_end: float = option(
         0.125,
-        "learning rates at the end of the budget, as a share: down from half-way on",
+        "share of the learning rates that is left at the end; they fall from half-way on",
         low=0,
         high=1,
     )
-    lr_fall: str = knob("cosine", "how they go down: cosine or linear", only=("cosine", "linear"))
-    augment: float = knob(
-        0.8, "probability that D sees a picture moved, and with a hole", low=0, high=0.95
+    lr_fall: str = option("cosine", "how they fall: cosine or linear", choices=("cosine", "linear"))
+    augment: float = option(
+        0.8, "probability of each augmentation of the pictures D sees", low=0, high=0.95
     )
-    d_every: int = knob(
+    d_every: int = option(
         1, "update D on every n-th batch (2: one D update to two of G)", low=1, high=10**6
     )
-    g_every: int = knob(
+    g_every: int = option(
         1,
         "update G on every n-th batch (5: five D updates, each on new images, to one of G)",
         low=1,
     )
-    d_lead: int = knob(0, "steps at the start in which G waits for every 25th batch", low=0)
-    fake_label: float = knob(
-        0.0, "what D's logistic loss calls a fake (1: a published mistake)", low=0, high=1
+    d_lead: int = option(0, "first steps, in which G is updated on every 25th batch only", low=0)
+    fake_label: float = option(
+        0.0, "label of fakes in D's logistic loss (1: a published mistake)", low=0, high=1
     )
-    loss: str = knob(
+    loss: str = option(
         "",
-        "another family's loss: logistic, hinge, least-squares or critic; nothing: its own",
-        only=("", "logistic", "hinge", "least-squares", "critic"),
+        "another loss: logistic, hinge, least-squares, critic or relativistic; empty: the family's",
+        choices=("", "logistic", "hinge", "least-squares", "critic", "relativistic"),
         fixed="another game",
     )
-    amp: bool | str = knob(
+    amp: bool | str = option(
         "auto",
         "mixed precision, bfloat16: True, False or auto (if the machine has it)",
-        only=("auto",),
+        choices=("auto",),
     )
-    penalty: float = knob(10.0, "weight of wgan-gp's gradient penalty", low=0)
-    clip: float = knob(0.1, "wgan's bound on every weight of D", above=0)
-    ema: bool = knob(True, "draw with the moving average of G", fixed="it starts at step 0")
-    ema_images: int = knob(20_000, "EMA half-life, images (at most 5 % of those seen)", low=1)
+    penalty: float = option(10.0, "weight of D's penalty: wgan-gp's, or R1 and R2's", low=0)
+    penalty_every: int = option(
+        1, "D updates from one penalty to the next, which weighs as much more", low=1, high=10**6
+    )
+    clip: float = option(0.1, "wgan's bound on every weight of D", above=0)
+    ema: bool = option(True, "draw with the moving average of G", fixed="it starts at step 0")
+    ema_images: int = option(20_000, "EMA half-life, images (at most 5 % of those seen)", low=1)
 
     # budget: the first one reached ends the run; 0 is no limit
-    max_epoch: int = knob(200, "passes over the data; 200 only if no other budget is given", low=0)
-    max_images: int = knob(0, "images shown to D, all sessions of the run together", low=0)
-    max_minutes: float = knob(0.0, "minutes of training, all sessions of the run together", low=0)
+    max_epoch: int = option(200, "passes over the data; 200 only if no other budget is given", low=0)
+    max_images: int = option(0, "images shown to D, all sessions of the run together", low=0)
+    max_minutes: float = option(0.0, "minutes of training, all sessions of the run together", low=0)
 
     # what is written when
-    save_every: int = knob(
+    save_every: int = option(
         10,
-        "epochs from one preview, weights and state to the next (from the 21st on a minute apart)",
+        "epochs from one save to the next (from the 100th save on ten times as many, and so on)",
         low=1,
     )
-    save_minutes: float = knob(10.0, "save at least this often, minutes", above=0)
-    log_every: int = knob(20, "steps from one log line to the next", low=1)
-    eval_every: int = knob(0, "images from one score to the next; 0: about 5 % of the run", low=0)
-    rescue: bool = knob(True, "after NaN or collapse go back to the best state, at half the rates")
-
-    # generate and evaluate
-    best: bool = knob(
-        True,
-        "draw with the best-scored state of the run, not the newest",
-        used=(*DRAW, *TRANSLATE, *EXPORT),
-    )
-    file: str = knob("faces.onnx", "G in one file: .onnx or .safetensors", used=EXPORT)
-    gen_num: int = knob(64, "faces to keep, or to score (evaluate: 2000)", used=DRAW, low=1)
-    gen_search_num: int = knob(512, "candidates to draw and rank", used=GENERATE, low=1)
-    rank: str = knob(
-        "",
-        "best by: realism, ratio, score (D's) or none; nothing: realism, for bare weights score",
-        used=GENERATE,
-        only=("", "realism", "ratio", "score", "none"),
-    )
-    diverse: bool = knob(
-        False, "of the best, those least like each other; no training image", used=GENERATE
-    )
-    gen_mean: float = knob(0.0, "mean of the noise", used=GENERATE)
-    gen_std: float = knob(1.0, "standard deviation of the noise", used=GENERATE, above=0)
-    label: str = knob("", "class to draw, of a conditional run: its name or number", used=GENERATE)
-    gen_img: str = knob("result.png", "file of the grid, best face first", used=GENERATE)
-    gen_dir: str = knob("", "folder for one file a face", used=GENERATE)
-    gen_index: str = knob("", "draw these candidates again: 17 or 17,4,99", used=GENERATE)
-    fake_path: str = knob("", "score the images of this folder or zip instead", used=EVALUATE)
-    features: str = knob(
-        "lite0",
-        "what sees: lite0, inception or random",
-        used=EVALUATE,
-        only=("lite0", "inception", "random"),
-    )
-    report: str = knob(
-        "",
-        "page to write, with a .json beside it; nothing: evaluate.html, compare.html",
-        used=(*COMPARE, *EVALUATE),
+    save_minutes: float = option(10.0, "save at least this often, minutes", above=0)
+    log_every: int = option(20, "steps from one log line to the next", low=1)
+    eval_every: int = option(0, "images from one score to the next; 0: about 5 % of the run", low=0)
+    rescue: bool = option(
+        True, "after NaN or collapse go back to the best state, at half the rates"
     )
 
     @property
-    def labels(self) -> list[str]:
-        """Names of the classes of a conditional run."""
-        return self.classes.split("/") if self.classes else []
+    def channels_given(self) -> int:
+        """Channels of the pictures that are translated."""
+        return self.channels_a if self.direction == "AtoB" else self.channels_b
 
     @property
-    def inputs(self) -> int:
-        """Numbers that G is fed: the noise, and one for each class."""
-        return self.nz + len(self.labels)
-
-    def turned(self, sides: tuple[Any, Any]) -> tuple[Any, Any]:
-        """What there is of A and of B, as what is given and what is wanted."""
-        return sides if self.direction == "AtoB" else sides[::-1]
-
-    @property
-    def sides(self) -> tuple[int, int]:
-        """Channels of the pictures given and of those wanted."""
-        return self.turned((self.channels_a, self.channels_b))
-
-    def save(self, path: Path) -> None:
-        knobs = {k: v for k, v in dataclasses.asdict(self).items() if k not in ORDERS}
-        path.write_text(json.dumps(knobs, indent=2) + "\n", encoding="utf-8")
+    def channels_wanted(self) -> int:
+        """Channels of the pictures they are translated to."""
+        return self.channels_b if self.direction == "AtoB" else self.channels_a
 
 
+@dataclass(frozen=True)
+class RunFacts:
+    """What a run finds out when it starts. Its state keeps it beside what the user asked for."""
+
+    class_names: tuple[str, ...] = ()  # of a conditional run
+    mixed_precision: bool = False  # whether the nets compute in bfloat16
+
+    @classmethod
+    def of_state(cls, state: Mapping[str, Any]) -> "RunFacts":
+        """The facts in a saved state; earlier versions kept them among the settings."""
+        if "facts" in state:
+            facts = state["facts"]
+            return cls(tuple(facts["class_names"]), bool(facts["mixed_precision"]))
+        config = state["config"]
+        return cls(split_classes(config.get("classes", "")), config.get("amp") is True)
+
+
+def split_classes(text: str) -> tuple[str, ...]:
+    """The names in "cat/dog", as a config.json has them."""
+    return tuple(text.split("/")) if text else ()
+
+
+Field = dataclasses.Field  # of Config, or of a command's own options
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 
 
-def names(command: str) -> list[str]:
-    return [name for name, field in FIELDS.items() if command in field.metadata["used"]]
-
-
 def flag(name: str) -> str:
+    """`img_size` -> `--img-size`."""
     return "--" + name.replace("_", "-")
 
 
-def _parse(name: str, kind: type, text: str) -> Any:
-    """One word from the command line as `kind`, or ValueError."""
+def types_of(field: "Field[Any]") -> tuple[type, ...]:
+    """The types that a field takes, in the order in which they are tried."""
+    return get_args(field.type) or (field.type,)  # type: ignore[return-value]
+
+
+def _convert(field: "Field[Any]", kind: type, text: str) -> Value:
+    """The text as `kind`; raises ValueError or KeyError."""
     if kind is bool:
         return {"true": True, "1": True, "false": False, "0": False}[text.strip().lower()]
     if kind is int:
@@ -335,104 +266,86 @@ def _parse(name: str, kind: type, text: str) -> Any:
         if not math.isfinite(number):
             raise ValueError(text)
         return number
-    only = FIELDS[name].metadata["only"]
-    if only and text not in only:
+    choices = field.metadata["choices"]
+    if choices and text not in choices:
         raise ValueError(text)
-    return os.path.expanduser(text)  # in --x=~/y the shell leaves it
+    return os.path.expanduser(text)  # in --x=~/y the shell leaves the ~
 
 
-def coerce(name: str, text: str) -> Any:
-    """The value of knob `name` written as `text`; raises Refused for a wrong type or range."""
-    field = FIELDS[name]
-    kinds = get_args(field.type) or (field.type,)
+def parse(field: "Field[Any]", text: str) -> Value:
+    """The value of `field` that is written as `text`; raises Refused for a wrong type or range."""
+    kinds = types_of(field)
     for kind in kinds:
         try:
-            value = _parse(name, kind, text)
+            value = _convert(field, kind, text)
             break
         except (ValueError, KeyError, OverflowError):
             continue
     else:
-        words = " or ".join(map(str, field.metadata["only"]))
-        says = {bool: "True or False", int: "a whole number", float: "a number", str: words}
-        wanted = " or ".join(says[kind] for kind in kinds)
-        raise Refused(f"{flag(name)}={text}: wants {wanted} (default {field.default!r})")
-    rule = field.metadata
-    if not isinstance(value, (bool, str)):
-        if rule["low"] is not None and value < rule["low"]:
-            raise Refused(f"{flag(name)}={text}: at least {rule['low']}")
-        if rule["above"] is not None and value <= rule["above"]:
-            raise Refused(f"{flag(name)}={text}: more than {rule['above']}")
-        if rule["high"] is not None and value > rule["high"]:
-            raise Refused(f"{flag(name)}={text}: at most {rule['high']}")
-        if rule["only"] and value not in rule["only"]:
-            raise Refused(f"{flag(name)}={text}: one of {', '.join(map(str, rule['only']))}")
+        words = " or ".join(map(str, field.metadata["choices"]))
+        names = {bool: "True or False", int: "a whole number", float: "a number", str: words}
+        wanted = " or ".join(names[kind] for kind in kinds)
+        raise Refused(f"{flag(field.name)}={text}: wants {wanted} (default {field.default!r})")
+    if not isinstance(value, bool | str):
+        _check_range(field, text, value)
     return value
 
 
-def read_flags(command: str, stray: Iterable[str], options: Mapping[str, str]) -> dict[str, Any]:
-    """The flags of one call, typed and checked; raises Refused for the first that is wrong."""
-    known = [*names(command), *(["config"] if command in TRAIN else [])]
-    for word in stray:
-        hint = f"did you mean {flag(str(word))}=...?" if str(word) in known else "flags are --x=y"
-        raise Refused(f"{word}: a stray word; {hint}")
-    flags: dict[str, Any] = {}
-    for given, text in options.items():
-        name = ALIASES.get(given, given)
-        if name not in known and name.startswith("no") and name[2:] in known:
-            name, text = name[2:], {"True": "False"}.get(str(text), f"no{text}")
-            if bool not in (get_args(FIELDS[name].type) or (FIELDS[name].type,)):
-                raise Refused(f"{flag(given)}: {flag(name)} is not a switch; give it a value")
-        if name not in known:
-            near = difflib.get_close_matches(name, [*known, *ALIASES], 1)
-            hint = f"did you mean {flag(near[0])}?" if near else f"see {command} --help"
-            if name in FIELDS and FIELDS[name].metadata["used"]:
-                hint = f"it belongs to {' and '.join(FIELDS[name].metadata['used'])}"
-            raise Refused(f"{flag(given)}: no such flag of {command}; {hint}")
-        if name in flags:
-            raise Refused(f"{flag(given)}: given twice")
-        flags[name] = os.path.expanduser(text) if name == "config" else coerce(name, str(text))
-    if flags.get("data_path") == "":
-        raise Refused("--data-path=: empty; for the drawn avatars leave the flag out")
-    if not flags.get("name", "x").replace("-", "").replace("_", "").replace(".", "").isalnum():
-        raise Refused(f"--name={flags['name']}: letters, digits, '-', '_' and '.' only")
-    if Path(flags.get("report") or "x.html").suffix.lower() not in (".html", ".htm"):
-        raise Refused(f"--report={flags['report']}: a name that ends in .html")
-    return flags
+def _check_range(field: "Field[Any]", text: str, value: float) -> None:
+    rule, given = field.metadata, f"{flag(field.name)}={text}"
+    if rule["low"] is not None and value < rule["low"]:
+        raise Refused(f"{given}: at least {rule['low']}")
+    if rule["above"] is not None and value <= rule["above"]:
+        raise Refused(f"{given}: more than {rule['above']}")
+    if rule["high"] is not None and value > rule["high"]:
+        raise Refused(f"{given}: at most {rule['high']}")
+    if rule["choices"] and value not in rule["choices"]:
+        raise Refused(f"{given}: one of {', '.join(map(str, rule['choices']))}")
 
 
-def read_file(path: str, given: str = "--config=") -> dict[str, Any]:
-    """The knobs of a saved config, checked like flags; `given` by the flag that messages name."""
+def write_config(config: Config, facts: RunFacts, path: Path) -> None:
+    """Write `config.json`: the settings, and the classes that bare weights are of."""
+    saved = {**dataclasses.asdict(config), "classes": "/".join(facts.class_names)}
+    path.write_text(json.dumps(saved, indent=2) + "\n", encoding="utf-8")
+
+
+def read_config(path: str, given_as: str = "--config=") -> tuple[Settings, tuple[str, ...]]:
+    """Settings and class names in a config.json, checked like flags.
+
+    Raises Refused, naming the file after `given_as`.
+    """
     try:
         saved = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise Refused(f"{given}{path}: {error.strerror}") from error
+        raise Refused(f"{given_as}{path}: {error.strerror}") from error
     except ValueError as error:
-        raise Refused(f"{given}{path}: not JSON ({error})") from error
+        raise Refused(f"{given_as}{path}: not JSON ({error})") from error
     if not isinstance(saved, dict):
-        raise Refused(f"{given}{path}: not a table of knobs")
+        raise Refused(f"{given_as}{path}: not a table of settings")
+    classes = split_classes(str(saved.pop("classes", "")))
     for name in saved:
-        if name not in FIELDS:
+        if name not in FIELDS and name not in FORMER:
             near = difflib.get_close_matches(name, FIELDS, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise Refused(f"{given}{path}: no knob is called {name}{hint}")
+            raise Refused(f"{given_as}{path}: no setting is called {name}{hint}")
     try:
-        return {k: coerce(k, str(value)) for k, value in saved.items() if k not in ORDERS}
+        return {k: parse(FIELDS[k], str(v)) for k, v in saved.items() if k in FIELDS}, classes
     except Refused as error:
-        raise Refused(f"{given}{path}: {error}") from None
+        raise Refused(f"{given_as}{path}: {error}") from None
 
 
-def resolve(*layers: Mapping[str, Any]) -> Config:
-    """One Config from layers of knobs, weakest first.
+def resolve(*layers: Mapping[str, Value]) -> Config:
+    """One Config from layers of settings, weakest first; raises Refused if it has no budget.
 
     A layer that names any part of the budget replaces the whole of it, so that
     `--max-minutes=60` is not cut short by the default number of epochs.
     """
-    knobs: dict[str, Any] = {}
+    settings: Settings = {}
     for layer in layers:
         if any(layer.get(name) for name in BUDGET):
-            knobs.update(dict.fromkeys(BUDGET, 0))
-        knobs.update(layer)
-    config = Config(**knobs)
+            settings.update(dict.fromkeys(BUDGET, 0))
+        settings.update(layer)
+    config = Config(**settings)  # type: ignore[arg-type]
     if not any(getattr(config, name) for name in BUDGET):
         raise Refused("--max-epoch, --max-images, --max-minutes: all are 0; set one of them")
     if config.fake_label and config.loss not in ("", "logistic"):
@@ -440,29 +353,24 @@ def resolve(*layers: Mapping[str, Any]) -> Config:
             f"--fake-label={config.fake_label}: only the logistic loss has labels; leave out this "
             f"flag or --loss={config.loss}"
         )
-    if config.gen_num > config.gen_search_num:
-        raise Refused(
-            f"--gen-num={config.gen_num}: more than the {config.gen_search_num} candidates; "
-            f"give --gen-search-num={config.gen_num} or more"
-        )
     return config
 
 
-def difference(saved: Mapping[str, Any], wanted: Config) -> str:
-    """The first knob in which a run of config `saved` is not the run `wanted`; "" if none."""
-    for name in names("train"):
-        old, new = saved.get(name, FIELDS[name].default), getattr(wanted, name)
-        if old != new and new != "auto" and name not in (*ORDERS, *BESIDE):
+def difference(saved: Mapping[str, Value], wanted: Config) -> str:
+    """The first setting in which a run of settings `saved` is not the run `wanted`; "" if none."""
+    for name, field in FIELDS.items():
+        old, new = saved.get(name, field.default), getattr(wanted, name)
+        if old != new and new != "auto" and name not in OPERATIONAL:
             return f"{flag(name)} {old}, not {new}"
     return ""
 
 
-def changes(saved: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """{knob: [old, new]} for `--resume`; raises Refused for one that may not change in mid-run."""
+def changes(saved: Mapping[str, Value], given: Mapping[str, Value]) -> dict[str, list[Value]]:
+    """{setting: [old, new]} of `--resume`; raises Refused for one that a run may not change."""
     changed = {
         name: [saved[name], value]
-        for name, value in flags.items()
-        if name in saved and saved[name] != value and name not in ("resume", "gpu")
+        for name, value in given.items()
+        if name in saved and saved[name] != value and name != "gpu"
     }
     for name, (old, new) in changed.items():
         reason = FIELDS[name].metadata["fixed"]

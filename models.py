@@ -1,44 +1,25 @@
-"""Every network, and at the end the table of families; `restore` rebuilds a trained pair."""
+"""Every network that generates from noise, and at the end the table of families."""
 
 import difflib
 import functools
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-import config as knobs
-from config import Config
+from config import FIELDS, Config, RunFacts, Value
 from gan import checkpoint
 from gan.errors import Refused
-from gan.losses import (
-    Loss,
-    adversarial,
-    clip_weights,
-    critic,
-    cycle,
-    gradient_penalty,
-    hinge,
-    least_squares,
-    nonsaturating,
-    paired,
-)
-from gan.translation import (
-    PatchD,
-    Pool,
-    ResNetG,
-    ThereAndBack,
-    UNet,
-    init_weights,
-    load_reference,
-)
+from gan.family import Family
+from gan.losses import Nets, adversarial, clip_weights, cycle, fake_label, paired
+from gan.schedule import critic_first
+from gan.tasks import TASKS
+from gan.translation import CycleD, PatchD, Pool, ResNetG, ThereAndBack, UNet, init_weights
+from gan.weights import load_weights
 
 # Sizes whose classic script ends in layers of stride 3; every other size is halved throughout.
 STRIDES = {96: (3, 2, 2, 2), 144: (3, 3, 2, 2)}
@@ -69,18 +50,29 @@ def width(level: int, base: int) -> int:
 class NetG(nn.Module):
     """DCGAN generator (Radford et al. 2016, arXiv:1511.06434): noise [N, nz] -> [N, C, s, s].
 
+    A conditional one takes the one-hot class [N, classes] too (Mirza & Osindero 2014,
+    arXiv:1411.1784), as all the generators here do.
+
     The picture is in [-1, 1]. Transposed convolutions k4 s1 p0 from one pixel, then k4 s2 p1
     (k5 s3 p1 for a stride of 3), each with batch norm and ReLU; the last one with tanh.
     Parameters are called `main.N.*` as in the classic 96-pixel script, whose third layer alone
     has a bias: weights go both ways.
     """
 
-    def __init__(self, nz: int = 100, ngf: int = 64, img_size: int = 96, channels: int = 3) -> None:
+    def __init__(
+        self,
+        nz: int = 100,
+        ngf: int = 64,
+        img_size: int = 96,
+        channels: int = 3,
+        classes: int = 0,
+    ) -> None:
         super().__init__()
         levels = pyramid(img_size)
         depth = len(levels) - 1
+        wide = width(depth - 1, ngf)
         layers: list[nn.Module] = [
-            nn.ConvTranspose2d(nz, width(depth - 1, ngf), levels[-1][0], 1, 0, bias=False)
+            nn.ConvTranspose2d(nz + classes, wide, levels[-1][0], 1, 0, bias=False)
         ]
         for level in reversed(range(depth)):
             side, stride = levels[level]
@@ -102,18 +94,18 @@ class NetG(nn.Module):
         self.main = nn.Sequential(*layers, nn.Tanh())
         self.may_lack = "main.6.bias"
 
-    def forward(self, noise: Tensor) -> Tensor:
-        return self.main(noise[:, :, None, None])
+    def forward(self, noise: Tensor, *condition: Tensor) -> Tensor:
+        return self.main(torch.cat((noise, *condition), 1)[:, :, None, None])
 
 
-def judged(scores: Tensor, *wanted: Tensor) -> Tensor:
-    """[N, 1 + classes] -> [N]: the score in itself, plus that as a picture of the class wanted.
+def project(scores: Tensor, *condition: Tensor) -> Tensor:
+    """[N, 1 + classes] -> [N]: the score as a picture, plus that as a picture of its class.
 
-    `wanted` is nothing, or one-hot classes [N, classes]. With the last layer linear in features h
-    this is psi(h) + y V h, a projection (Miyato & Koyama 2018, arXiv:1802.05637, eq. 3).
+    `condition` is nothing, or one-hot classes [N, classes]. With the last layer linear in features
+    h this is psi(h) + y V h, a projection (Miyato & Koyama 2018, arXiv:1802.05637, eq. 3).
     """
     scores = scores.flatten(1)
-    return scores[:, 0] + sum((scores[:, 1:] * one_hot).sum(1) for one_hot in wanted)
+    return scores[:, 0] + sum((scores[:, 1:] * one_hot).sum(1) for one_hot in condition)
 
 
 class NetD(nn.Module):
@@ -148,8 +140,8 @@ class NetD(nn.Module):
         self.main = nn.Sequential(*layers, normed(last))
         self.may_lack = f"main.{len(layers)}.bias"
 
-    def forward(self, images: Tensor, *wanted: Tensor) -> Tensor:
-        return judged(self.main(images), *wanted)  # [N]
+    def forward(self, images: Tensor, *condition: Tensor) -> Tensor:
+        return project(self.main(images), *condition)  # [N]
 
 
 class MlpG(nn.Module):
@@ -158,17 +150,19 @@ class MlpG(nn.Module):
     Widths as given, ReLU between, tanh at the end (Goodfellow et al. 2014 leave them open).
     """
 
-    def __init__(self, nz: int, hidden: tuple[int, ...], img_size: int, channels: int) -> None:
+    def __init__(
+        self, nz: int, hidden: tuple[int, ...], img_size: int, channels: int, classes: int = 0
+    ) -> None:
         super().__init__()
         shape = (channels, img_size, img_size)
         layers: list[nn.Module] = []
-        for c_in, c_out in pairwise((nz, *hidden)):
+        for c_in, c_out in pairwise((nz + classes, *hidden)):
             layers += [nn.Linear(c_in, c_out), nn.ReLU(inplace=True)]
         last = nn.Linear(hidden[-1], channels * img_size**2)
         self.main = nn.Sequential(*layers, last, nn.Unflatten(1, shape), nn.Tanh())
 
-    def forward(self, noise: Tensor) -> Tensor:
-        return self.main(noise)
+    def forward(self, noise: Tensor, *condition: Tensor) -> Tensor:
+        return self.main(torch.cat((noise, *condition), 1))
 
 
 class MlpD(nn.Module):
@@ -183,8 +177,8 @@ class MlpD(nn.Module):
             layers += [nn.Linear(c_in, c_out), nn.LeakyReLU(0.2, inplace=True)]
         self.main = nn.Sequential(*layers, nn.Linear(hidden[-1], 1 + classes))
 
-    def forward(self, images: Tensor, *wanted: Tensor) -> Tensor:
-        return judged(self.main(images), *wanted)  # [N]
+    def forward(self, images: Tensor, *condition: Tensor) -> Tensor:
+        return project(self.main(images), *condition)  # [N]
 
 
 class Residual(nn.Module):
@@ -206,7 +200,14 @@ class ModernG(nn.Module):
     full size a thin last stage, so that the dearest layers are narrow.
     """
 
-    def __init__(self, nz: int = 64, ngf: int = 32, img_size: int = 96, channels: int = 3) -> None:
+    def __init__(
+        self,
+        nz: int = 64,
+        ngf: int = 32,
+        img_size: int = 96,
+        channels: int = 3,
+        classes: int = 0,
+    ) -> None:
         super().__init__()
         levels = pyramid(img_size, {})
         depth = len(levels) - 1
@@ -214,7 +215,7 @@ class ModernG(nn.Module):
         widths = [max(1, ngf // 2), *(width(level, ngf) for level in range(depth))]
         base = levels[-1][0]
         layers: list[nn.Module] = [
-            nn.Linear(nz, widths[-1] * base * base, bias=False),
+            nn.Linear(nz + classes, widths[-1] * base * base, bias=False),
             nn.Unflatten(1, (widths[-1], base, base)),
             nn.BatchNorm2d(widths[-1]),
             nn.LeakyReLU(0.2, inplace=True),
@@ -232,169 +233,106 @@ class ModernG(nn.Module):
             ]
         self.main = nn.Sequential(*layers, nn.Conv2d(widths[0], channels, 3, 1, 1), nn.Tanh())
 
-    def forward(self, noise: Tensor) -> Tensor:
-        return self.main(noise)
+    def forward(self, noise: Tensor, *condition: Tensor) -> Tensor:
+        return self.main(torch.cat((noise, *condition), 1))
 
 
 class ModernD(nn.Module):
     """Discriminator of the `modern` family: pictures [N, C, s, s] -> scores [N].
 
-    Spectral norm on every convolution (Miyato et al. 2018, arXiv:1802.05957) and no batch norm,
-    which with it does harm; 2 x 2 pixels enter as channels, so that no layer works at full size.
+    Spectral norm on every convolution (Miyato et al. 2018, arXiv:1802.05957) or, for losses that
+    have penalties instead, no norm ("none"); never batch norm, which does harm beside either.
+    2 x 2 pixels enter as channels, so that no layer works at full size.
     """
 
     def __init__(
-        self, ndf: int = 32, img_size: int = 96, channels: int = 3, classes: int = 0
+        self,
+        ndf: int = 32,
+        img_size: int = 96,
+        channels: int = 3,
+        classes: int = 0,
+        norm: str = "spectral",
     ) -> None:
         super().__init__()
         self.odd = img_size % 2
+        normed = spectral_norm if norm == "spectral" else nn.Identity()
+
+        def stage(c_in: int, c_out: int, kernel: int, stride: int) -> list[nn.Module]:
+            conv = nn.Conv2d(c_in, c_out, kernel, stride, 1)
+            return [normed(conv), nn.LeakyReLU(0.2, inplace=True)]
+
         side, wide = (img_size + 1) // 2, ndf
-        layers = [nn.PixelUnshuffle(2), *self._stage(4 * channels, wide, 3, 1)]
+        layers = [nn.PixelUnshuffle(2), *stage(4 * channels, wide, 3, 1)]
         while side >= 8:
             c_out = min(wide * 3 // 2 if wide == ndf else 2 * wide, 6 * ndf)
-            layers += self._stage(wide, c_out, 4, 2)
+            layers += stage(wide, c_out, 4, 2)
             side, wide = side // 2, c_out
-        layers += self._stage(wide, wide, 3, 1)
+        layers += stage(wide, wide, 3, 1)
         last = nn.Linear(wide * side * side, 1 + classes)
         self.main = nn.Sequential(*layers, nn.Flatten(), last)
 
-    @staticmethod
-    def _stage(c_in: int, c_out: int, kernel: int, stride: int) -> list[nn.Module]:
-        conv = nn.Conv2d(c_in, c_out, kernel, stride, 1)
-        return [spectral_norm(conv), nn.LeakyReLU(0.2, inplace=True)]
-
-    def forward(self, images: Tensor, *wanted: Tensor) -> Tensor:
+    def forward(self, images: Tensor, *condition: Tensor) -> Tensor:
         if self.odd:
             images = F.pad(images, (0, 1, 0, 1), mode="replicate")
-        return judged(self.main(images), *wanted)  # [N]
+        return project(self.main(images), *condition)  # [N]
 
 
-@dataclass
-class Nets:
-    """The two players."""
-
-    G: nn.Module
-    D: nn.Module
-
-
-# what there is to set beside what every family has, by what G is fed with
-PICTURES = ("ngf", "ndf", "channels_a", "channels_b", "direction", "jitter")
-OF_DATA = {
-    "images": ("ngf", "ndf", "nz", "noise", "channels", "dedup", "conditional"),
-    "pairs": PICTURES,
-    "two folders": PICTURES,
-}
-
-
-@dataclass(frozen=True)
-class Family:
-    """A kind of GAN: its networks, its two losses, and the knobs its source sets otherwise."""
-
-    build: Callable[[Config], Nets]
-    d_loss: Loss
-    g_loss: Loss
-    data: str = "images"
-    after_d: Callable[[Nets, Config], None] | None = None
-    defaults: Mapping[str, Any] = field(default_factory=dict)
-    uses: tuple[str, ...] = ()  # knobs of its losses, which other families refuse
-    lacks: tuple[str, ...] = ()  # knobs that families of this kind of data have, but this one not
-
-    @property
-    def knobs(self) -> list[str]:
-        """The knobs it uses of those that only some families do."""
-        return [knob for knob in (*OF_DATA[self.data], *self.uses) if knob not in self.lacks]
-
-
-def dcgan_nets(config: Config, norm: str = "batch") -> Nets:
-    size, channels, classes = config.img_size, config.channels, len(config.labels)
+def dcgan_nets(config: Config, classes: int = 0, norm: str = "batch") -> Nets:
+    """The classic pair; `norm` is D's: "batch", "spectral" or "none"."""
+    size, channels = config.img_size, config.channels
     return Nets(
-        NetG(config.inputs, config.ngf, size, channels),
+        NetG(config.nz, config.ngf, size, channels, classes),
         NetD(config.ndf, size, channels, classes, norm),
     )
 
 
-def mlp_nets(config: Config, hidden: tuple[int, ...]) -> Nets:
-    size, channels, classes = config.img_size, config.channels, len(config.labels)
+def mlp_nets(config: Config, classes: int = 0, hidden: tuple[int, ...] = (256, 512)) -> Nets:
+    """Fully connected nets; D's layers are as wide as G's, in reverse."""
+    size, channels = config.img_size, config.channels
     return Nets(
-        MlpG(config.inputs, hidden, size, channels),
+        MlpG(config.nz, hidden, size, channels, classes),
         MlpD(hidden[::-1], size, channels, classes),
     )
 
 
-def pix2pix_nets(config: Config) -> Nets:
-    """Instance norm at batch 1, batch norm above (Isola et al. 2017, section 6.1.1)."""
+def modern_nets(config: Config, classes: int = 0, norm: str = "spectral") -> Nets:
+    """G and D of the `modern` family; `norm` is D's: "spectral" or "none"."""
+    size, channels = config.img_size, config.channels
+    return Nets(
+        ModernG(config.nz, config.ngf, size, channels, classes),
+        ModernD(config.ndf, size, channels, classes, norm),
+    )
+
+
+def pix2pix_nets(config: Config, classes: int = 0) -> Nets:
+    """U-Net and PatchGAN, N(0, 0.02) weights. D sees the given picture and the other together.
+
+    Instance norm at batch 1, batch norm above (Isola et al. 2017, section 6.1.1).
+    """
     norm = "instance" if config.batch_size == 1 else "batch"
-    given, wanted = config.sides
+    given, wanted = config.channels_given, config.channels_wanted
     G = UNet(given, wanted, config.img_size, config.ngf, norm)
     D = PatchD(given + wanted, config.ndf, norm=norm, spectral=config.spectral)
-    return Nets(initialised(G), initialised(D))
+    return Nets(init_weights(G), init_weights(D))
 
 
-def cyclegan_nets(config: Config) -> Nets:
-    given, wanted = config.sides
+def cyclegan_nets(config: Config, classes: int = 0) -> Nets:
+    """Two ResNet generators, there and back, and two PatchGANs with their pools of fakes."""
+    given, wanted = config.channels_given, config.channels_wanted
     size = config.img_size
     G = ThereAndBack(
         ResNetG(given, wanted, size, config.ngf), ResNetG(wanted, given, size, config.ngf)
     )
-    D = nn.ModuleDict(
-        {
-            "there": PatchD(wanted, config.ndf, spectral=config.spectral),
-            "back": PatchD(given, config.ndf, spectral=config.spectral),
-            "pool_there": Pool((wanted, size, size), config.pool),
-            "pool_back": Pool((given, size, size), config.pool),
-        }
+    D = CycleD(
+        PatchD(wanted, config.ndf, spectral=config.spectral),
+        PatchD(given, config.ndf, spectral=config.spectral),
+        Pool((wanted, size, size), config.pool),
+        Pool((given, size, size), config.pool),
     )
-    return Nets(initialised(G), initialised(D))
+    return Nets(init_weights(G), init_weights(D))
 
 
-def initialised(net: nn.Module) -> nn.Module:
-    init_weights(net)
-    return net
-
-
-def modern_nets(config: Config) -> Nets:
-    size, channels, classes = config.img_size, config.channels, len(config.labels)
-    return Nets(
-        ModernG(config.inputs, config.ngf, size, channels),
-        ModernD(config.ndf, size, channels, classes),
-    )
-
-
-def load_weights(net: nn.Module, weights: Any, path: Path | str) -> None:
-    """Load a bare state dict; raises Refused, naming what differs, unless it fits exactly.
-
-    The two biases of the classic nets may be missing, as in its later variants: they are zero.
-    Pix2pix and CycleGAN generators also take the files of their reference implementation; one of
-    a cycle's two is then enough to draw with.
-    """
-    if not isinstance(weights, Mapping) or not all(torch.is_tensor(v) for v in weights.values()):
-        raise Refused(f"{path}: not a bare state dict of tensors")
-    if isinstance(net, UNet | ResNetG):
-        return load_reference(net, weights, path)
-    if isinstance(net, ThereAndBack) and not any(str(key).startswith("there.") for key in weights):
-        return load_reference(net.there, weights, path)
-    own = net.state_dict()
-    filled = OrderedDict(weights)
-    optional = str(getattr(net, "may_lack", ""))
-    if optional in own:
-        filled.setdefault(optional, torch.zeros_like(own[optional]))
-    for key, ours in own.items():
-        if key.endswith("num_batches_tracked") and key not in filled:
-            filled[key] = ours  # files older than PyTorch 0.4.1 do not have it
-        elif key not in filled:
-            raise Refused(f"{path}: has no {key}, this is another network; give its --family")
-        elif filled[key].shape != ours.shape:
-            raise Refused(
-                f"{path}: {key} is {list(filled[key].shape)}, this network's {list(ours.shape)}; "
-                "give the --family, --img-size, --ngf and the like of their run"
-            )
-    extra = [key for key in filled if key not in own]
-    if extra:
-        raise Refused(f"{path}: has {extra[0]} too, this is another network; give its --family")
-    net.load_state_dict(filled)
-
-
-def family_of(name: str) -> Family:
+def find_family(name: str) -> Family:
     """The row of `FAMILIES` called `name`; raises Refused with the nearest one."""
     if name not in FAMILIES:
         near = difflib.get_close_matches(name, FAMILIES, 1)
@@ -403,29 +341,40 @@ def family_of(name: str) -> Family:
     return FAMILIES[name]
 
 
-def restore(path: Path) -> tuple[Nets, Config]:
-    """The nets of the state at `path`, G with its averaged weights, and the run's config."""
+def restore(path: Path) -> tuple[Nets, Config, RunFacts]:
+    """The nets of the state at `path`, G with its averaged weights; the run's config and facts.
+
+    Raises Refused for a file that is no training state.
+    """
     state = checkpoint.load(path)
     if not isinstance(state, Mapping) or not {"config", "nets", "ema"} <= state.keys():
         raise Refused(f"{path}: not a training state; bare weights go to --netg-path")
-    config = Config(**{k: v for k, v in state["config"].items() if k in knobs.FIELDS})
-    nets = family_of(config.family).build(config)
+    config = Config(**{k: v for k, v in state["config"].items() if k in FIELDS})
+    facts = RunFacts.of_state(state)
+    nets = find_family(config.family).build(config, len(facts.class_names))
     load_weights(nets.D, state["nets"]["D"], path)
     load_weights(nets.G, state["ema"] or state["nets"]["G"], path)
-    return nets, config
+    return nets, config, facts
 
 
-LOGISTIC = adversarial(nonsaturating)
-CLASSIC = {  # Radford et al. 2016; what a knob is by itself, `modern` takes it at
+LOGISTIC = adversarial("logistic", extra=fake_label)
+HINGE = adversarial("hinge")
+CLASSIC: dict[str, Value] = {  # Radford et al. 2016; the defaults of Config are those of `modern`
     "nz": 100, "ngf": 64, "ndf": 64, "batch_size": 64, "augment": 0.0,
     "lr1": 2e-4, "lr2": 2e-4, "beta1": 0.5, "beta2": 0.999, "warm_up": 0, "lr_end": 1.0,
 }  # fmt: skip
-TRANSLATES = {**CLASSIC, "img_size": 256, "batch_size": 1, "ema": False}
-DIGITS = {**CLASSIC, "img_size": 28, "channels": 1, "flip": False}
+TRANSLATION: dict[str, Value] = {**CLASSIC, "img_size": 256, "batch_size": 1, "ema": False}
+DIGITS: dict[str, Value] = {**CLASSIC, "img_size": 28, "channels": 1, "flip": False}
 
 # fmt: off
 FAMILIES: dict[str, Family] = {
-    "modern": Family(modern_nets, *adversarial(hinge)),
+    "modern": Family(modern_nets, *HINGE),
+    # RpGAN with both penalties (Huang et al. 2024, arXiv:2501.05441); lazily, as StyleGAN2 has it
+    "rpgan": Family(
+        functools.partial(modern_nets, norm="none"),
+        *adversarial("relativistic", penalties=("r1", "r2")), uses=("penalty", "penalty_every"),
+        defaults={"penalty": 5.0, "penalty_every": 4},
+    ),
     "dcgan": Family(dcgan_nets, *LOGISTIC, uses=("fake_label",), defaults=CLASSIC),
     # published runs of the same nets: digits at 64 px, 286 faces at 144 px
     "dcgan-64": Family(
@@ -453,37 +402,38 @@ FAMILIES: dict[str, Family] = {
             **DIGITS, "batch_size": 128, "lr1": 1e-3, "lr2": 1e-3, "beta1": 0.9, "noise": "uniform",
         },
     ),
-    "lsgan": Family(dcgan_nets, *adversarial(least_squares), defaults=CLASSIC),
+    "lsgan": Family(dcgan_nets, *adversarial("least-squares"), defaults=CLASSIC),
     "hinge": Family(
-        functools.partial(dcgan_nets, norm="spectral"), *adversarial(hinge), defaults=CLASSIC,
+        functools.partial(dcgan_nets, norm="spectral"), *HINGE, defaults=CLASSIC,
     ),
     # a published run at 32 px; Arjovsky et al. 2017 clip to 0.01 and have rates of 5e-5
     "wgan": Family(
-        dcgan_nets, *adversarial(critic), after_d=clip_weights, uses=("clip",),
+        dcgan_nets, *adversarial("critic"), after_d=clip_weights, updates=critic_first,
+        uses=("clip", "d_lead"),
         defaults={
             **CLASSIC, "img_size": 32, "noise": "uniform", "optimizer": "rmsprop", "g_every": 5,
             "d_lead": 625,  # 25 updates of G
         },
     ),
     "wgan-gp": Family(
-        functools.partial(dcgan_nets, norm="none"), *adversarial(critic, gradient_penalty),
-        uses=("penalty",),
+        functools.partial(dcgan_nets, norm="none"), 
+        *adversarial("critic", penalties=("gradient",)), uses=("penalty", "penalty_every"),
         defaults={
             **CLASSIC, "img_size": 48, "nz": 40, "g_every": 5,
             "lr1": 1e-4, "lr2": 1e-4, "beta1": 0.0, "beta2": 0.9,
         },
     ),
     "pix2pix": Family(
-        pix2pix_nets, *paired(nonsaturating), data="pairs", uses=("l1", "spectral"),
-        defaults=TRANSLATES,
+        pix2pix_nets, *paired("logistic"), task=TASKS["paired"], uses=("l1", "spectral"),
+        defaults=TRANSLATION,
     ),
     "cyclegan": Family(
-        cyclegan_nets, *cycle(least_squares), data="two folders",
+        cyclegan_nets, *cycle("least-squares"), task=TASKS["unpaired"],
         uses=("cycle", "identity", "pool", "spectral"),
-        defaults={**TRANSLATES, "lr_end": 0.0, "lr_fall": "linear"},
+        defaults={**TRANSLATION, "lr_end": 0.0, "lr_fall": "linear"},
     ),
 }
 # fmt: on
 
-# the knobs that only some families use
-ONLY_SOME = tuple(dict.fromkeys(knob for row in FAMILIES.values() for knob in row.knobs))
+# the settings that only some families have
+ONLY_SOME = tuple(dict.fromkeys(name for row in FAMILIES.values() for name in row.settings))

@@ -20,7 +20,7 @@ from gan.errors import Refused
 BEST = "best.pth"  # the state with the best score so far
 
 
-def write_beside(path: Path, write: Callable[[Path], Any]) -> None:
+def atomic_write(path: Path, write: Callable[[Path], Any]) -> None:
     """Call `write(part)` on a file beside `path`, sync it and put it in the place of `path`.
 
     Whoever reads `path`, at any moment and after a power cut, finds the old or the new file whole.
@@ -56,7 +56,7 @@ def save(path: Path, payload: dict[str, Any]) -> None:
                 raise error.__context__ from None
             raise
 
-    write_beside(path, write)
+    atomic_write(path, write)
 
 
 def load(path: Path) -> Any:

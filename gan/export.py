@@ -11,13 +11,33 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from gan.checkpoint import write_beside
+from gan.checkpoint import atomic_write
 from gan.errors import Refused
+from gan.sample import Inputs
 
-CLOSE = 1e-3  # of -1 to 1: an eighth of what a byte can tell
+TOLERANCE = 1e-3  # of -1 to 1: an eighth of what a byte can tell
+INPUT_NAMES = ["input", "class"]
 
 
-def as_onnx(G: nn.Module, example: Tensor, path: Path, about: Mapping[str, str]) -> float:
+class _OfOne(nn.Module):
+    """G of one input: the exporter knows no `*condition`."""
+
+    def __init__(self, G: nn.Module) -> None:
+        super().__init__()
+        self.G = G
+
+    def forward(self, given: Tensor) -> Tensor:
+        return self.G(given)
+
+
+class _OfTwo(_OfOne):
+    """A conditional G."""
+
+    def forward(self, given: Tensor, condition: Tensor) -> Tensor:  # type: ignore[override]
+        return self.G(given, condition)
+
+
+def write_onnx(G: nn.Module, example: Inputs, path: Path, about: Mapping[str, str]) -> float:
     """Write G for any number of inputs; the largest difference of what ONNX Runtime draws."""
     try:
         import onnxruntime
@@ -27,14 +47,16 @@ def as_onnx(G: nn.Module, example: Tensor, path: Path, about: Mapping[str, str])
             f"--file={path}: needs packages that nothing else does: pip install onnx onnxscript "
             "onnxruntime; or give a file that ends in .safetensors"
         ) from None
+    names = INPUT_NAMES[: len(example)]
+    batch = torch.export.Dim("batch")
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # of deprecations inside the exporter
         program: Any = torch.onnx.export(
-            G,
-            (example,),
-            input_names=["input"],
+            _OfOne(G) if len(example) == 1 else _OfTwo(G),
+            example,
+            input_names=names,
             output_names=["image"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamic_shapes=tuple({0: batch} for _ in example),
             dynamo=True,
             verbose=False,
         )
@@ -45,19 +67,23 @@ def as_onnx(G: nn.Module, example: Tensor, path: Path, about: Mapping[str, str])
         nonlocal worst
         program.save(str(part))
         session = onnxruntime.InferenceSession(str(part), providers=["CPUExecutionProvider"])
-        for inputs in (example[:1], torch.cat([example, example.flip(0), example])):
-            drawn = session.run(None, {"input": inputs.numpy()})[0]
-            worst = max(worst, float((torch.from_numpy(drawn) - G(inputs)).abs().max()))
-        if worst > CLOSE:
+        for rows in ([0], [0, 1, 1, 0, 0, 1]):  # other numbers than that of the example
+            inputs = tuple(each[rows] for each in example)
+            fed = {name: each.numpy() for name, each in zip(names, inputs, strict=True)}
+            drawn = session.run(None, fed)[0]
+            worst = max(worst, float((torch.from_numpy(drawn) - G(*inputs)).abs().max()))
+        if worst > TOLERANCE:
             raise Refused(
                 f"--file={path}: ONNX Runtime draws other pictures, up to {worst:.2g} off"
             )
 
-    write_beside(path, write)
+    atomic_write(path, write)
     return worst
 
 
-def as_safetensors(G: nn.Module, example: Tensor, path: Path, about: Mapping[str, str]) -> float:
+def write_safetensors(
+    G: nn.Module, example: Inputs, path: Path, about: Mapping[str, str]
+) -> float:
     """Write the weights of G alone; 0, for they are the same to the bit."""
     weights = {key: value.contiguous() for key, value in G.state_dict().items()}
 
@@ -66,27 +92,27 @@ def as_safetensors(G: nn.Module, example: Tensor, path: Path, about: Mapping[str
         again = load_file(part)
         assert all(torch.equal(again[key], value) for key, value in weights.items())
 
-    write_beside(path, write)
+    atomic_write(path, write)
     return 0.0
 
 
-KINDS: dict[str, Callable[[nn.Module, Tensor, Path, Mapping[str, str]], float]] = {
-    ".onnx": as_onnx,
-    ".safetensors": as_safetensors,
+KINDS: dict[str, Callable[[nn.Module, Inputs, Path, Mapping[str, str]], float]] = {
+    ".onnx": write_onnx,
+    ".safetensors": write_safetensors,
 }
 
 
-def check(path: Path) -> None:
-    """Raises Refused for a name that says no kind of file."""
+def check_suffix(path: Path) -> None:
+    """Raises Refused for a name of no known kind of file."""
     if path.suffix.lower() not in KINDS:
         raise Refused(f"--file={path}: give it a name that ends in {' or '.join(KINDS)}")
 
 
 @torch.no_grad()
-def export(G: nn.Module, example: Tensor, path: Path, about: Mapping[str, str]) -> float:
+def export(G: nn.Module, example: Inputs, path: Path, about: Mapping[str, str]) -> float:
     """Write G, in evaluation mode, in the way that the name of the file asks for.
 
-    `example` [N >= 2, ...] is what G draws from; `about` is kept inside the file. Returns the
+    `example` is two inputs of G, [2, ...] each; `about` is kept inside the file. Returns the
     largest difference, of -1 to 1, between what G and the file draw. Raises Refused for missing
     packages and, writing nothing, if the file draws other pictures.
     """

@@ -1,23 +1,28 @@
-"""Score losses and the games built from them: pure functions of scores.
+"""Losses as pure functions of scores, penalties, and the pairs of losses that families are made of.
 
 Scores are D's raw outputs (logits), shape [N]; every loss is a mean over the batch, a scalar.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from config import Config
 from gan.augment import augment
+from gan.translation import CycleD, ThereAndBack
 
 Logs = dict[str, Tensor]
+Condition = tuple[Tensor, ...]  # one-hot classes [N, classes] of a conditional run, else nothing
+D = Callable[..., Tensor]  # D(images, *condition) -> scores
 
 
-class Players(Protocol):
-    """Two networks: the generator and the discriminator."""
+@dataclass
+class Nets:
+    """The two players. G(given, *condition) -> pictures; D(pictures, *condition) -> scores."""
 
     G: nn.Module
     D: nn.Module
@@ -25,66 +30,62 @@ class Players(Protocol):
 
 @dataclass
 class Batch:
-    """What one step is played with; the fakes are drawn once and shared by both updates."""
+    """The data of one step. Its fakes are generated once and shared by both updates."""
 
     real: Tensor  # [N, C, H, W] in [-1, 1]
-    noise: Tensor  # what G is fed: [N, nz], [N, nz + classes], or pictures
-    condition: tuple[Tensor, ...] = ()  # one-hot classes of reals and fakes [N, classes], if any
-    augment: float = 0.0  # how often D gets to see a picture changed, 0 to 1
-    drawn: Tensor | None = None
-    drawn_back: Tensor | None = None
+    given: Tensor  # what G is fed: noise [N, nz], or pictures [N, C', H, W] in [-1, 1]
+    condition: Condition = ()  # the classes of reals and fakes alike
+    augment: float = 0.0  # probability of each augmentation of what D sees, 0 to 1
+    step: int = 0
+    fake: Tensor | None = None
+    fake_given: Tensor | None = None  # by the way back of a cycle
 
-    def fake(self, nets: Players) -> Tensor:
-        """[N, C, H, W] in [-1, 1]; with a graph whenever G's weights ask for gradients."""
-        if self.drawn is None:
-            self.drawn = nets.G(self.noise).float()
-        return self.drawn
+    def generate(self, nets: Nets) -> Tensor:
+        """The fakes [N, C, H, W] in [-1, 1]; with a graph if G's weights ask for gradients."""
+        if self.fake is None:
+            self.fake = nets.G(self.given, *self.condition).float()
+        return self.fake
 
-    def returned(self, nets: Any) -> Tensor:
-        """B on its way back, for nets that go both ways: [N, C, H, W]."""
-        if self.drawn_back is None:
-            self.drawn_back = nets.G.back(self.real).float()
-        return self.drawn_back
+    def generate_back(self, G: ThereAndBack) -> Tensor:
+        """The wanted pictures on their way back to given ones: [N, C', H, W]."""
+        if self.fake_given is None:
+            self.fake_given = G.back(self.real).float()
+        return self.fake_given
 
-    def view(self, images: Tensor) -> Tensor:
+    def augmented(self, images: Tensor) -> Tensor:
         """Pictures as D gets to see them."""
         return augment(images, self.augment) if self.augment else images
 
-    def beside(self, images: Tensor) -> Tensor:
-        """Pictures with those they were drawn from as more channels, both changed alike."""
+    def with_given(self, images: Tensor) -> Tensor:
+        """[N, C' + C, H, W]: the given pictures and these, both augmented alike."""
         if not self.augment:
-            return torch.cat([self.noise, images], 1)
+            return torch.cat([self.given, images], 1)
         seed = int(torch.randint(2**31, ()))
         views = []
-        for side in (self.noise, images):
+        for side in (self.given, images):
             torch.manual_seed(seed)
-            views.append(self.view(side))
+            views.append(self.augmented(side))
         return torch.cat(views, 1)
 
 
-Loss = Callable[[Any, Batch, Any], tuple[Tensor, Logs]]
+Loss = Callable[[Nets, Batch, Config], tuple[Tensor, Logs]]
 
 
-def scored(D: Callable[..., Tensor], *seen: Tensor) -> Tensor:
-    """D's scores in float32, for bfloat16's three digits are too few to take means of."""
-    return D(*seen).float()
-
-
-class Game(NamedTuple):
-    """What D and G each want of the scores."""
-
-    d: Callable[[Tensor, Tensor], Tensor]  # (real, fake) -> loss
-    g: Callable[[Tensor], Tensor]  # (fake) -> loss
-    shown: Callable[[Tensor], Tensor] = torch.sigmoid  # scores as people are shown them
+def score(D: D, *inputs: Tensor) -> Tensor:
+    """D's scores in float32: the three digits of bfloat16 are too few to average."""
+    return D(*inputs).float()
 
 
 def pair_auc(real: Tensor, fake: Tensor) -> Tensor:
     """Share of the pairs (real, fake) in which the real scores higher, ties half: 0 to 1.
 
-    0.5 is a D that cannot tell. Unlike the sign of D's scores it means the same for every game.
+    0.5 is a D that cannot tell. Unlike the sign of D's scores it means the same for every loss.
     """
     difference = real[:, None] - fake[None, :]
     return (difference.sign().mean() + 1) / 2
+
+
+# --- losses of scores: (real, fake) -> scalar ----------------------------------------------------
 
 
 def logistic_d(real: Tensor, fake: Tensor) -> Tensor:
@@ -95,12 +96,9 @@ def logistic_d(real: Tensor, fake: Tensor) -> Tensor:
     return F.softplus(-real).mean() + F.softplus(fake).mean()
 
 
-def logistic_g(fake: Tensor) -> Tensor:
+def logistic_g(real: Tensor, fake: Tensor) -> Tensor:
     """-log s(fake), the generator's non-saturating loss (arXiv:1406.2661, section 3)."""
     return F.softplus(-fake).mean()
-
-
-nonsaturating = Game(logistic_d, logistic_g)
 
 
 def hinge_d(real: Tensor, fake: Tensor) -> Tensor:
@@ -111,12 +109,9 @@ def hinge_d(real: Tensor, fake: Tensor) -> Tensor:
     return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
 
 
-def hinge_g(fake: Tensor) -> Tensor:
+def hinge_g(real: Tensor, fake: Tensor) -> Tensor:
     """-fake: G climbs D's score (arXiv:1802.05957, eq. 17)."""
     return -fake.mean()
-
-
-hinge = Game(hinge_d, hinge_g)
 
 
 def least_squares_d(real: Tensor, fake: Tensor) -> Tensor:
@@ -124,16 +119,9 @@ def least_squares_d(real: Tensor, fake: Tensor) -> Tensor:
     return ((real - 1).square().mean() + fake.square().mean()) / 2
 
 
-def least_squares_g(fake: Tensor) -> Tensor:
+def least_squares_g(real: Tensor, fake: Tensor) -> Tensor:
     """(fake - 1)^2 / 2 (arXiv:1611.04076, eq. 9)."""
     return (fake - 1).square().mean() / 2
-
-
-def itself(scores: Tensor) -> Tensor:
-    return scores
-
-
-least_squares = Game(least_squares_d, least_squares_g, itself)
 
 
 def critic_d(real: Tensor, fake: Tensor) -> Tensor:
@@ -141,137 +129,222 @@ def critic_d(real: Tensor, fake: Tensor) -> Tensor:
     return fake.mean() - real.mean()
 
 
-critic = Game(critic_d, hinge_g, itself)
+def relativistic_d(real: Tensor, fake: Tensor) -> Tensor:
+    """-log s(real - fake), pair by pair (RpGAN; Huang et al. 2024, arXiv:2501.05441, eq. 2)."""
+    return F.softplus(fake - real).mean()
+
+
+def relativistic_g(real: Tensor, fake: Tensor) -> Tensor:
+    """-log s(fake - real), pair by pair (arXiv:2501.05441, eq. 2)."""
+    return F.softplus(real - fake).mean()
+
+
+def identity(scores: Tensor) -> Tensor:
+    return scores
+
+
+class Game(NamedTuple):
+    """What D and G each want of the scores, both (real, fake) -> loss."""
+
+    d: Callable[[Tensor, Tensor], Tensor]
+    g: Callable[[Tensor, Tensor], Tensor]
+    relativistic: bool = False  # whether G's loss looks at the scores of reals
+    shown: Callable[[Tensor], Tensor] = torch.sigmoid  # scores as people are shown them
+
 
 GAMES = {
-    "logistic": nonsaturating,
-    "hinge": hinge,
-    "least-squares": least_squares,
-    "critic": critic,
+    "logistic": Game(logistic_d, logistic_g),
+    "hinge": Game(hinge_d, hinge_g),
+    "least-squares": Game(least_squares_d, least_squares_g, shown=identity),
+    "critic": Game(critic_d, hinge_g, shown=identity),
+    "relativistic": Game(relativistic_d, relativistic_g, relativistic=True, shown=identity),
 }
 
 
-def gradient_penalty(
-    D: Callable[..., Tensor], real: Tensor, fake: Tensor, condition: tuple[Tensor, ...] = ()
-) -> Tensor:
+# --- penalties of D: (D, real, fake, condition) -> scalar >= 0 -----------------------------------
+
+
+def _gradient(D: D, x: Tensor, condition: Condition) -> Tensor:
+    """dD/dx with a graph, of leaf images x: [N, C * H * W]."""
+    gradient = torch.autograd.grad(score(D, x, *condition).sum(), x, create_graph=True)[0]
+    return gradient.flatten(1)
+
+
+def gradient_penalty(D: D, real: Tensor, fake: Tensor, condition: Condition = ()) -> Tensor:
     """(|dD/dx| - 1)^2 at random mixes x of a real and a fake, the norm of each image its own.
 
-    Gulrajani et al. 2017 (arXiv:1704.00028), algorithm 1; the mean over the batch, a scalar >= 0.
+    Gulrajani et al. 2017 (arXiv:1704.00028), algorithm 1.
     """
     mix = torch.rand(len(real), 1, 1, 1, device=real.device)
     x = (mix * real + (1 - mix) * fake).detach().requires_grad_(True)
-    gradient = torch.autograd.grad(scored(D, x, *condition).sum(), x, create_graph=True)[0]
-    return (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+    return (_gradient(D, x, condition).norm(dim=1) - 1).square().mean()
 
 
-def clip_weights(nets: Players, config: Any) -> None:
+def r1(D: D, real: Tensor, fake: Tensor, condition: Condition = ()) -> Tensor:
+    """|dD/dx|^2 / 2 at the reals (Mescheder et al. 2018, arXiv:1801.04406, eq. 9)."""
+    x = real.detach().requires_grad_(True)
+    return _gradient(D, x, condition).square().sum(1).mean() / 2
+
+
+def r2(D: D, real: Tensor, fake: Tensor, condition: Condition = ()) -> Tensor:
+    """|dD/dx|^2 / 2 at the fakes (arXiv:1801.04406, eq. 10)."""
+    return r1(D, fake, real, condition)
+
+
+PENALTIES: dict[str, Callable[[D, Tensor, Tensor, Condition], Tensor]] = {
+    "gradient": gradient_penalty,
+    "r1": r1,
+    "r2": r2,
+}
+
+
+def clip_weights(nets: Nets, config: Config) -> None:
     """Every weight of D back to [-c, c], in place (Arjovsky et al. 2017, algorithm 1)."""
     with torch.no_grad():
         for weight in nets.D.parameters():
             weight.clamp_(-config.clip, config.clip)
 
 
-def adversarial(own: Game, penalty: Callable[..., Tensor] | None = None) -> tuple[Loss, Loss]:
-    """The two losses of a family that plays its `own` game with noise against images."""
+def fake_label(real: Tensor, fake: Tensor, config: Config) -> Tensor:
+    """What D's logistic loss gains if a fake is labelled t: cross-entropy is softplus(s) - t s."""
+    return -config.fake_label * fake.mean()
 
-    def d_loss(nets: Players, batch: Batch, config: Any) -> tuple[Tensor, Logs]:
-        game = GAMES.get(config.loss, own)
+
+# --- pairs of losses -----------------------------------------------------------------------------
+
+
+def adversarial(
+    own: str,
+    penalties: tuple[str, ...] = (),
+    extra: Callable[[Tensor, Tensor, Config], Tensor] | None = None,
+) -> tuple[Loss, Loss]:
+    """The two losses of a family that generates images from noise.
+
+    It plays its `own` row of GAMES or that of `config.loss`. `penalties` are rows of PENALTIES: of
+    weight `config.penalty` times `config.penalty_every`, in every so many updates of D (Karras et
+    al. 2020, arXiv:1912.04958, appendix B). `extra` is added to D's loss.
+    """
+
+    def d_loss(nets: Nets, batch: Batch, config: Config) -> tuple[Tensor, Logs]:
+        game = GAMES[config.loss or own]
         # Two passes: a D with batch norm has to see reals and fakes apart (Radford et al. 2016).
-        seen_real, seen_fake = batch.view(batch.real), batch.view(batch.fake(nets).detach())
-        real, fake = (scored(nets.D, x, *batch.condition) for x in (seen_real, seen_fake))
+        reals = batch.augmented(batch.real)
+        fakes = batch.augmented(batch.generate(nets).detach())
+        real, fake = (score(nets.D, x, *batch.condition) for x in (reals, fakes))
         loss = game.d(real, fake)
-        if config.fake_label:  # cross-entropy with the label t is softplus(s) - t s
-            loss = loss - config.fake_label * fake.mean()
+        if extra:
+            loss = loss + extra(real, fake, config)
         logs = {
             "loss_d": loss.detach(),
             "D(x)": game.shown(real.detach()).mean(),
             "D(G(z))": game.shown(fake.detach()).mean(),
             "pair_auc": pair_auc(real.detach(), fake.detach()),
         }
-        if penalty:
-            extra = penalty(nets.D, seen_real, seen_fake, batch.condition)
-            logs["penalty"] = extra.detach()
-            loss = loss + config.penalty * extra
+        due = batch.step // config.d_every % config.penalty_every == 0
+        if penalties and due:
+            terms = [PENALTIES[name](nets.D, reals, fakes, batch.condition) for name in penalties]
+            penalty = torch.stack(terms).sum()
+            logs["penalty"] = penalty.detach()
+            loss = loss + config.penalty * config.penalty_every * penalty
         return loss, logs
 
-    def g_loss(nets: Players, batch: Batch, config: Any) -> tuple[Tensor, Logs]:
-        game = GAMES.get(config.loss, own)
-        loss = game.g(scored(nets.D, batch.view(batch.fake(nets)), *batch.condition))
+    def g_loss(nets: Nets, batch: Batch, config: Config) -> tuple[Tensor, Logs]:
+        game, fake = GAMES[config.loss or own], batch.generate(nets)
+        loss = _play_g(game, nets.D, batch.augmented, batch.real, fake, batch.condition)
         return loss, {"loss_g": loss.detach()}
 
     return d_loss, g_loss
 
 
-def _scores(name: str, game: Game, real: Tensor, fake: Tensor) -> Logs:
-    """What is logged of a discriminator's scores, of patches too: [N, ...]."""
+def _play_g(
+    game: Game,
+    D: D,
+    view: Callable[[Tensor], Tensor],
+    real: Tensor,
+    fake: Tensor,
+    condition: Condition = (),
+) -> Tensor:
+    """G's loss; D sees a `view` of pictures, and of reals only if the loss looks at them."""
+    scores = real.new_empty(0)
+    if game.relativistic:
+        with torch.no_grad():
+            scores = score(D, view(real), *condition)
+    return game.g(scores, score(D, view(fake), *condition))
+
+
+def _log_scores(suffix: str, game: Game, real: Tensor, fake: Tensor) -> Logs:
+    """What is logged of a discriminator's scores, also of patches: [N, ...]."""
     real, fake = real.detach(), fake.detach()
     return {
-        f"D(x){name}": game.shown(real).mean(),
-        f"D(G(z)){name}": game.shown(fake).mean(),
+        f"D(x){suffix}": game.shown(real).mean(),
+        f"D(G(z)){suffix}": game.shown(fake).mean(),
         "pair_auc": pair_auc(real.flatten(1).mean(1), fake.flatten(1).mean(1)),
     }
 
 
-def paired(own: Game) -> tuple[Loss, Loss]:
-    """The losses of pix2pix: D judges a picture beside the one it was drawn from.
+def paired(own: str) -> tuple[Loss, Loss]:
+    """The losses of pix2pix: D judges a picture together with the one it was made from.
 
-    Isola et al. 2017 (arXiv:1611.07004), eq. 4: D's loss halved as in their section 3.3, G's the
-    game's plus `config.l1` times |fake - real|.
+    Isola et al. 2017 (arXiv:1611.07004), eq. 4: D's loss halved as in their section 3.3; G's is
+    that of the game plus `config.l1` times |fake - real|.
     """
 
-    def d_loss(nets: Players, batch: Batch, config: Any) -> tuple[Tensor, Logs]:
-        game = GAMES.get(config.loss, own)
-        real = scored(nets.D, batch.beside(batch.real))
-        fake = scored(nets.D, batch.beside(batch.fake(nets).detach()))
+    def d_loss(nets: Nets, batch: Batch, config: Config) -> tuple[Tensor, Logs]:
+        game = GAMES[config.loss or own]
+        real = score(nets.D, batch.with_given(batch.real))
+        fake = score(nets.D, batch.with_given(batch.generate(nets).detach()))
         loss = game.d(real, fake) / 2
-        return loss, {"loss_d": loss.detach(), **_scores("", game, real, fake)}
+        return loss, {"loss_d": loss.detach(), **_log_scores("", game, real, fake)}
 
-    def g_loss(nets: Players, batch: Batch, config: Any) -> tuple[Tensor, Logs]:
-        game = GAMES.get(config.loss, own)
-        fake = batch.fake(nets)
-        wins, far = game.g(scored(nets.D, batch.beside(fake))), F.l1_loss(fake, batch.real)
-        logs = {"loss_g": wins.detach(), "l1": far.detach()}
-        return wins + config.l1 * far, logs
+    def g_loss(nets: Nets, batch: Batch, config: Config) -> tuple[Tensor, Logs]:
+        game, fake = GAMES[config.loss or own], batch.generate(nets)
+        adversary = _play_g(game, nets.D, batch.with_given, batch.real, fake)
+        distance = F.l1_loss(fake, batch.real)
+        logs = {"loss_g": adversary.detach(), "l1": distance.detach()}
+        return adversary + config.l1 * distance, logs
 
     return d_loss, g_loss
 
 
-def cycle(own: Game) -> tuple[Loss, Loss]:
+def cycle(own: str) -> tuple[Loss, Loss]:
     """The losses of CycleGAN (Zhu et al. 2017, arXiv:1703.10593, eq. 3 and section 5.2).
 
-    `nets.G` is the way there, `nets.G.back` the way back; `nets.D.there` and `nets.D.back` judge
-    the fakes of each, shown from a pool of earlier ones.
+    G goes there and back; D.there judges the fakes there, D.back those back, each shown from a
+    pool of earlier fakes.
     """
 
-    def d_loss(nets: Any, batch: Batch, config: Any) -> tuple[Tensor, Logs]:
-        game = GAMES.get(config.loss, own)
-        there, back = batch.fake(nets), batch.returned(nets)
+    def d_loss(nets: Nets, batch: Batch, config: Config) -> tuple[Tensor, Logs]:
+        game = GAMES[config.loss or own]
+        G, D = cast(ThereAndBack, nets.G), cast(CycleD, nets.D)
+        there, back = batch.generate(nets), batch.generate_back(G)
         logs: Logs = {}
         losses = []
-        for name, D, real, fake in (
-            (" B", nets.D.there, batch.real, nets.D.pool_there(there.detach())),
-            (" A", nets.D.back, batch.noise, nets.D.pool_back(back.detach())),
+        for suffix, judge, real, fake in (
+            (" B", D.there, batch.real, D.pool_there(there.detach())),
+            (" A", D.back, batch.given, D.pool_back(back.detach())),
         ):
-            scores = scored(D, batch.view(real)), scored(D, batch.view(fake))
+            scores = score(judge, batch.augmented(real)), score(judge, batch.augmented(fake))
             losses.append(game.d(*scores) / 2)
-            found = _scores(name, game, *scores)
+            found = _log_scores(suffix, game, *scores)
             if "pair_auc" in logs:  # of the D that is further ahead
                 found["pair_auc"] = torch.maximum(found["pair_auc"], logs["pair_auc"])
             logs |= found
         loss = losses[0] + losses[1]
         return loss, {"loss_d": loss.detach(), **logs}
 
-    def g_loss(nets: Any, batch: Batch, config: Any) -> tuple[Tensor, Logs]:
-        game = GAMES.get(config.loss, own)
-        a, b, there, back = batch.noise, batch.real, batch.fake(nets), batch.returned(nets)
-        fakes = ((nets.D.there, there), (nets.D.back, back))
-        wins_there, wins_back = (game.g(scored(D, batch.view(fake))) for D, fake in fakes)
-        wins = wins_there + wins_back
-        round_trip = F.l1_loss(nets.G.back(there), a) + F.l1_loss(nets.G(back), b)
-        loss = wins + config.cycle * round_trip
-        logs = {"loss_g": wins.detach(), "cycle": round_trip.detach()}
-        if config.identity and a.shape == b.shape:  # one cannot be taken for the other else
-            same = F.l1_loss(nets.G(b), b) + F.l1_loss(nets.G.back(a), a)
+    def g_loss(nets: Nets, batch: Batch, config: Config) -> tuple[Tensor, Logs]:
+        game = GAMES[config.loss or own]
+        G, D = cast(ThereAndBack, nets.G), cast(CycleD, nets.D)
+        given, wanted = batch.given, batch.real
+        there, back = batch.generate(nets), batch.generate_back(G)
+        adversary = _play_g(game, D.there, batch.augmented, wanted, there)
+        adversary = adversary + _play_g(game, D.back, batch.augmented, given, back)
+        round_trip = F.l1_loss(G.back(there), given) + F.l1_loss(G(back), wanted)
+        loss = adversary + config.cycle * round_trip
+        logs = {"loss_g": adversary.detach(), "cycle": round_trip.detach()}
+        # where A and B have other channels, a picture of one is no input of the other's generator
+        if config.identity and given.shape == wanted.shape:
+            same = F.l1_loss(G(wanted), wanted) + F.l1_loss(G.back(given), given)
             loss = loss + config.cycle * config.identity * same
             logs["identity"] = same.detach()
         return loss, logs

@@ -2,7 +2,6 @@
 
 import ctypes
 import sys
-from typing import Any
 
 import torch
 
@@ -35,18 +34,18 @@ def has_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     asked = getattr(torch.cpu, "get_capabilities", dict) if device.type == "cpu" else dict
-    found: dict[str, Any] = asked()
+    found: dict[str, object] = asked()
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
-def no_memory(error: MemoryError | RuntimeError) -> bool:
-    """Whether this is want of memory, of the machine or its GPU."""
+def is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
+    """Whether the machine or its GPU ran out of memory."""
     said = ("out of memory", "not enough memory", "can't allocate memory")
     return isinstance(error, MemoryError) or any(words in str(error) for words in said)
 
 
-def keep_memory() -> None:
-    """Have the C library reuse freed memory instead of giving it back after every step.
+def reuse_freed_memory() -> None:
+    """Have the C library keep freed memory instead of returning it to the system every step.
 
     glibc maps each large tensor anew and the kernel clears its pages; without that a step on the
     CPU is up to a third faster. Elsewhere this does nothing.

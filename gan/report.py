@@ -18,7 +18,7 @@ from torch import Tensor
 from torchnet.meter import AverageValueMeter
 from tqdm import tqdm
 
-from gan.checkpoint import write_beside
+from gan.checkpoint import atomic_write
 
 PLAIN_EVERY = 30.0  # seconds from one line to the next where there is no terminal for a bar
 
@@ -79,7 +79,7 @@ class Report:
         path = folder / "log.jsonl"
         kept = [line for line in lines(path) if line["step"] <= step] if step else []
         text = "".join(json.dumps(line) + "\n" for line in kept)
-        write_beside(path, lambda part: part.write_text(text, encoding="utf-8"))
+        atomic_write(path, lambda part: part.write_text(text, encoding="utf-8"))
         self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
         self.board = SummaryWriter(str(folder), purge_step=images + 1 if images else None)
         self.bar = tqdm(

@@ -2,17 +2,21 @@
 
 import copy
 import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from config import Config, RunFacts
 from gan import health, sample
-from gan.budget import pace
+from gan.family import Family
+from gan.losses import Nets
 from gan.report import Meters
+from gan.schedule import Updates, learning_rate_scale
 
-LEAD = 25  # D updates to one of G in the first `d_lead` steps (Arjovsky et al. 2017 took 100)
+SavedState = dict[str, Any]  # Any: a file of tensors, numbers, strings and containers of them
 
 
 class Ema(AveragedModel):
@@ -28,7 +32,7 @@ class Ema(AveragedModel):
         super().__init__(G, multi_avg_fn=self._average)
         self.cap = cap
 
-    def _average(self, averages: Any, weights: Any, count: Any) -> None:
+    def _average(self, averages: Sequence[Tensor], weights: Sequence[Tensor], count: object) -> None:
         torch._foreach_lerp_(list(averages), list(weights), 1 - self.decay)
 
     def update(self, G: nn.Module, batch: int, seen: int) -> None:
@@ -37,33 +41,41 @@ class Ema(AveragedModel):
         self.update_parameters(G)
 
 
-def make_optimizer(net: nn.Module, rate: float, config: Any, fused: bool) -> torch.optim.Optimizer:
-    """Adam or RMSprop, by the knobs of `config`."""
-    if config.optimizer == "rmsprop":
-        return torch.optim.RMSprop(net.parameters(), rate)
-    return torch.optim.Adam(net.parameters(), rate, (config.beta1, config.beta2), fused=fused)
+def _adam(net: nn.Module, rate: float, config: Config, fused: bool) -> torch.optim.Optimizer:
+    betas = (config.beta1, config.beta2)
+    return torch.optim.Adam(net.parameters(), rate, betas, fused=fused)
+
+
+def _rmsprop(net: nn.Module, rate: float, config: Config, fused: bool) -> torch.optim.Optimizer:
+    return torch.optim.RMSprop(net.parameters(), rate)
+
+
+OPTIMIZERS: dict[str, Callable[[nn.Module, float, Config, bool], torch.optim.Optimizer]] = {
+    "adam": _adam,
+    "rmsprop": _rmsprop,
+}
 
 
 class State:
     """All that a run is at one step; what is saved and what is loaded is the same dict."""
 
-    def __init__(self, family: Any, config: Any, device: torch.device) -> None:
-        self.config = config
-        self.device = device
+    def __init__(
+        self, family: Family, config: Config, facts: RunFacts, device: torch.device
+    ) -> None:
+        self.family, self.config, self.facts, self.device = family, config, facts, device
         self.fused = device.type in ("cpu", "cuda")  # Adam in one kernel
         torch.manual_seed(config.seed)  # the initial weights
-        self.nets = family.build(config)
-        # channels last trains convolutions 8 to 14 % faster, but instance norm slower
-        layout = torch.channels_last if family.data == "images" else torch.preserve_format
+        self.nets: Nets = family.build(config, len(facts.class_names))
         for net in (self.nets.G, self.nets.D):
-            net.to(device, memory_format=layout).train()
+            net.to(device, memory_format=family.task.memory_format).train()  # type: ignore[call-overload]
         self.restart()
 
     def restart(self) -> None:
         """Step 0 from the weights as they are."""
         config = self.config
-        self.opt_g = make_optimizer(self.nets.G, config.lr1, config, self.fused)
-        self.opt_d = make_optimizer(self.nets.D, config.lr2, config, self.fused)
+        make = OPTIMIZERS[config.optimizer]
+        self.opt_g = make(self.nets.G, config.lr1, config, self.fused)
+        self.opt_d = make(self.nets.D, config.lr2, config, self.fused)
         self.ema = Ema(self.nets.G, config.ema_images) if config.ema else None
         self.meters = Meters()
         self.monitor = health.Monitor()
@@ -77,18 +89,15 @@ class State:
         """Real images shown so far."""
         return self.step * self.config.batch_size
 
-    def g_period(self, step: int) -> int:
-        """Steps from one update of G to the next, at `step`: `g_every`, or at first 25."""
-        return LEAD if step < self.config.d_lead else self.config.g_every
-
     @property
-    def g_due(self) -> bool:
-        """Whether G is updated in this step."""
-        return self.step % self.g_period(self.step) == 0
+    def due(self) -> Updates:
+        """Who is updated in this step."""
+        return self.family.updates(self.config, self.step)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> SavedState:
         return {
             "config": dataclasses.asdict(self.config),
+            "facts": {**vars(self.facts), "class_names": list(self.facts.class_names)},
             "nets": {"G": self.nets.G.state_dict(), "D": self.nets.D.state_dict()},
             "ema": self.ema.module.state_dict() if self.ema else None,
             "optimizers": {"G": self.opt_g.state_dict(), "D": self.opt_d.state_dict()},
@@ -100,7 +109,8 @@ class State:
             "best": self.best,
         }
 
-    def load_state_dict(self, saved: dict[str, Any]) -> None:
+    def load_state_dict(self, saved: SavedState) -> None:
+        """Raises KeyError, RuntimeError or ValueError for a state of other networks."""
         self.step = saved["step"]
         self.seconds = saved["seconds"]
         self.rescues = saved["rescues"]
@@ -109,7 +119,7 @@ class State:
         self.monitor.load_state_dict(saved["health"])
         self.load_players(saved)
 
-    def load_players(self, saved: dict[str, Any]) -> None:
+    def load_players(self, saved: SavedState) -> None:
         """The nets, the average and the optimisers alone, at this run's learning rates."""
         self.nets.G.load_state_dict(saved["nets"]["G"])
         self.nets.D.load_state_dict(saved["nets"]["D"])
@@ -130,16 +140,16 @@ class State:
     def set_rates(self, fraction: float) -> None:
         """The learning rates of the next step, `fraction` of the budget spent."""
         config = self.config
-        scale = 0.5**self.rescues * pace(
+        scale = 0.5**self.rescues * learning_rate_scale(
             self.step, fraction, config.warm_up, config.lr_end, config.lr_fall
         )
         for optimizer, rate in ((self.opt_g, config.lr1), (self.opt_d, config.lr2)):
             for group in optimizer.param_groups:
                 group["lr"] = scale * rate
 
-    def sampler(self, inputs: sample.Inputs) -> nn.Module:
-        """The network to draw with: the average, its batch norm in order, or G itself."""
+    def sampler(self, source: sample.InputSource) -> nn.Module:
+        """The network to draw with: the average, its batch norm re-estimated, or G itself."""
         G = copy.deepcopy(self.ema.module if self.ema else self.nets.G)
         if self.ema:
-            sample.reestimate_bn(G, inputs, self.config.batch_size, self.device)
+            sample.reestimate_bn(G, source, self.config.batch_size, self.device)
         return G.eval()

@@ -4,17 +4,14 @@ Modules are named as in the reference implementation (junyanz/pytorch-CycleGAN-a
 that published weights load key for key. Pictures are [N, C, H, W] in [-1, 1].
 """
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
-
-from gan.errors import Refused
 
 
 class Norm(NamedTuple):
@@ -27,7 +24,6 @@ class Norm(NamedTuple):
 # Batch norm shifts by itself. Instance norm here has neither scale nor shift and takes away any
 # bias before it, yet published weights hold those biases.
 NORMS = {"batch": Norm(nn.BatchNorm2d, False), "instance": Norm(nn.InstanceNorm2d, True)}
-INSTANCE_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def run_mirrored(layers: nn.Sequential, x: Tensor) -> Tensor:
@@ -214,6 +210,11 @@ class ThereAndBack(nn.Module):
         return self.there(images)
 
 
+def ways(G: nn.Module) -> tuple[nn.Module, nn.Module | None]:
+    """The generator from given to wanted pictures, and the one back if there is one."""
+    return (G.there, G.back) if isinstance(G, ThereAndBack) else (G, None)
+
+
 class PatchD(nn.Module):
     """PatchGAN: pictures [N, channels_in, H, W] -> raw scores [N, 1, h, w], one per patch.
 
@@ -294,8 +295,17 @@ class Pool(nn.Module):
         return shown
 
 
+class CycleD(nn.Module):
+    """CycleGAN's two discriminators and the pools of earlier fakes that they are shown from."""
+
+    def __init__(self, there: nn.Module, back: nn.Module, pool_there: Pool, pool_back: Pool) -> None:
+        super().__init__()
+        self.there, self.back = there, back
+        self.pool_there, self.pool_back = pool_there, pool_back
+
+
 @torch.no_grad()
-def init_weights(net: nn.Module) -> None:
+def init_weights(net: nn.Module) -> nn.Module:
     """Convolutions N(0, 0.02), batch norm weights N(1, 0.02), every bias 0, in place.
 
     arXiv:1611.07004, section 6.2, and arXiv:1703.10593, section 7.1; batch norm as in DCGAN
@@ -315,39 +325,4 @@ def init_weights(net: nn.Module) -> None:
             # it is one power iteration, and with one alone the first steps would be far off.
             for _ in range(15):
                 _ = module.weight
-
-
-def load_reference(net: nn.Module, weights: Any, path: Path | str) -> None:
-    """Load weights of the reference implementation, such as its `latest_net_G.pth`.
-
-    Fits `unet_128` and `unet_256` into UNet, `resnet_6blocks` and `resnet_9blocks` into ResNetG,
-    and its `basic` discriminator into PatchD. A leading `module.` goes, and so do the running
-    statistics that old files hold for instance norm, which the reference ignores as well. Raises
-    Refused, naming `path` and the first thing that differs, and then leaves `net` as it was.
-    """
-    own, modules = net.state_dict(), dict(net.named_modules())
-    if not isinstance(weights, Mapping) or not all(torch.is_tensor(v) for v in weights.values()):
-        raise Refused(f"{path}: not a bare state dict of tensors such as latest_net_G.pth")
-    theirs = {str(key).removeprefix("module."): value for key, value in weights.items()}
-    for key in list(theirs):
-        parent, _, name = key.rpartition(".")
-        if name in INSTANCE_STATISTICS and isinstance(modules.get(parent), nn.InstanceNorm2d):
-            del theirs[key]
-    way_out = (
-        "give the --family, --img-size, --ngf and --channels-a these weights were trained with, "
-        "for a U-Net with batch norm --batch-size=2 or more"
-    )
-    for key, ours in own.items():
-        if key.endswith("num_batches_tracked"):
-            theirs.setdefault(key, ours)  # files older than PyTorch 0.4.1 do not have it
-        if key not in theirs:
-            raise Refused(f"{path}: has no {key}; {way_out}")
-        if theirs[key].shape != ours.shape:
-            raise Refused(
-                f"{path}: {key} is {list(theirs[key].shape)}, this net's {list(ours.shape)}; "
-                f"{way_out}"
-            )
-    for key in theirs:
-        if key not in own:
-            raise Refused(f"{path}: has {key} too; {way_out}")
-    net.load_state_dict(theirs)
+    return net

@@ -1,0 +1,22 @@
+"""`compare`: a product of settings, trained run by run, and one page of them all."""
+
+import shlex
+import sys
+from collections.abc import Mapping
+
+from commands import compare_plan, flags
+from config import flag
+
+FLAGS = compare_plan.FLAGS
+
+
+def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
+    """Train a product of settings; see `python main.py compare --help`."""
+    plan = compare_plan.plan(stray, words)
+    path = flags.page_path(plan.options.report, "compare.html")
+    from commands import compare_jobs
+
+    again = [f"{flag(name)}={text}" for name, text in words.items()]
+    command = f"python main.py compare {shlex.join(again)}"
+    if code := compare_jobs.run(plan, path, command):
+        sys.exit(code)

@@ -1,0 +1,273 @@
+"""The jobs of a comparison: what each run still needs, done in a process of its own, one by one."""
+
+import contextlib
+import ctypes
+import functools
+import importlib.util
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from commands import compare_curves, compare_page, runs, train
+from commands.compare_plan import Plan, PlannedRun
+from config import OPERATIONAL, Config, RunFacts, Settings, Value, difference, flag
+from gan import checkpoint
+from gan.errors import Refused
+from gan.schedule import Budget
+
+if TYPE_CHECKING:
+    from gan.state import SavedState
+    from gan.tasks import Data
+
+MAIN = Path(__file__).resolve().parent.parent / "main.py"
+TRAIN = [sys.executable, str(MAIN), "train"]
+MIN_PREVIEWS = 4  # of each run
+PAGE_SECONDS = 60.0  # from one page of what there is to the next
+# scores on other data do not compare
+OF_DATA = (
+    "data_path", "img_size", "channels", "channels_a", "channels_b", "held_out", "direction",
+)  # fmt: skip
+
+
+@dataclass
+class Job:
+    """A run of the comparison, and what is still to do for it."""
+
+    run: PlannedRun
+    config: Config
+    words: list[str]  # what to call `train` with; none: it is finished
+    todo: str
+    seconds: float = 0.0  # of training that it has behind it
+    state: str = "to do"
+
+
+def enough_previews(config: Config, given: Settings, images: int) -> Settings:
+    """The settings that make a run of `config` save often enough, where `given` leave them open."""
+    if "save_every" in given or "save_minutes" in given:
+        return {}
+    per_epoch = images // config.batch_size * config.batch_size
+    limits = [config.max_epoch, config.max_images / per_epoch]
+    epochs = min((limit for limit in limits if limit), default=0.0)
+    found: Settings = {}
+    if epochs:
+        found["save_every"] = min(config.save_every, max(1, int(epochs / MIN_PREVIEWS)))
+    if config.max_minutes:  # twice as many: the runs' points are equal in images, not in minutes
+        found["save_minutes"] = min(config.save_minutes, config.max_minutes / (2 * MIN_PREVIEWS))
+    return found
+
+
+def newest_state(folder: Path) -> "SavedState | None":
+    """The newest state in `folder` that can be read."""
+    for _, saved in checkpoint.newest(folder):
+        if isinstance(saved, dict) and "config" in saved:
+            return saved
+    return None
+
+
+def saved_settings(state: "SavedState") -> Mapping[str, Value]:
+    """What the run of a state is, its precision as it was chosen."""
+    return {**state["config"], "amp": RunFacts.of_state(state).mixed_precision}
+
+
+def conflict(folder: Path, saved: "SavedState | None", config: Config, digest: str) -> str:
+    """Why what is in `folder` is not part of the run of `config`; "" if it is."""
+    if saved is not None:
+        other = "" if saved.get("data") == digest else "other images"
+        return difference(saved_settings(saved), config) or other
+    try:
+        settings = json.loads((folder / "config.json").read_text("utf-8"))
+        return difference(settings if config.amp != "auto" else {**settings, "amp": "auto"}, config)
+    except (OSError, ValueError, AttributeError, TypeError):
+        return "no config.json"
+
+
+def plan_job(run: PlannedRun, config: Config, data: "Data", overwrite: bool) -> Job:
+    """What is to do for `run`, as its folder in checkpoints/ tells."""
+    folder = Path("checkpoints") / run.name
+    start = run.words(enough_previews(config, run.given, len(data)))
+    saved = newest_state(folder)
+    if saved is None and not [*folder.glob("*.pth"), *(Path("imgs") / run.name).glob("*.png")]:
+        return Job(run, config, start, "starts")
+    if why := conflict(folder, saved, config, data.digest):
+        if not overwrite:
+            raise Refused(
+                f"{folder} holds another run ({why}); --name=... starts another comparison, "
+                "--overwrite replaces such runs"
+            )
+        return Job(run, config, [*start, "--overwrite"], f"replaces another run ({why})")
+    if saved is None:
+        return Job(run, config, [*start, "--overwrite"], "its states are gone, starts again")
+    shown, seconds = saved["step"] * config.batch_size, saved["seconds"]
+    budget = Budget(config, len(data) // config.batch_size)
+    if budget.fraction(shown, seconds) >= 1:
+        return Job(run, config, [], "finished before", seconds, compare_curves.FINISHED)
+    kept = [f"{flag(k)}={v}" for k, v in run.given.items() if k in OPERATIONAL]
+    return Job(run, config, ["--resume", *kept], f"goes on at {shown:,} images", seconds)
+
+
+def plan_jobs(plan: Plan) -> list[Job]:
+    """All that is to do, everything it needs being there; raises Refused if something is not."""
+    # mistakes before any work
+    configs = {run.name: runs.new_config(run.given, run.config_file) for run in plan.runs}
+    data: dict[str, Data] = {}
+    said: set[str] = set()
+    for run in plan.runs:
+        if run.setting not in data:  # its other seeds need nothing more
+            with contextlib.redirect_stdout(io.StringIO()) as out:
+                data[run.setting], _ = train.prepare(configs[run.name])
+            new = [line for line in out.getvalue().splitlines() if line not in said]
+            print("\n".join(new), end="\n" if new else "")
+            said.update(new)
+    overwrite = plan.options.overwrite
+    return [plan_job(run, configs[run.name], data[run.setting], overwrite) for run in plan.runs]
+
+
+class Children:
+    """Trainings in processes of their own. Within it a signal goes to the one that is running.
+
+    Each is the leader of a session: a Ctrl-C reaches it once, from here. The first one has it save
+    and stop, a second one stops it at once; `signal` keeps the number.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self.running: subprocess.Popen[str] | None = None
+        self.before: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        self.signal = number
+        if self.running:
+            self.running.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
+
+    def __enter__(self) -> "Children":
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) != signal.SIG_IGN:  # nohup stays nohup
+                self.before[number] = signal.signal(number, self._pass_on)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def train(self, words: Sequence[str]) -> str:
+        """Train; "" or, if that did not work out, the last line it wrote to stderr."""
+        process = subprocess.Popen(
+            [*TRAIN, *words],
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+            preexec_fn=stop_with_parent(),
+        )
+        self.running, last = process, ""
+        if self.signal:  # it came while the process was being made
+            process.send_signal(signal.SIGTERM)
+        assert process.stderr
+        with process:
+            for line in process.stderr:
+                print(line, end="", file=sys.stderr, flush=True)
+                last = line.strip() or last
+        self.running = None
+        code = process.returncode
+        if code < 0 or code > 128:
+            number = -code if code < 0 else code - 128
+            return f"signal {number}{', often too little memory' * (number == signal.SIGKILL)}"
+        return (last.removeprefix("main.py: ") or f"exit code {code}") if code else ""
+
+
+def stop_with_parent() -> Callable[[], object] | None:
+    """What a child calls first: its parent killed, Linux sends it SIGTERM, at which it saves."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None) if sys.platform == "linux" else None
+    return functools.partial(prctl, 1, signal.SIGTERM) if prctl else None  # PR_SET_PDEATHSIG
+
+
+def announce(jobs: Sequence[Job]) -> None:
+    """Say what is about to happen."""
+    settings = len({job.run.setting for job in jobs})
+    todo = [job for job in jobs if job.words]
+    text = f"{len(jobs)} runs, {settings} settings: {len(jobs) - len(todo)} finished before"
+    if todo:
+        text += f", {len(todo)} to do"
+        if all(job.config.max_minutes for job in todo):
+            minutes = sum(job.config.max_minutes - job.seconds / 60 for job in todo)
+            text += f" in about {minutes:.0f} minutes"
+        text += "; Ctrl-C saves and stops"
+    print(f"compare: {text}", flush=True)
+
+
+def write_page(path: Path, jobs: Sequence[Job], name: str, command: str) -> "Rows":
+    """Write the page of what there is; the rows of its table."""
+    shown = [
+        compare_curves.Run(
+            job.run.name,
+            job.run.setting,
+            job.run.seed,
+            Path("runs") / job.run.name / "log.jsonl",
+            Path("imgs") / job.run.name,
+            job.state,
+        )
+        for job in jobs
+    ]
+    notes = []
+    if len({tuple(getattr(job.config, name) for name in OF_DATA) for job in jobs}) > 1:
+        notes.append("The settings differ in their data: their scores do not compare.")
+    return compare_page.write_page(path, shown, f"Comparison: {name}", command, notes)
+
+
+def check_page(path: Path) -> None:
+    """Raises Refused if the page cannot be written or the curves not be plotted."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise Refused("compare plots with matplotlib: pip install -r requirements.txt")
+    if path.is_dir() or (path.parent.exists() and not os.access(path.parent, os.W_OK)):
+        raise Refused(f"--report={path}: cannot be written")
+
+
+def train_jobs(jobs: Sequence[Job], children: Children, write: Callable[[], object]) -> None:
+    """Train what is not finished, one after the other; `write` the page now and then."""
+    written = time.monotonic()
+    for number, job in enumerate(jobs, 1):
+        print(f"compare: [{number}/{len(jobs)}] {job.run.name}: {job.todo}", flush=True)
+        if not job.words:
+            continue
+        if children.signal:
+            return
+        error = children.train(job.words)
+        job.state = f"failed: {error}" if error else compare_curves.FINISHED
+        if children.signal:
+            job.state = "stopped half-way" if error else compare_curves.FINISHED
+            return
+        if error:
+            print(f"compare: {job.run.name} failed: {error}", flush=True)
+        if time.monotonic() - written > PAGE_SECONDS:
+            write()
+            written = time.monotonic()
+
+
+def run(plan: Plan, path: Path, command: str) -> int:
+    """Train what is not finished, write the page; returns the exit code."""
+    check_page(path)
+    jobs = plan_jobs(plan)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    announce(jobs)
+    with Children() as children:
+        train_jobs(jobs, children, lambda: write_page(path, jobs, plan.name, command))
+    rows = write_page(path, jobs, plan.name, command)
+    print(compare_page.text_table(rows))
+    files = (path, path.with_suffix(".png"), path.with_suffix(".json"))
+    print("compare: page {}, curves {}, numbers {}".format(*files))
+    unfinished = [job for job in jobs if job.state != compare_curves.FINISHED]
+    if children.signal and unfinished:
+        print(f"stopped; go on with: {command}")
+        return 128 + children.signal
+    if unfinished:
+        print(f"compare: {len(unfinished)} of {len(jobs)} failed; the same command tries again")
+    return 1 if unfinished else 0

@@ -1,0 +1,132 @@
+"""The runs of a comparison: the product of the values of all flags, and a name for each run.
+
+Only the standard library is imported here: a mistake is told at once.
+"""
+
+import hashlib
+import itertools
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from commands import flags
+from config import FIELDS, Settings, flag, option, parse
+from gan.errors import Refused
+
+SINGLE = ("name", "seed", "seeds", "overwrite", "report")  # one value for all of a comparison
+LONGEST_NAME = 120  # characters of a run's settings in its name: file names end at 255 bytes
+LONGEST_VALUE = 24  # characters of one value in it
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """What `compare` takes beside the settings of its runs."""
+
+    seeds: int = option(
+        1, "runs of each setting, with --seed and the seeds after it", low=1, high=100
+    )
+    overwrite: bool = option(False, "replace earlier runs of these names")
+    config: str = option("", "start from the settings in a saved config.json")
+    report: str = option("", "page to write, with a .json beside it; empty: compare.html")
+
+
+FLAGS = flags.CommandFlags(
+    "compare",
+    CompareOptions,
+    settings=tuple(FIELDS),
+    usage="compare --g-every=1,5 --seeds=2 [--max-minutes=10] ...",
+    notes=(
+        "Flags of `train` take several values, with commas between: --g-every=1,5 --lr1=1e-4,2e-4.",
+        "Each combination with each seed is a run of its own, NAME.lr1-0.0001.g-every-1.seed-0,",
+        "trained one after the other (NAME: compare). The same command again goes on where it was",
+        "stopped; what is finished is not trained again.",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a comparison: a setting, which is what differs from the others, and a seed."""
+
+    name: str
+    setting: str
+    seed: int
+    given: Settings  # of the run
+    config_file: str
+
+    def words(self, more: Settings) -> list[str]:
+        """What to call `train` with."""
+        file: Settings = {"config": self.config_file} if self.config_file else {}
+        return [f"{flag(name)}={value}" for name, value in {**file, **self.given, **more}.items()]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A whole comparison."""
+
+    name: str
+    options: CompareOptions
+    runs: list[PlannedRun]  # one seed of each setting, then the next seed
+
+
+def _name_part(value: object) -> str:
+    """`value` as part of a file name; a digest keeps two values apart that look alike in it."""
+    text = str(value)
+    part = re.sub(r"[^A-Za-z0-9._-]", "-", text)[-LONGEST_VALUE:]
+    return part if part == text else f"{part}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+
+
+def _split_values(text: str) -> list[str]:
+    """The values between the commas; a file or folder with a comma in its name is one value."""
+    return [text] if os.path.exists(os.path.expanduser(text)) else text.split(",")
+
+
+Requests = list[flags.Request[CompareOptions]]
+
+
+def _product(stray: Iterable[str], words: Mapping[str, str]) -> tuple[list[str], Requests]:
+    """The flags that have several values, and the product of all values: a request a setting."""
+    values = {given: _split_values(str(text)) for given, text in words.items()}
+    first = {given: each[0] for given, each in values.items()}
+    flags.read(FLAGS, stray, first)  # raises Refused for unknown flags
+    named = {flags.field_name(FLAGS, given): given for given in words}
+    order = list(FLAGS.fields)
+    varied = sorted((n for n, given in named.items() if len(values[given]) > 1), key=order.index)
+    for name in varied:
+        if name in SINGLE:
+            hint = "; --seeds=N takes N of them from there on" if name == "seed" else ""
+            raise Refused(f"{flag(name)}={words[named[name]]}: one value only{hint}")
+    found = []
+    for chosen in itertools.product(*(values[named[name]] for name in varied)):
+        own = {named[name]: text for name, text in zip(varied, chosen, strict=True)}
+        found.append(flags.read(FLAGS, (), {**first, **own}))
+    for name in varied:
+        different = {str(value_of(request, name)) for request in found}
+        if len(different) < len(values[named[name]]):
+            raise Refused(f"{flag(name)}={words[named[name]]}: the same value twice")
+    return varied, found
+
+
+def value_of(request: flags.Request[CompareOptions], name: str) -> object:
+    """What was given of one flag, be it of the runs or of the comparison."""
+    return request.settings[name] if name in request.settings else getattr(request.options, name)
+
+
+def plan(stray: Iterable[str], words: Mapping[str, str]) -> Plan:
+    """All runs of a comparison; raises Refused for a mistake in any of them."""
+    varied, requests = _product(stray, words)
+    options = requests[0].options
+    whole = str(requests[0].settings.get("name") or "compare")
+    seed = int(requests[0].settings.get("seed", 0))
+    found = []
+    for extra, request in itertools.product(range(options.seeds), requests):
+        own = int(parse(FIELDS["seed"], str(seed + extra)))
+        parts = [f"{flag(name)[2:]}-{_name_part(value_of(request, name))}" for name in varied]
+        if len(".".join(parts)) > LONGEST_NAME:
+            parts = [_name_part(".".join(parts))]
+        name = ".".join([whole, *parts, f"seed-{own}"])
+        setting = ", ".join(f"{flag(name)[2:]} {value_of(request, name)}" for name in varied)
+        given: Settings = {**request.settings, "name": name, "seed": own}
+        found.append(PlannedRun(name, setting or whole, own, given, request.options.config))
+    return Plan(whole, options, found)

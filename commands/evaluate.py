@@ -1,0 +1,130 @@
+"""`evaluate`: how good a run's pictures are, or those in a folder, as a table and a page."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from commands import flags, runs
+from config import Config, flag, option, resolve
+from gan.errors import Refused
+
+if TYPE_CHECKING:
+    from gan.evaluation import Evaluation
+    from gan.tasks import Data
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """What `evaluate` takes beside the settings of a run."""
+
+    best: bool = option(True, "score the best-scored state of the run, not the newest")
+    gen_num: int = option(2000, "faces to score", low=1)
+    fake_path: str = option("", "score the images of this folder or zip instead")
+    features: str = option(
+        "lite0",
+        "network whose features are compared: lite0, inception or random",
+        choices=("lite0", "inception", "random"),
+    )
+    report: str = option("", "page to write, with a .json beside it; empty: evaluate.html")
+
+
+FLAGS = flags.CommandFlags(
+    "evaluate",
+    EvaluateOptions,
+    settings=(*flags.OF_DRAWING, "held_out", "num_workers"),
+    usage="evaluate [--fake-path=FOLDER_OR_ZIP] ...",
+)
+# what `evaluate` takes beside --fake-path
+OF_FOLDERS = (
+    "fake_path", "data_path", "img_size", "channels", "held_out", "features", "report",
+    "num_workers", "gpu",
+)  # fmt: skip
+
+
+def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
+    """Score pictures; see `python main.py evaluate --help`."""
+    request = flags.read(FLAGS, stray, words)
+    page = flags.page_path(request.options.report, "evaluate.html")
+    if "fake_path" in request.given:
+        source, data_path, found = _evaluate_folder(request)
+    else:
+        source, data_path, found = _evaluate_run(request)
+    if found.headline:
+        print(f"evaluate: {source}, {found.headline}")
+    print(found.table)
+    from gan import pages
+
+    numbers = {"drawn_by": source, "data": data_path or "avatars", **found.numbers}
+    pages.write_evaluation(page, numbers, found.table, found.notes, found.pictures)
+    print(f"evaluate: page {page}, numbers {page.with_suffix('.json')}")
+
+
+def _evaluate_folder(request: flags.Request[EvaluateOptions]) -> "tuple[str, str, Evaluation]":
+    """The pictures of `--fake-path` against those of `--data-path`."""
+    options = request.options
+    for other in request.given:
+        if other not in OF_FOLDERS:
+            raise Refused(
+                f"{flag(other)}: --fake-path is scored, and no run; leave one of them out"
+            )
+    from gan import data, evaluation, machine, tasks
+
+    config = resolve(request.settings)
+    device = machine.pick_device(config.gpu)
+    images = tasks.open_images(with_held_out(config), 1)
+    fakes = data.open_images(
+        options.fake_path,
+        config.img_size,
+        config.channels,
+        workers=config.num_workers,
+        flag="--fake-path",
+    )
+    found = evaluation.compare_images(fakes.array, images, options.features, device)
+    return options.fake_path, config.data_path, found
+
+
+def with_held_out(config: Config) -> Config:
+    """The same with some images held out to score with, if there are none."""
+    return replace(config, held_out=config.held_out or Config.held_out)
+
+
+def _evaluate_run(request: flags.Request[EvaluateOptions]) -> "tuple[str, str, Evaluation]":
+    """The pictures of a run against the images or pictures that it was not trained on."""
+    options = request.options
+    given = {k: v for k, v in request.settings.items() if k != "held_out"}
+    run = runs.load_run(given, best=options.best)
+    config, task = run.config, run.family.task
+    held_out = request.settings.get("held_out", config.held_out)
+    if held_out != config.held_out:
+        raise Refused(
+            f"--held-out={held_out}: the run was trained with {config.held_out}, and images that "
+            "it was trained on are no test of it; leave the flag out"
+        )
+    for other in ("features", "gen_num"):
+        if other in request.given and other not in task.evaluate_options:
+            raise Refused(
+                f"{flag(other)}: {config.family} is scored on its test pictures, all of them, by "
+                "lite0; leave it out"
+            )
+    from gan import machine
+
+    device = machine.pick_device(config.gpu)
+    data: Data = runs.open_data(with_held_out(config))
+    if not config.held_out:
+        print("evaluate: this run trained on all its images, those that are held out now too")
+    if "data_path" not in request.given and runs.images_digest(run.source) not in (
+        None,
+        data.digest,
+    ):
+        print(
+            f"evaluate: the images are not those that {run.source} was trained on; some that are "
+            "held out now may have been among them",
+            file=sys.stderr,
+        )
+    classes = len(run.facts.class_names)
+    found = task.evaluate(
+        run.nets, config, classes, data, device, options.gen_num, options.features
+    )
+    return run.source, config.data_path, found

@@ -1,0 +1,324 @@
+"""Where a run keeps its files, and how it is started, resumed and loaded."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+from config import (
+    OF_NETS,
+    Config,
+    RunFacts,
+    Settings,
+    flag,
+    read_config,
+    resolve,
+)
+from gan.errors import Refused
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from gan.family import Family
+    from gan.losses import Nets
+    from gan.state import SavedState
+    from gan.tasks import Data
+
+WEIGHTS = ("netg_path", "netd_path")
+
+
+def folder_of(kind: str, name: str) -> Path:
+    """The folder of run `name` in `checkpoints`, `imgs` or `runs`."""
+    return Path(kind) / name if name else Path(kind)
+
+
+def family_of(config: Config) -> "Family":
+    """The row of the run's family."""
+    from models import find_family
+
+    return find_family(config.family)
+
+
+def open_data(config: Config, *, to_train: bool = False) -> "Data":
+    """The run's data. To train there have to be enough of them for a batch."""
+    at_least = config.batch_size if to_train else 1
+    data: Data = family_of(config).task.open_data(config, at_least)
+    return data
+
+
+# --- starting and resuming -----------------------------------------------------------------------
+
+
+def command_to_resume(config: Config) -> str:
+    return f"python main.py train{f' --name={config.name}' if config.name else ''} --resume"
+
+
+def find_state(resume: bool | str, name: str) -> "tuple[Path, SavedState]":
+    """The newest valid state of run `name`, or the one in the file `resume`."""
+    from gan import checkpoint
+
+    if isinstance(resume, str):
+        path = Path(resume)
+        return path, checkpoint.load(path)
+    folder = folder_of("checkpoints", name)
+    for path, state in checkpoint.newest(folder):
+        return path, state
+    raise Refused(
+        f"--resume: no valid state in {folder}; start the run without --resume, or name another "
+        "one with --name=..."
+    )
+
+
+def files_of_run(config: Config) -> list[Path]:
+    """The files that a run of this name has left."""
+    files: list[Path] = []
+    for kind, patterns in {
+        "checkpoints": ("state_*.pth", "best.pth", "netg_*.pth", "netd_*.pth", "config.json"),
+        "imgs": ("[0-9]*.png",),
+        "runs": ("log.jsonl", "events.out.tfevents.*"),
+    }.items():
+        files += [file for p in patterns for file in folder_of(kind, config.name).glob(p)]
+    return [file for file in files if file.suffix != ".png" or file.stem.isdecimal()]
+
+
+def has_results(config: Config) -> bool:
+    """Whether a run of this name has left weights or pictures."""
+    return any(file.suffix in (".pth", ".png") for file in files_of_run(config))
+
+
+def check_folders(config: Config) -> None:
+    """Refuse a run whose folders cannot be made, or would be among its own data."""
+    data = Path(config.data_path).expanduser().resolve() if config.data_path else None
+    for kind in ("checkpoints", "imgs", "runs"):
+        folder = folder_of(kind, config.name)
+        for path in (folder, *folder.parents):
+            if path.exists() and not path.is_dir():
+                raise Refused(f"--name={config.name}: {path} is a file, not a folder to write to")
+        if data in (folder.resolve(), *folder.resolve().parents):
+            raise Refused(
+                f"--data-path={config.data_path}: the run would write into it ({folder}); put the "
+                "images elsewhere, or give another --name"
+            )
+
+
+@contextlib.contextmanager
+def lock_run(config: Config) -> Iterator[None]:
+    """Within it no other training of this name starts; raises Refused if one is going on."""
+    folder = folder_of("checkpoints", config.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise Refused(
+                    f"{folder}: a training of this name is going on; wait for it, or give "
+                    "another --name=..."
+                ) from None
+        yield
+
+
+def check_branch(path: Path, step: int, config: Config) -> None:
+    """Refuse to go on from `path` in the folder of another run; say what going back gives up."""
+    from gan import checkpoint
+
+    folder = folder_of("checkpoints", config.name)
+    if path.parent.resolve() != folder.resolve():
+        if has_results(config):
+            raise Refused(f"--resume={path}: {folder} holds another run; give another --name=...")
+        return
+    here = checkpoint.state_of(folder, step)
+    later = [state for state in checkpoint.states(folder) if state > here]
+    if later:
+        print(f"resume: going back; the first save will delete {', '.join(p.name for p in later)}")
+
+
+def new_config(given: Settings, file: str = "") -> Config:
+    """The config of a new run: the settings in `file` lie below those that were given."""
+    saved = read_config(file)[0] if file else {}
+    saved.pop("name", None)  # or --overwrite would replace the run that the settings are of
+    config = merge_layers(saved, given)
+    least = family_of(config).task.least_batch
+    if config.batch_size < least:
+        raise Refused(
+            f"--batch-size={config.batch_size}: D of {config.family} has to see several images; "
+            f"{least} or more"
+        )
+    return config
+
+
+def merge_layers(saved: Settings, given: Settings) -> Config:
+    """Defaults below the family's below the saved settings below those that were given."""
+    from models import FAMILIES, ONLY_SOME, find_family
+
+    name = str(given.get("family", saved.get("family", Config.family)))
+    family = find_family(name)
+    for other in ONLY_SOME:
+        if other in given and other not in family.settings:
+            able = [row for row in FAMILIES if other in FAMILIES[row].settings]
+            raise Refused(f"{flag(other)}: {name} has no use for it; {', '.join(able)} do")
+    saved = {k: v for k, v in saved.items() if k not in ONLY_SOME or k in family.settings}
+    config = resolve(family.defaults, saved, given)
+    for beta in ("beta1", "beta2"):
+        if beta in given and config.optimizer == "rmsprop":
+            raise Refused(f"--{beta}: rmsprop has no use for it; --optimizer=adam does")
+    if given.get("identity") and config.channels_a != config.channels_b:
+        raise Refused("--identity: A and B have to have as many channels; leave it out")
+    return config
+
+
+def weights_loader(config: Config) -> "Callable[[Nets], None]":
+    """A function that loads `--netg-path` and `--netd-path` into nets; they are read now."""
+    from gan import checkpoint
+    from gan.weights import load_weights
+
+    given = [
+        (player, path, checkpoint.load(Path(path)))
+        for player, path in (("G", config.netg_path), ("D", config.netd_path))
+        if path
+    ]
+
+    def load(nets: "Nets") -> None:
+        for player, path, weights in given:
+            load_weights(getattr(nets, player), weights, path)
+
+    return load
+
+
+# --- loading what was trained --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A trained run, to draw with."""
+
+    nets: "Nets"
+    config: Config
+    facts: RunFacts
+    source: str  # the file that its weights are from
+
+    @property
+    def family(self) -> "Family":
+        return family_of(self.config)
+
+
+def _command_of(folder: Path) -> str:
+    """The command that draws with the run in `folder`, by its config.json; "" if it tells none."""
+    try:
+        saved, _ = read_config(str(folder / "config.json"))
+        return family_of(resolve(saved)).task.command
+    except Refused:
+        return ""
+
+
+def _state_paths(given: Settings, best: bool, command: str) -> list[Path]:
+    """The states to load from, the first that can be read."""
+    from gan import checkpoint
+
+    top = folder_of("checkpoints", str(given.get("name", "")))
+    folders = [top] if "name" in given else [top, *top.glob("*/")]
+    states = [path for folder in folders for path in checkpoint.states(folder)]
+    states = states or [file for folder in folders if (file := folder / checkpoint.BEST).exists()]
+    states.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    if command and "name" not in given:
+        able = {path.parent: _command_of(path.parent) == command for path in states}
+        states.sort(key=lambda path: not able[path.parent])
+    if states and best and (file := states[0].with_name(checkpoint.BEST)).exists():
+        states.insert(0, file)
+    if not states:
+        where = f"of run {given['name']} in {top}" if "name" in given else f"in {top}"
+        raise Refused(f"no checkpoint {where}; train first, or give --netg-path and --netd-path")
+    return states
+
+
+def load_run(
+    given: Settings, *, best: bool = True, ranks: bool = False, command: str = ""
+) -> LoadedRun:
+    """A run to draw with and, if it `ranks`, to rank with, its config below the settings given.
+
+    Without a name it is the newest run; with `command`, the newest that this command draws with.
+    Raises Refused if there is none, or if a setting of its nets is given otherwise.
+    """
+    from models import restore
+
+    if any(name in given for name in WEIGHTS):
+        return _load_bare_weights(given, ranks)
+    for path in _state_paths(given, best, command):
+        try:
+            nets, saved, facts = restore(path)
+        except Refused as error:
+            print(f"{error}; trying the state before it", file=sys.stderr)
+            continue
+        own = vars(saved)
+        for name in OF_NETS:
+            if name in given and given[name] != own[name]:
+                raise Refused(f"{flag(name)}={given[name]}: {path} has {own[name]}")
+        config = resolve(own, {"gpu": "auto"}, given)  # this may be another machine
+        return LoadedRun(nets, config, facts, str(path))
+    raise Refused("no checkpoint that can be read; train first")
+
+
+def images_digest(source: str) -> str | None:
+    """The digest of the images that the state `source` was trained on, if it is one."""
+    from gan import checkpoint
+
+    state = checkpoint.load(Path(source))
+    return state.get("data") if isinstance(state.get("data"), str) else None
+
+
+def _config_beside(given: Settings) -> tuple[Settings, tuple[str, ...]]:
+    """Settings and classes in the config.json beside `--netg-path`, if it is of that family."""
+    file = Path(str(given["netg_path"])).with_name("config.json")
+    saved, classes = read_config(str(file), given_as="") if file.exists() else ({}, ())
+    same = given.get("family", saved.get("family")) == saved.get("family")
+    return (saved, classes) if same else ({}, ())
+
+
+def _load_bare_weights(given: Settings, ranks: bool) -> LoadedRun:
+    """Nets from bare weights; their config is the one beside them, if any, below `given`."""
+    if not given.get("netg_path"):
+        raise Refused("--netg-path: give the weights of G too")
+    path = Path(str(given["netg_path"]))
+    if ranks and "netd_path" not in given:
+        twin = path.with_name(path.name.replace("netg", "netd"))
+        if twin == path or not twin.exists():
+            raise Refused("--netd-path: give the weights of D, which ranks what G draws")
+        given = {**given, "netd_path": str(twin)}
+    saved, classes = _config_beside(given)
+    saved = {k: v for k, v in saved.items() if k not in (*WEIGHTS, "gpu")}
+    config = merge_layers(saved, given)
+    nets = family_of(config).build(config, len(classes))
+    weights_loader(config)(nets)
+    return LoadedRun(nets, config, RunFacts(classes), str(path))
+
+
+def load_generator(
+    given: Settings, *, best: bool = True, command: str = ""
+) -> "tuple[nn.Module, LoadedRun, bool]":
+    """One generator of a run, the run, and whether it is the way back.
+
+    `--direction` asks for a way of a trained run; of bare weights alone it says what they do.
+    Raises Refused if the run has no generator for it.
+    """
+    from gan.translation import ways
+
+    alone = bool(given.get("netg_path")) and not _config_beside(given)[0]
+    asked = "" if alone else given.get("direction", "")
+    kept = given if alone else {k: v for k, v in given.items() if k != "direction"}
+    run = load_run(kept, best=best, command=command)
+    there, back = ways(run.nets.G)
+    if asked in ("", run.config.direction):
+        return there, run, False
+    if back is None:
+        raise Refused(
+            f"--direction={asked}: this run was trained {run.config.direction} only; train another "
+            f"with --direction={asked}"
+        )
+    return back, run, True

@@ -1,0 +1,227 @@
+"""`train`: one run, new or resumed, from the flags to its last state."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from commands import flags, runs
+from config import FIELDS, Config, RunFacts, Settings, changes, flag, option
+from gan.errors import Refused
+
+if TYPE_CHECKING:
+    import torch
+
+    from gan.loop import Folders, Outcome
+    from gan.state import SavedState, State
+    from gan.tasks import Data
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What `train` takes beside the settings of the run."""
+
+    resume: bool | str = option(
+        False, "go on: the newest state of this run, or the file named"
+    )
+    overwrite: bool = option(False, "replace the earlier run of this name")
+    config: str = option("", "start from the settings in a saved config.json")
+
+
+FLAGS = flags.CommandFlags(
+    "train",
+    TrainOptions,
+    settings=tuple(FIELDS),
+    usage="train [--data-path=FOLDER_OR_ZIP] [--max-minutes=60] [--gpu=True] ...\n"
+    "train --resume",
+    notes=(
+        "Defaults are those of the family; `train --family=dcgan --help` has another one's, and",
+        "leaves out the flags that it has no use for.",
+    ),
+)
+
+
+@dataclass
+class Start:
+    """What a training starts from."""
+
+    config: Config
+    saved: "SavedState | None"  # the state to go on from
+    events: list[dict[str, object]]  # what the log says first
+    choose_precision: bool = True  # or else it is that of the saved state
+
+
+def plan_start(request: flags.Request[TrainOptions]) -> Start:
+    """What the flags start: a new run, or one that is resumed."""
+    options = request.options
+    if options.resume:
+        return _plan_resume(options.resume, request)
+    config = runs.new_config(request.settings, options.config)
+    if not options.overwrite and runs.has_results(config):
+        raise Refused(
+            f"{runs.folder_of('checkpoints', config.name)} holds an earlier run; --resume goes on "
+            "with it, --name=... starts another one, --overwrite replaces it"
+        )
+    return Start(config, None, [{"event": "start"}])
+
+
+def _plan_resume(resume: bool | str, request: flags.Request[TrainOptions]) -> Start:
+    given = request.settings
+    for other in ("config", "overwrite", *runs.WEIGHTS):
+        if getattr(request.options, other, "") or given.get(other):
+            raise Refused(f"{flag(other)}: not with --resume; the run has its own")
+    path, saved = runs.find_state(resume, str(given.get("name", "")))
+    if not isinstance(saved, dict) or "config" not in saved:
+        raise Refused(f"--resume={path}: not a training state")
+    print(f"resume: {path}")
+    own: Settings = {k: v for k, v in saved["config"].items() if k in FIELDS}
+    own["gpu"] = own["gpu"] and "auto"  # this may be another machine
+    changed = changes(own, given)
+    for name, (old, new) in changed.items():
+        print(f"resume: {flag(name)} {old} -> {new}")
+    config = runs.merge_layers(own, given)
+    runs.check_branch(path, saved["step"], config)
+    if "lr1" in changed or "lr2" in changed:
+        saved["rescues"] = 0  # rates that were chosen are not halved
+    event: dict[str, object] = {"event": "resume", "state": str(path), "changed": changed}
+    return Start(config, saved, [event], choose_precision="amp" in given)
+
+
+def find_facts(config: Config, data: "Data", device: "torch.device") -> RunFacts:
+    """What a new run finds out; raises Refused for a conditional one without classes."""
+    from gan import machine
+
+    exact = machine.has_bfloat16(device) if config.amp == "auto" else config.amp is True
+    if not config.conditional:
+        return RunFacts((), exact)
+    names = tuple(getattr(data, "class_names", ()))
+    if not names:
+        raise Refused(
+            f"--conditional: no classes in {config.data_path or 'the avatars'}; it takes one "
+            "sub-folder a class, or IDX files with labels"
+        )
+    return RunFacts(names, exact)
+
+
+def _resumed_facts(start: Start, new: RunFacts, device: "torch.device") -> RunFacts:
+    """The facts of a resumed run; raises Refused if the data have other classes than it."""
+    from gan import machine
+
+    assert start.saved is not None
+    saved = RunFacts.of_state(start.saved)
+    if saved.class_names != new.class_names:
+        classes = "/".join(saved.class_names)
+        raise Refused(f"--resume: the run has the classes {classes}, the data others")
+    if start.choose_precision:
+        return new
+    if saved.mixed_precision is not machine.has_bfloat16(device):
+        exact = "bfloat16" if saved.mixed_precision else "float32"
+        print(f"resume: on in {exact}, though this machine is faster in the other; --amp=auto")
+    return saved
+
+
+def new_state(config: Config, facts: RunFacts, device: "torch.device") -> "State":
+    """Step 0 of a run, from the weights that are given, if any; raises Refused if none fit."""
+    from gan.state import State
+
+    load = runs.weights_loader(config)
+    state = State(runs.family_of(config), config, facts, device)
+    load(state.nets)
+    state.restart()
+    return state
+
+
+def prepare(config: Config) -> "tuple[Data, State]":
+    """The data and the first state of a new run, everything that it needs being there."""
+    from gan import machine
+
+    device = machine.pick_device(config.gpu)
+    data = runs.open_data(config, to_train=True)
+    return data, new_state(config, find_facts(config, data, device), device)
+
+
+def _clear_earlier_run(state: "State", data: "Data") -> "State":
+    """Delete what an earlier run of this name left, once the first step is known to fit in memory.
+
+    Returns the state to start from: the first step is tried with `state` and thrown away.
+    """
+    from gan import loop
+
+    config = state.config
+    earlier = runs.files_of_run(config)
+    if not earlier:
+        return state
+    feed = state.family.task.feed(config, len(state.facts.class_names), data, state.device)
+    loop.train_step(state, feed.batch(0))
+    fresh = new_state(config, state.facts, state.device)
+    kept = {Path(path).resolve() for path in (config.netg_path, config.netd_path) if path}
+    for file in earlier:
+        if file.resolve() not in kept:
+            file.unlink()
+    return fresh
+
+
+def folders_of(config: Config) -> "Folders":
+    from gan.loop import Folders
+
+    return Folders(*(runs.folder_of(kind, config.name) for kind in ("checkpoints", "imgs", "runs")))
+
+
+def _train(start: Start) -> "Outcome":
+    """From the start to the end of the budget, or to a signal."""
+    from gan import loop, machine
+    from gan.state import State
+
+    config = start.config
+    device = machine.pick_device(config.gpu)
+    data = runs.open_data(config, to_train=True)
+    facts = find_facts(config, data, device)
+    if start.saved is not None:
+        facts = _resumed_facts(start, facts, device)
+    exact = "bfloat16" if facts.mixed_precision else "float32"
+    with runs.lock_run(config):
+        if start.saved is None:
+            state = new_state(config, facts, device)
+            say_start(config, device, exact)
+            state = _clear_earlier_run(state, data)
+        else:
+            state = State(runs.family_of(config), config, facts, device)
+            say_start(config, device, exact)
+            loop.resume(state, start.saved, data, folders_of(config))
+        score = state.family.task.scorer(config, data, device)
+        return loop.fit(state, data, folders_of(config), score=score, events=start.events)
+
+
+def say_start(config: Config, device: "torch.device", exact: str) -> None:
+    print(
+        f"train: {config.family} {config.img_size} px on {device}, {exact}; Ctrl-C saves and stops"
+    )
+
+
+def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
+    """Train; see `python main.py train --help`."""
+    request = flags.read(FLAGS, stray, words)
+    from gan import machine
+
+    start = plan_start(request)
+    config = start.config
+    runs.check_folders(config)
+    machine.reuse_freed_memory()
+    try:
+        done = _train(start)
+    except (MemoryError, RuntimeError) as error:
+        if not machine.is_out_of_memory(error):
+            raise
+        raise Refused(
+            f"--batch-size={config.batch_size}: out of memory; start a run with a smaller one, or "
+            "with a smaller --img-size, --ngf, --ndf or --nz"
+        ) from None
+    preview = folders_of(config).imgs / f"{done.epoch}.png"
+    print(
+        f"train: {done.images:,} images, epoch {done.epoch}, {done.seconds / 60:.1f} minutes; "
+        f"state {done.state}, preview {preview}"
+    )
+    if done.signal is not None:
+        print(f"stopped; go on with: {runs.command_to_resume(config)}")
+        sys.exit(128 + done.signal)

@@ -1,0 +1,149 @@
+"""`translate`: each picture of a file, folder or zip through the generator of pictures."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from commands import flags, runs
+from config import option
+from gan.errors import Refused
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+    from torch import nn
+
+SMALLEST = 5  # pixels on a side: less is nothing after CycleGAN's two halvings
+LARGEST = 4_000_000  # pixels of a picture that is translated at its own size
+
+
+@dataclass(frozen=True)
+class TranslateOptions:
+    """What `translate` takes beside the settings of a run."""
+
+    best: bool = option(True, "draw with the best-scored state of the run, not the newest")
+    input: str = option("", "picture, folder or zip to translate")
+    output: str = option("translated", "folder for the results, by their names")
+    resize: bool = option(False, "translate at the size trained at, and enlarge the result")
+    side_by_side: str = option("", "HTML page of before and after to write")
+
+
+FLAGS = flags.CommandFlags(
+    "translate",
+    TranslateOptions,
+    settings=(*flags.OF_DRAWING, *flags.OF_TRANSLATION),
+    usage="translate --input=PICTURE_OR_FOLDER [--direction=AtoB] ...",
+)
+
+
+@dataclass
+class Targets:
+    """Where results are written: by the names of the pictures, none over another or an input."""
+
+    source: Path  # the input, resolved
+    folder: Path
+    taken: set[str] = field(default_factory=set)
+
+    def path_for(self, name: str) -> Path:
+        """`a/b.jpg` -> a/b.png in the folder, or a/b.jpg.png if that is taken."""
+        path, full = Path(name).with_suffix(".png"), name
+        while str(path) in self.taken:
+            full = f"{full}.png"
+            path = Path(full)
+        self.taken.add(str(path))
+        path = self.folder / path
+        if self.source in (path.resolve(), *path.resolve().parents):
+            raise Refused(f"--output={self.folder}: {path} is in --input; give another folder")
+        return path
+
+
+def translate_picture(
+    G: "nn.Module", picture: "Image.Image", size: int | None, device: "torch.device"
+) -> "Image.Image":
+    """One picture through G, in its own size; with `size` at that size, and enlarged again."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from gan import feed, sample
+
+    own = picture.size
+    if size:
+        picture = picture.resize((size, size), Image.Resampling.BICUBIC)
+    pixels = np.asarray(picture).reshape(picture.height, picture.width, -1).transpose(2, 0, 1)
+    with torch.no_grad():
+        drawn = G(feed.to_float(pixels[None].copy(), device))
+    result = sample.as_picture(sample.to_uint8(drawn)[0])
+    return result.resize(own, Image.Resampling.BICUBIC) if size else result
+
+
+def refusal_of(picture: "Image.Image | str", resize: bool) -> str:
+    """Why a picture cannot be translated; "" if it can. A text is why it could not be read."""
+    if isinstance(picture, str):
+        return picture
+    if not resize and picture.width * picture.height > LARGEST:
+        return f"larger than {LARGEST:,} pixels; give --resize"
+    if not resize and min(picture.size) < SMALLEST:
+        return f"less than {SMALLEST} pixels on a side; give --resize"
+    return ""
+
+
+def _try_translation(
+    G: "nn.Module", picture: "Image.Image", size: int | None, device: "torch.device"
+) -> "Image.Image | str":
+    """The translated picture, or why there is none."""
+    from gan import machine
+
+    try:
+        return translate_picture(G, picture, size, device)
+    except (MemoryError, RuntimeError) as error:
+        if not machine.is_out_of_memory(error):
+            raise
+        return "out of memory; give --resize"
+
+
+def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
+    """Turn pictures of A into pictures of B; see `python main.py translate --help`."""
+    request = flags.read(FLAGS, stray, words)
+    options = request.options
+    if not options.input:
+        raise Refused("--input: give the picture, folder or zip to translate")
+    source, out = (Path(path).resolve() for path in (options.input, options.output))
+    if source in (out, *out.parents) or out / source.with_suffix(".png").name == source:
+        raise Refused(f"--output={options.output}: it would mix with --input; give another folder")
+    G, run, back = runs.load_generator(request.settings, best=options.best, command="translate")
+    config, task = run.config, run.family.task
+    if task.command != "translate":
+        raise Refused(
+            f"translate: {run.source} is a {config.family}, which draws from noise; use "
+            f"{task.command}"
+        )
+    from gan import machine, pairs, sample
+
+    device = machine.pick_device(config.gpu)
+    G.to(device).eval()
+    channels = config.channels_wanted if back else config.channels_given
+    targets = Targets(source, Path(options.output))
+    size = config.img_size if options.resize else None
+    skipped: list[str] = []
+    rows: list[tuple[str, Path, Path]] = []
+    for name, picture in pairs.stream(options.input, "--input", channels):
+        why = refusal_of(picture, options.resize)
+        drawn = why if why or isinstance(picture, str) else _try_translation(G, picture, size, device)
+        if isinstance(drawn, str) or isinstance(picture, str):
+            skipped.append(f"{name}: {drawn}")
+            continue
+        path = targets.path_for(name)
+        before = targets.path_for(f"given/{name}") if options.side_by_side else path
+        sample.save_picture(drawn, path)
+        rows.append((name, before, path))
+        if options.side_by_side:
+            sample.save_picture(picture, before)
+    if options.side_by_side:
+        from gan import pages
+
+        pages.write_side_by_side(Path(options.side_by_side), rows)
+    print(f"translate: {len(rows):,} pictures from {run.source} in {targets.folder}")
+    if skipped:
+        raise Refused(f"{len(skipped)} skipped: {'; '.join(skipped[:5])}")

@@ -1,0 +1,179 @@
+"""Scores of a run: those taken in mid-run, and all that `evaluate` shows, by what G is given."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from config import Config
+from gan import features, feed, metrics, pages, sample
+from gan.data import Images
+from gan.errors import Refused
+from gan.pairs import PictureSet
+from gan.translation import ways
+
+if TYPE_CHECKING:
+    from gan.losses import Nets
+
+Pixels = NDArray[np.uint8]  # [N, C, H, W]
+Score = Callable[[Pixels], dict[str, float]]  # named scores; "score" is the one to be lowest
+REALS = 2000  # held-out images, at most, that a score in mid-run compares with
+SHOWN_FACES = 64  # on the page of an evaluation
+SHOWN_ROWS = 24  # test pictures on it
+PAIR_NOTES = """L1 and KID: lower is better. PSNR, SSIM and coverage: higher is better. "unchanged"
+is what the given pictures score as they are: a useful translation beats it."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` prints and writes."""
+
+    numbers: dict[str, object]  # for the JSON
+    table: str
+    notes: str
+    pictures: dict[str, Image.Image]  # by title
+    headline: str = ""
+
+
+# --- of noise ------------------------------------------------------------------------------------
+
+
+def noise_scorer(config: Config, data: Images, device: torch.device) -> Score | None:
+    """What rates generated faces in mid-run: KID and coverage against the held-out images."""
+    if len(data.held_out) < metrics.MIN_IMAGES:
+        print("data: too few images are held out; the run has no scores")
+        return None
+    held_out = data.held_out[features.spaced(len(data.held_out), REALS)]
+    real = features.Subset(data.array, held_out)
+    reference = features.Reference(data.features_file)
+
+    def score(fakes: Pixels) -> dict[str, float]:
+        found = metrics.quality(fakes, real, reference=reference, device=str(device))
+        values = {name: row["value"] for name, row in found.items()}
+        return {"score": values.pop("score (lite0)"), **values}
+
+    return score
+
+
+def compare_images(
+    fakes: Pixels, data: Images, network: str, device: torch.device
+) -> Evaluation:
+    """All scores of `fakes` against the held-out images of `data`, seen by `network`."""
+    train, real = (features.Subset(data.array, part) for part in (data.train, data.held_out))
+    reference = features.Reference(data.features_file)
+    found = metrics.evaluate(fakes, train, real, network, reference, str(device))
+    pairs = found["memorisation"]["pairs"]
+    rows: list[Pixels] = []
+    for start in range(0, len(pairs), sample.COLUMNS):
+        part = pairs[start : start + sample.COLUMNS]
+        rows += [fakes[pair["fake"]] for pair in part]
+        rows += [train[pair["train"]][..., :: -1 if pair["mirrored"] else 1] for pair in part]
+    pictures = {
+        "64 of them, not chosen": _picture(list(fakes[:SHOWN_FACES])),
+        "The closest to a training image: generated above, training image below": _picture(rows),
+    }
+    return Evaluation(dict(found), pages.format_scores(found), pages.SCORE_NOTES, pictures)
+
+
+def _picture(images: list[Pixels]) -> Image.Image:
+    stacked = torch.stack([torch.from_numpy(image.copy()) for image in images])
+    return sample.as_picture(sample.image_grid(stacked))
+
+
+def evaluate_noise(
+    nets: "Nets",
+    config: Config,
+    classes: int,
+    data: Images,
+    device: torch.device,
+    count: int,
+    network: str,
+) -> Evaluation:
+    """All scores of `count` faces, seen by `network`; raises Refused before any is generated."""
+    metrics.check(count, len(data.train), len(data.held_out))
+    features.extractor(network, config.img_size, str(device))
+    source = sample.NoiseSource.of(config, classes, among=data.train_class_indices)
+    G = nets.G.to(device)
+    fakes = sample.draw_uint8(G, source(0, count), config.batch_size, device).numpy()
+    return compare_images(fakes, data, network, device)
+
+
+# --- of pictures ---------------------------------------------------------------------------------
+
+
+def pair_distances(fakes: Pixels, wanted: Pixels) -> dict[str, float]:
+    """Mean L1 (0..1), PSNR (dB) and SSIM (-1..1) of uint8 [N, C, H, W], by torchmetrics."""
+    from torchmetrics.functional.image import (
+        peak_signal_noise_ratio,
+        structural_similarity_index_measure,
+    )
+
+    found: dict[str, list[Tensor]] = {"L1": [], "PSNR": [], "SSIM": []}
+    for i in range(0, len(fakes), 64):
+        x, y = (torch.tensor(side[i : i + 64]).float() / 255 for side in (fakes, wanted))
+        ratio = peak_signal_noise_ratio(x, y, data_range=1.0, reduction="none", dim=(1, 2, 3))
+        similarity = structural_similarity_index_measure(x, y, data_range=1.0, reduction="none")
+        assert isinstance(similarity, Tensor)
+        found["L1"].append((x - y).abs().mean((1, 2, 3)))
+        found["PSNR"].append(ratio.clamp(max=100))  # equal pictures would have an infinite one
+        found["SSIM"].append(similarity)
+    return {name: float(torch.cat(parts).mean()) for name, parts in found.items()}
+
+
+def picture_scorer(config: Config, data: PictureSet, device: torch.device) -> Score | None:
+    """What rates translated test pictures in mid-run: "score" is L1 of pairs, else the KID."""
+    wanted = data.test_wanted
+    if len(wanted) < metrics.MIN_IMAGES:
+        print("data: too few pictures are held out to score with; the run has no scores")
+        return None
+    reference = features.Reference(data.features_file)
+
+    def score(fakes: Pixels) -> dict[str, float]:
+        found = metrics.quality(fakes, wanted, reference=reference, device=str(device))
+        values = {name: row["value"] for name, row in found.items()}
+        kid = values.pop("score (lite0)")
+        if not data.test_paired:
+            return {"score": kid, **values}
+        pairs = pair_distances(fakes, wanted[features.spaced(len(wanted), len(fakes))])
+        return {"score": pairs["L1"], **pairs, "KID (lite0), both sizes": kid, **values}
+
+    return score
+
+
+def evaluate_pictures(
+    nets: "Nets",
+    config: Config,
+    classes: int,
+    data: PictureSet,
+    device: torch.device,
+    count: int,
+    network: str,
+) -> Evaluation:
+    """The scores of all test pictures, beside those of leaving them unchanged."""
+    given = data.test_given
+    score = picture_scorer(config, data, device)
+    if score is None:
+        raise Refused(
+            f"evaluate: fewer than {metrics.MIN_IMAGES} test pictures; add some in test/, or in "
+            "testA/ and testB/"
+        )
+    G, size = nets.G.to(device), config.batch_size
+    parts = (feed.to_float(given[i : i + 64]) for i in range(0, len(given), 64))
+    drawn = torch.cat([sample.draw_uint8(G, (part,), size, device) for part in parts])
+    rows = {"drawn": score(drawn.numpy())}
+    if given.shape[1] == data.test_wanted.shape[1]:
+        rows["unchanged"] = score(given[:])
+    names = [name for name in rows["drawn"] if name != "score"]
+    body = [[name, *(f"{row[name]:.4f}" for row in rows.values())] for name in names]
+    table = pages.format_table([["score", *rows], *body])
+    shown = feed.PictureFeed(config, classes, data, device).rows(nets.G, SHOWN_ROWS)
+    third = "wanted" if ways(nets.G)[1] is None else "drawn back"
+    pictures = {f"Given, drawn, {third}": sample.as_picture(shown)}
+    headline = f"{len(given):,} test pictures, {config.direction}"
+    numbers = {"n_fake": len(given), "scores": rows}
+    return Evaluation(numbers, table, PAIR_NOTES, pictures, headline)

@@ -1,0 +1,159 @@
+"""What is due when: updates, saves, scores, log lines, learning rates, and the end of a run."""
+
+import contextlib
+import math
+import os
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import NamedTuple
+
+from config import Config
+
+CRITIC_LEAD = 25  # D updates to one of G in a critic's first steps (Arjovsky et al. 2017 took 100)
+SCORE_SHARE = 0.05  # of the budget between two scores, and of the time that scoring may take
+HEALTH_LINES = 10  # log lines from one look at held-out images to the next
+
+
+class Budget:
+    """How much of the run is done: the largest of epochs, images and minutes, each of its limit."""
+
+    def __init__(self, config: Config, steps_per_epoch: int) -> None:
+        epoch_images = config.max_epoch * steps_per_epoch * config.batch_size
+        limits = [limit for limit in (epoch_images, config.max_images) if limit]
+        self.images = min(limits, default=0)
+        self.seconds = 60 * config.max_minutes
+
+    def fraction(self, images: int, seconds: float) -> float:
+        """0 at the start, 1 where the budget is spent."""
+        used = ((images, self.images), (seconds, self.seconds))
+        return max(done / limit for done, limit in used if limit)
+
+
+def learning_rate_scale(
+    step: int, fraction: float, warm_up: int, end: float, fall: str = "cosine"
+) -> float:
+    """What the learning rates are multiplied by, `fraction` (0 to 1) of the budget spent.
+
+    Up in a line over the first `warm_up` steps; from half of the budget on down to `end`, along a
+    cosine (Loshchilov & Hutter 2017, arXiv:1608.03983, eq. 5) or a line.
+    """
+    late = min(max(2 * fraction - 1, 0.0), 1.0)
+    left = (1 + math.cos(math.pi * late)) / 2 if fall == "cosine" else 1 - late
+    return min(1.0, (step + 1) / max(warm_up, 1)) * (end + (1 - end) * left)
+
+
+class Updates(NamedTuple):
+    """Who is updated in a step."""
+
+    d: bool
+    g: bool
+
+
+def alternate(config: Config, step: int) -> Updates:
+    """D on every `d_every`-th batch, G on every `g_every`-th."""
+    return Updates(step % config.d_every == 0, step % config.g_every == 0)
+
+
+def critic_first(config: Config, step: int) -> Updates:
+    """The same, but in the first `d_lead` steps G on every 25th batch only."""
+    g_every = CRITIC_LEAD if step < config.d_lead else config.g_every
+    return Updates(step % config.d_every == 0, step % g_every == 0)
+
+
+class Schedule:
+    """What is due after `step` steps.
+
+    Updates, log lines and saves by epochs are functions of the step, so that a resumed run does
+    what it would have done; saves by the clock and scores of no fixed interval are not.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        updates: Callable[[Config, int], Updates],
+        steps_per_epoch: int,
+        now: float,
+    ) -> None:
+        self.config, self.updates, self.steps_per_epoch = config, updates, steps_per_epoch
+        self.budget = Budget(config, steps_per_epoch)
+        self.began = self.saved_at = now
+        self.scored_at = 0.0  # fraction of the budget
+        self.scoring = 0.0  # seconds of this session
+
+    def epoch(self, step: int) -> int:
+        """The pass over the data that step number `step` was part of, both from 1."""
+        return -(-step // self.steps_per_epoch)
+
+    def log_due(self, step: int) -> bool:
+        """After the first update of G in every `log_every` steps: without one, little is new."""
+        every = self.config.log_every
+        if step < every or not self.updates(self.config, step - 1).g:
+            return False
+        first = step - step % every
+        return not any(self.updates(self.config, s).g for s in range(first - 1, step - 1))
+
+    def health_due(self, step: int) -> bool:
+        """At every tenth log line held-out images are looked at too."""
+        period = self._lines_apart(step)
+        return step // period % HEALTH_LINES == 0
+
+    def _lines_apart(self, step: int) -> int:
+        """Steps from one log line to the next, about: `log_every`, or G's period if longer."""
+        last = step - 1
+        earlier = (s for s in range(last - 1, -1, -1) if self.updates(self.config, s).g)
+        return max(self.config.log_every, last - next(earlier, last - 1))
+
+    def save_due(self, step: int, now: float) -> bool:
+        """Every `save_every` epochs, and `save_minutes` after the last save.
+
+        From the 100th time on every tenth such epoch, from the 1,000th on every hundredth: epochs
+        of a few pictures take seconds, and a night of them would fill the disk.
+        """
+        count, rest = divmod(step, self.config.save_every * self.steps_per_epoch)
+        by_epochs = rest == 0 and count % 10 ** max(len(str(count)) - 2, 0) == 0
+        return by_epochs or now - self.saved_at >= 60 * self.config.save_minutes
+
+    def score_due(self, images: int, fraction: float, now: float) -> bool:
+        """Every `eval_every` images; without it every 20th of the budget, if time allows."""
+        if self.config.eval_every:  # whatever was scored before: a resumed run scores where it would
+            return images % self.config.eval_every < self.config.batch_size
+        spent = self.scoring / max(now - self.began, 1e-9)
+        return fraction - self.scored_at >= SCORE_SHARE and spent < SCORE_SHARE
+
+
+class Stop:
+    """Within it Ctrl-C, SIGTERM and a closed terminal only set `signal`, and say so.
+
+    A second one acts as it always does.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self.before: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.signal = number
+        self._restore()
+        if number == signal.SIGINT:  # not `print`, which may be what was interrupted
+            with contextlib.suppress(OSError):
+                os.write(2, b"\nsaving; press Ctrl-C again to stop without\n")
+        elif number != signal.SIGTERM:  # nobody reads what is written to a closed terminal
+            for stream in filter(os.isatty, (1, 2)):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+
+    def _restore(self) -> None:
+        while self.before:
+            signal.signal(*self.before.popitem())
+
+    def __enter__(self) -> "Stop":
+        if threading.current_thread() is threading.main_thread():
+            closed = getattr(signal, "SIGHUP", signal.SIGTERM)  # Windows has none
+            for number in {signal.SIGINT, signal.SIGTERM, closed}:
+                if signal.getsignal(number) != signal.SIG_IGN or number != closed:  # nohup
+                    self.before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._restore()

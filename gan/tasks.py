@@ -1,0 +1,115 @@
+"""What a generator is given: noise, pictures of pairs, or unpaired pictures. Decided here, once."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import torch
+
+from config import Config
+from gan import data, evaluation, pairs
+from gan.data import Images
+from gan.errors import Refused
+from gan.evaluation import Evaluation, Score
+from gan.feed import Feed, NoiseFeed, PictureFeed
+from gan.losses import Nets
+from gan.pairs import PictureSet
+from gan.sample import Inputs, NoiseSource
+
+Data = Images | PictureSet
+OneData = TypeVar("OneData", Images, PictureSet)
+
+
+@dataclass(frozen=True)
+class Task(Generic[OneData]):
+    """A row of TASKS: all that differs between families by what their G is given."""
+
+    name: str
+    settings: tuple[str, ...]  # of Config: those that only families of this task have
+    command: str  # draws with it
+    open_data: Callable[[Config, int], OneData]  # (config, images that it has to have at least)
+    feed: Callable[[Config, int, OneData, torch.device], Feed]  # (config, classes, data, device)
+    scorer: Callable[[Config, OneData, torch.device], Score | None]  # of a score in mid-run
+    evaluate: Callable[[Nets, Config, int, OneData, torch.device, int, str], Evaluation]
+    evaluate_options: tuple[str, ...]  # of `evaluate`: those that it takes
+    example: Callable[[Config, int, bool], Inputs]  # (config, classes, way back): two inputs of G
+    inputs: tuple[str, ...]  # their names
+    # channels last trains convolutions 8 to 14 % faster, but instance norm slower
+    memory_format: torch.memory_format
+    least_batch: int = 1
+
+
+def open_images(config: Config, at_least: int) -> Images:
+    return data.open_images(
+        config.data_path,
+        config.img_size,
+        config.channels,
+        batch_size=at_least,
+        workers=config.num_workers,
+        held_out=config.held_out,
+        dedup=config.dedup,
+    )
+
+
+def _open_pictures(paired: bool) -> Callable[[Config, int], PictureSet]:
+    def open_pictures(config: Config, at_least: int) -> PictureSet:
+        if not config.data_path:
+            raise Refused(
+                f"--data-path: {config.family} has no data of its own; give a folder or zip"
+            )
+        return pairs.open_pictures(
+            paired,
+            config.data_path,
+            config.img_size,
+            config.channels_a,
+            config.channels_b,
+            direction=config.direction,
+            jitter=config.jitter,
+            batch_size=at_least,
+            workers=config.num_workers,
+            held_out=config.held_out,
+        )
+
+    return open_pictures
+
+
+def example_pictures(config: Config, classes: int, back: bool) -> Inputs:
+    size, channels = config.img_size, config.channels_wanted if back else config.channels_given
+    return (torch.rand(2, channels, size, size) * 2 - 1,)
+
+
+def _of_pictures(name: str, paired: bool) -> Task[PictureSet]:
+    return Task(
+        name,
+        settings=("ngf", "ndf", "channels_a", "channels_b", "direction", "jitter"),
+        command="translate",
+        open_data=_open_pictures(paired),
+        feed=PictureFeed,
+        scorer=evaluation.picture_scorer,
+        evaluate=evaluation.evaluate_pictures,
+        evaluate_options=("report",),
+        example=example_pictures,
+        inputs=("pictures",),
+        memory_format=torch.preserve_format,
+    )
+
+
+# Any: which data a row opens only the row itself knows.
+TASKS: dict[str, Task[Any]] = {
+    "noise": Task(
+        "noise",
+        settings=("ngf", "ndf", "nz", "noise", "channels", "dedup", "conditional"),
+        command="generate",
+        open_data=open_images,
+        feed=NoiseFeed,
+        scorer=evaluation.noise_scorer,
+        evaluate=evaluation.evaluate_noise,
+        evaluate_options=("report", "features", "gen_num"),
+        example=lambda config, classes, back: NoiseSource.of(config, classes)(0, 2),
+        inputs=("noise", "class"),
+        memory_format=torch.channels_last,
+        least_batch=2,  # D has to see several images
+    ),
+    "paired": _of_pictures("paired", paired=True),
+    "unpaired": _of_pictures("unpaired", paired=False),
+}
