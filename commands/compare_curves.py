@@ -1,4 +1,4 @@
-"""What the logs of several runs tell, read line by line and drawn as curves side by side."""
+"""The logs of the runs that are compared: read line by line, and plotted as curves."""
 
 import math
 import textwrap
@@ -6,42 +6,50 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gan import report
-from gan.checkpoint import write_beside
+from gan.checkpoint import atomic_write
 
-CURVES = {
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+CURVES = {  # a name in the log -> the title of its panel
     "loss_d": "loss of D",
     "loss_g": "loss of G",
-    "D(x)": "D(x): how real the reals look to D",
-    "D(G(z))": "D(G(z)): how real the drawn ones look to D",
-    "pair_auc": "pair_auc: share of pairs (real, drawn) that D tells apart; 0.5 is guessing",
+    "D(x)": "D(x): how real the real images look to D",
+    "D(G(z))": "D(G(z)): how real the generated images look to D",
+    "pair_auc": "pair_auc: share of pairs (real, generated) that D ranks right; 0.5 is guessing",
     "score": "score: KID over time (of pairs: L1); lower is better",
 }
-POINTS = 200  # of a curve that is drawn; more would be a black band
+MAX_POINTS = 200  # of a plotted curve; more would be a black band
 FINISHED = "finished"
+TIME_UNITS = ((3600, "hours"), (60, "minutes"))  # seconds in a unit, the longest unit first
 Line = NDArray[np.float64]
+Curve = tuple[Line, Line]  # x and y, of equal length
+Point = tuple[int, float, float]  # images, seconds, value
+Colour = tuple[float, float, float]  # red, green, blue, each 0..1
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run to compare: whose setting it has, and where it tells of itself."""
+    """A run to compare: its setting and seed, and where its log and previews are."""
 
     name: str
     setting: str  # runs of one setting differ in the seed alone
     seed: int
     log: Path  # log.jsonl
     imgs: Path  # the folder of its previews
-    state: str = FINISHED  # or what it is instead: shown as it is
+    state: str = FINISHED  # or why it is not finished, in words for the page
 
 
 @dataclass(frozen=True)
-class Mark:
-    """Something that happened."""
+class Event:
+    """An alarm or a rescue: after how many images and seconds of training, and what it said."""
 
     images: int
     seconds: float
@@ -51,123 +59,133 @@ class Mark:
 
 @dataclass(frozen=True)
 class Preview:
+    """A sheet of samples that was saved after so many images and seconds of training."""
+
     images: int
     seconds: float
     path: Path
 
 
 @dataclass
-class Told:
-    """What the log of a run tells."""
+class RunLog:
+    """The log of a run."""
 
     run: Run
-    curves: dict[str, list[tuple[int, float, float]]] = field(default_factory=dict)
-    marks: list[Mark] = field(default_factory=list)
-    previews: dict[str, Preview] = field(default_factory=dict)
+    curves: dict[str, list[Point]] = field(default_factory=dict)  # by the names in CURVES
+    events: list[Event] = field(default_factory=list)
+    previews: dict[str, Preview] = field(default_factory=dict)  # by file name
     speeds: list[float] = field(default_factory=list)  # images a second of training
     images: int = 0
     seconds: float = 0.0
 
     @property
     def final(self) -> float | None:
-        """The score at the end of the budget."""
+        """The last score, if the run is finished and has scores."""
         scores = self.curves.get("score", [])
         return scores[-1][2] if scores and self.run.state == FINISHED else None
 
     @property
     def alarms(self) -> int:
-        return sum(not mark.rescue for mark in self.marks)
+        """How many events are alarms; the others are rescues."""
+        return sum(not event.rescue for event in self.events)
 
 
-def _number(value: Any) -> bool:
+def _is_finite(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and math.isfinite(value)
 
 
-def read(run: Run) -> Told:
-    """What the log of `run` tells, as far as it goes; a log that is not there tells nothing."""
-    told = Told(run)
-    for line in report.lines(run.log):
-        event = line.get("event")
-        if _number(line.get("images")):
-            told.images = line["images"]
-        if _number(line.get("seconds")):
-            told.seconds = line["seconds"]
-        now = (told.images, told.seconds)
-        if event in (None, "score"):
-            for name in ["score"] if event else CURVES:
-                if _number(line.get(name)):
-                    told.curves.setdefault(name, []).append((*now, line[name]))
-            if _number(line.get("images/s")):
-                told.speeds.append(line["images/s"])
-        elif event == "health":
-            told.marks.append(Mark(*now, str(line.get("line")), rescue=False))
-        elif event == "rescue":
+def read_run(run: Run) -> RunLog:
+    """Read the log of `run`, as far as it goes; a log that is not there is empty."""
+    log = RunLog(run)
+    for line in report.read_log(run.log):
+        kind, images, seconds = (line.get(name) for name in ("event", "images", "seconds"))
+        if _is_finite(images):
+            log.images = int(images)
+        if _is_finite(seconds):
+            log.seconds = seconds
+        if kind in (None, "score"):
+            for name in ["score"] if kind else CURVES:
+                value = line.get(name)
+                if _is_finite(value):
+                    log.curves.setdefault(name, []).append((log.images, log.seconds, value))
+            speed = line.get("images/s")
+            if _is_finite(speed):
+                log.speeds.append(speed)
+        elif kind == "health":
+            log.events.append(Event(log.images, log.seconds, str(line.get("line")), rescue=False))
+        elif kind == "rescue":
             text = f"rescue: back to {line.get('state')}, learning rates x {line.get('rates')}"
-            told.marks.append(Mark(*now, text, rescue=True))
-        elif event == "save" and (run.imgs / str(line.get("preview"))).is_file():
-            told.previews[line["preview"]] = Preview(*now, run.imgs / line["preview"])
-    return told
+            log.events.append(Event(log.images, log.seconds, text, rescue=True))
+        elif kind == "save":
+            name = str(line.get("preview"))
+            if (run.imgs / name).is_file():
+                log.previews[name] = Preview(log.images, log.seconds, run.imgs / name)
+    return log
 
 
-def by_setting(told: Iterable[Told]) -> dict[str, list[Told]]:
-    """The runs of each setting, in the order they came in."""
-    groups: dict[str, list[Told]] = {}
-    for one in told:
-        groups.setdefault(one.run.setting, []).append(one)
+def group_by_setting(logs: Iterable[RunLog]) -> dict[str, list[RunLog]]:
+    """Setting -> the logs of its runs; settings and runs keep their order."""
+    groups: dict[str, list[RunLog]] = {}
+    for log in logs:
+        groups.setdefault(log.run.setting, []).append(log)
     return groups
 
 
-def _line(points: Sequence[tuple[int, float, float]], axis: int) -> tuple[Line, Line]:
-    """x and y of a curve, its points averaged in groups so that few enough are left."""
+def _downsample(points: Sequence[Point], axis: int) -> Curve:
+    """At most MAX_POINTS means of neighbouring points; x is images (axis 0) or seconds (axis 1)."""
     array = np.array(points, float)
-    groups = np.array_split(array, min(len(array), POINTS))
-    small = np.array([group.mean(0) for group in groups])
-    return small[:, axis], small[:, 2]
+    groups = np.array_split(array, min(len(array), MAX_POINTS))
+    means = np.array([group.mean(0) for group in groups])
+    return means[:, axis], means[:, 2]
 
 
-def mean_line(lines: Sequence[tuple[Line, Line]]) -> tuple[Line, Line] | None:
-    """The mean of curves, where all of them are; None if that is nowhere."""
-    low, high = max(x[0] for x, _ in lines), min(x[-1] for x, _ in lines)
+def mean_curve(curves: Sequence[Curve]) -> Curve | None:
+    """The mean of curves over the range of x that all of them cover; None if there is none."""
+    low, high = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
     if not low < high:
         return None
-    x = np.linspace(low, high, POINTS)
-    return x, np.mean([np.interp(x, *line) for line in lines], axis=0)
+    x = np.linspace(low, high, MAX_POINTS)
+    return x, np.mean([np.interp(x, *curve) for curve in curves], axis=0)
 
 
-def colours(count: int) -> list[Any]:
-    """So many colours that can be told apart, as (red, green, blue), 0 to 1."""
+def distinct_colours(count: int) -> list[Colour]:
+    """`count` colours that can be told from each other."""
     import matplotlib
 
     if count <= 10:
-        return list(matplotlib.colormaps["tab10"].colors[:count])  # type: ignore[attr-defined]
+        return [matplotlib.colormaps["tab10"](i)[:3] for i in range(count)]
     return [matplotlib.colormaps["turbo"](i / (count - 1))[:3] for i in range(count)]
 
 
-def _plot(axes: Any, group: Sequence[Told], name: str, axis: int, unit: float, colour: Any) -> None:
-    """One curve of the runs of one setting: a thin line a seed and a thick one for their mean."""
-    lines = []
-    for told in group:
-        if name not in told.curves:
+def _plot_setting(
+    axes: "Axes", group: Sequence[RunLog], name: str, axis: int, unit: float, colour: Colour
+) -> None:
+    """Plot one curve of one setting: a thin line for each seed, a thick one for their mean.
+
+    x is images (axis 0) or seconds (axis 1), divided by `unit`. Events are markers on the lines.
+    """
+    curves = []
+    width, alpha = (1.6, 1.0) if len(group) == 1 else (0.8, 0.5)
+    for log in group:
+        if name not in log.curves:
             continue
-        x, y = _line(told.curves[name], axis)
+        x, y = _downsample(log.curves[name], axis)
         x = x / unit
-        lines.append((x, y))
-        alone = len(group) == 1
-        dots = "." if name == "score" else ""
-        axes.plot(
-            x, y, dots + "-", color=colour, lw=1.6 if alone else 0.8, alpha=1 if alone else 0.5
-        )
-        for mark in told.marks:
-            at = (mark.images, mark.seconds)[axis] / unit
-            marker, size = ("X", 70) if mark.rescue else ("v", 36)
+        curves.append((x, y))
+        axes.plot(x, y, ".-" if name == "score" else "-", color=colour, lw=width, alpha=alpha)
+        for event in log.events:
+            at = (event.images, event.seconds)[axis] / unit
+            marker, size = ("X", 70) if event.rescue else ("v", 36)
             height = np.interp(at, x, y)
-            axes.scatter([at], [height], size, [colour], marker, edgecolors="black", zorder=5)
-    if len(lines) > 1 and (mean := mean_line(lines)):
+            axes.scatter(
+                [at], [height], size, [colour], marker=marker, edgecolors="black", zorder=5
+            )
+    if len(curves) > 1 and (mean := mean_curve(curves)):
         axes.plot(*mean, "-", color=colour, lw=2.2)
 
 
-def _frame(axes: Any, name: str, values: Line) -> None:
-    """The y axis: what most values need; a log scale for scores that fall by a lot."""
+def _set_y_axis(axes: "Axes", name: str, values: Line) -> None:
+    """Set the range of y to what most values need; scores that fall 8-fold get a log scale."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     low, high = np.quantile(values, [0.005, 0.995])
@@ -181,42 +199,47 @@ def _frame(axes: Any, name: str, values: Line) -> None:
     axes.grid(alpha=0.3)
 
 
-def _label(text: str) -> str:
-    """`text` for matplotlib, which takes $ for mathematics and no half characters."""
+def _escape_label(text: str) -> str:
+    """`text` for matplotlib, which reads $ as mathematics and refuses lone surrogates."""
     plain = text.encode("utf-8", "backslashreplace").decode()
     return textwrap.fill(plain, 60).replace("$", r"\$")
 
 
-def draw(told: Sequence[Told], path: Path) -> None:
-    """The curves as a PNG: against images on the left, against time on the right."""
-    from matplotlib.figure import Figure
+def _add_legend(figure: "Figure", logs: Sequence[RunLog], colours: dict[str, Colour]) -> None:
+    """Add the settings, and the markers that were plotted, above the panels."""
     from matplotlib.lines import Line2D
 
-    groups = by_setting(told)
-    shown = [name for name in CURVES if any(name in one.curves for one in told)]
-    longest = max((one.seconds for one in told), default=0.0)
-    units = ((3600, "hours"), (60, "minutes"))
-    unit, word = next((pair for pair in units if longest > 3 * pair[0]), (1, "seconds"))
-    colour = dict(zip(groups, colours(len(groups)), strict=True))
+    handles = [Line2D([], [], color=c, lw=2.2, label=_escape_label(s)) for s, c in colours.items()]
+    for rescue, marker, label in ((False, "v", "health alarm"), (True, "X", "rescue")):
+        if any(event.rescue == rescue for log in logs for event in log.events):
+            handles.append(Line2D([], [], marker=marker, c="grey", mec="black", ls="", label=label))
+    widest = max((len(str(handle.get_label())) for handle in handles), default=1)
+    figure.legend(handles=handles, loc="outside upper center", ncols=max(1, min(5, 130 // widest)))
+
+
+def plot_curves(logs: Sequence[RunLog], path: Path) -> None:
+    """Plot the curves to `path` (PNG): against images on the left, against time on the right."""
+    from matplotlib.figure import Figure
+
+    groups = group_by_setting(logs)
+    shown = [name for name in CURVES if any(name in log.curves for log in logs)]
+    longest = max((log.seconds for log in logs), default=0.0)
+    unit, unit_name = next((u for u in TIME_UNITS if longest > 3 * u[0]), (1, "seconds"))
+    colours = dict(zip(groups, distinct_colours(len(groups)), strict=True))
     figure = Figure(figsize=(14, 1.2 + 2.9 * max(len(shown), 1)), layout="constrained")
     panels = figure.subplots(max(len(shown), 1), 2, squeeze=False, sharex="col", sharey="row")
     for row, name in zip(panels, shown, strict=False):
         for axis, axes in enumerate(row):
             for setting, group in groups.items():
-                _plot(axes, group, name, axis, (1, unit)[axis], colour[setting])
-        points = [point[2] for one in told for point in one.curves.get(name, [])]
-        _frame(row[0], name, np.array(points))
+                _plot_setting(axes, group, name, axis, (1, unit)[axis], colours[setting])
+        points = [point[2] for log in logs for point in log.curves.get(name, [])]
+        _set_y_axis(row[0], name, np.array(points))
         row[1].grid(alpha=0.3)
         row[0].set_title(CURVES[name], loc="left", fontsize=11)
     panels[-1][0].set_xlabel("images shown to D")
-    panels[-1][1].set_xlabel(f"{word} of training")
+    panels[-1][1].set_xlabel(f"{unit_name} of training")
     panels[-1][0].xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    handles = [Line2D([], [], color=colour[s], lw=2.2, label=_label(s)) for s in groups]
-    for rescue, marker, name in ((False, "v", "health alarm"), (True, "X", "rescue")):
-        if any(mark.rescue == rescue for one in told for mark in one.marks):
-            handles.append(Line2D([], [], marker=marker, c="grey", mec="black", ls="", label=name))
-    widest = max(len(str(handle.get_label())) for handle in handles) if handles else 1
-    figure.legend(handles=handles, loc="outside upper center", ncols=max(1, min(5, 130 // widest)))
+    _add_legend(figure, logs, colours)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # a box where the font lacks a letter
-        write_beside(path, lambda part: figure.savefig(part, format="png", dpi=100))
+        atomic_write(path, lambda part: figure.savefig(part, format="png", dpi=100))

@@ -1,22 +1,28 @@
-"""Several runs side by side, from their logs alone: a table, curves, previews, one page."""
+"""Several runs compared, from their logs alone: the table, the page, the curves, the numbers."""
 
-import base64
-import html
 import io
-import json
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from PIL import Image
 
-from gan.checkpoint import write_beside
-from gan.curves import FINISHED, Preview, Run, Told, by_setting, colours, draw, read
-from gan.report import aligned
+from commands.compare_curves import (
+    FINISHED,
+    Preview,
+    Run,
+    RunLog,
+    distinct_colours,
+    group_by_setting,
+    plot_curves,
+    read_run,
+)
+from gan import pages
 
-SHARES = (0.25, 0.5, 0.75, 1.0)  # of the shortest run: where previews are put side by side
+SHARES = (0.25, 0.5, 0.75, 1.0)  # of the images of the shortest run: where previews are compared
+LARGE_PREVIEW_BYTES = 100_000  # larger previews are shrunk, or a page of many would have 100 MB
+PREVIEW_SIDE = 640  # pixels, of a preview that is shrunk
 COLUMNS = (
     "setting",
     "finished",
@@ -32,7 +38,58 @@ COLUMNS = (
 )
 
 
-def spread(values: Sequence[float]) -> float | None:
+class BestScore(TypedDict):
+    """The lowest score, and where it was reached."""
+
+    score: float
+    images: int
+    seconds: float
+    seed: int
+
+
+class LoggedEvent(TypedDict):
+    """An alarm or a rescue, ready for JSON: the fields of `compare_curves.Event`."""
+
+    images: int
+    seconds: float
+    line: str
+    rescue: bool
+
+
+Numbers = TypedDict(
+    "Numbers",
+    {
+        "final": float | None,  # mean over finished seeds
+        "spread": float | None,  # sample standard deviation over finished seeds
+        "best": BestScore | None,
+        "images/s": float | None,
+        "images": float | None,
+        "seconds": float | None,
+        "alarms": int,
+        "rescues": int,
+    },
+)
+
+
+class RunRow(Numbers):
+    """The numbers of one run, ready for JSON."""
+
+    name: str
+    seed: int
+    state: str
+    events: list[LoggedEvent]
+
+
+class SettingRow(Numbers):
+    """The numbers of one setting over its seeds, ready for JSON."""
+
+    setting: str
+    finished: int
+    of: int
+    runs: list[RunRow]
+
+
+def sample_deviation(values: Sequence[float]) -> float | None:
     """Sample standard deviation; None for fewer than two values."""
     return statistics.stdev(values) if len(values) > 1 else None
 
@@ -42,77 +99,81 @@ def _mean(values: Iterable[float]) -> float | None:
     return statistics.fmean(kept) if kept else None
 
 
-def _best(told: Iterable[Told]) -> dict[str, Any] | None:
-    """The lowest score of all, and where it was."""
-    scores = [
-        {"score": value, "images": images, "seconds": seconds, "seed": one.run.seed}
-        for one in told
-        for images, seconds, value in one.curves.get("score", [])
+def _best_score(logs: Iterable[RunLog]) -> BestScore | None:
+    scores: list[BestScore] = [
+        {"score": value, "images": images, "seconds": seconds, "seed": log.run.seed}
+        for log in logs
+        for images, seconds, value in log.curves.get("score", [])
     ]
-    return min(scores, key=lambda score: score["score"], default=None)
+    return min(scores, key=lambda best: best["score"], default=None)
 
 
-def _numbers(told: Sequence[Told]) -> dict[str, Any]:
+def _numbers(logs: Sequence[RunLog]) -> Numbers:
     """The numbers of one run, or of the runs of one setting."""
-    finals = [one.final for one in told if one.final is not None]
-    whole = [one for one in told if one.run.state == FINISHED and one.images]
-    counted = whole or [one for one in told if one.images]
+    finals = [log.final for log in logs if log.final is not None]
+    finished = [log for log in logs if log.run.state == FINISHED and log.images]
+    counted = finished or [log for log in logs if log.images]
     return {
         "final": _mean(finals),
-        "spread": spread(finals),
-        "best": _best(told),
-        "images/s": _mean(statistics.median(one.speeds) for one in counted if one.speeds),
-        "images": _mean(one.images for one in counted),
-        "seconds": _mean(one.seconds for one in counted),
-        "alarms": sum(one.alarms for one in told),
-        "rescues": sum(len(one.marks) - one.alarms for one in told),
+        "spread": sample_deviation(finals),
+        "best": _best_score(logs),
+        "images/s": _mean(statistics.median(log.speeds) for log in counted if log.speeds),
+        "images": _mean(log.images for log in counted),
+        "seconds": _mean(log.seconds for log in counted),
+        "alarms": sum(log.alarms for log in logs),
+        "rescues": sum(len(log.events) - log.alarms for log in logs),
     }
 
 
-def summary(told: Sequence[Told]) -> list[dict[str, Any]]:
-    """A row a setting, ready for JSON: mean and spread over its seeds, and each run by itself."""
+def _run_row(log: RunLog) -> RunRow:
+    events: list[LoggedEvent] = [
+        {"images": e.images, "seconds": e.seconds, "line": e.line, "rescue": e.rescue}
+        for e in log.events
+    ]
+    return {
+        "name": log.run.name,
+        "seed": log.run.seed,
+        "state": log.run.state,
+        **_numbers([log]),
+        "events": events,
+    }
+
+
+def summarise(logs: Sequence[RunLog]) -> list[SettingRow]:
+    """A row for each setting: mean and deviation over its seeds, and each run by itself."""
     return [
         {
             "setting": setting,
-            "finished": sum(one.run.state == FINISHED for one in group),
+            "finished": sum(log.run.state == FINISHED for log in group),
             "of": len(group),
             **_numbers(group),
-            "runs": [
-                {
-                    "name": one.run.name,
-                    "seed": one.run.seed,
-                    "state": one.run.state,
-                    **_numbers([one]),
-                    "events": [asdict(mark) for mark in one.marks],
-                }
-                for one in group
-            ],
+            "runs": [_run_row(log) for log in group],
         }
-        for setting, group in by_setting(told).items()
+        for setting, group in group_by_setting(logs).items()
     ]
 
 
-def cells(rows: Iterable[dict[str, Any]]) -> list[list[str]]:
-    """The table for people, without its head: what there is no number for is a dash."""
+def table_rows(rows: Iterable[SettingRow]) -> list[list[str]]:
+    """The texts of the table, a row for each setting, in the order of COLUMNS; no number is "-"."""
 
-    def shown(value: float | None, form: str, scale: float = 1.0) -> str:
-        return "-" if value is None else format(value / scale, form)
+    def form(value: float | None, spec: str, scale: float = 1.0) -> str:
+        return "-" if value is None else format(value / scale, spec)
 
     table = []
     for row in rows:
-        best = row["best"] or {"score": None, "images": None, "seconds": None}
+        best = row["best"]
         deviation = "" if row["spread"] is None else f" ± {row['spread']:.3f}"
         table.append(
             [
                 row["setting"],
                 f"{row['finished']} of {row['of']}",
-                shown(row["final"], ".3f") + deviation,
-                shown(best["score"], ".3f"),
-                shown(best["images"], ",.0f"),
-                shown(best["seconds"], ".1f", 60),
-                shown(row["images/s"], ".1f"),
-                shown(row["images"], ",.0f"),
-                shown(row["seconds"], ".1f", 60),
+                form(row["final"], ".3f") + deviation,
+                form(best and best["score"], ".3f"),
+                form(best and best["images"], ",.0f"),
+                form(best and best["seconds"], ".1f", 60),
+                form(row["images/s"], ".1f"),
+                form(row["images"], ",.0f"),
+                form(row["seconds"], ".1f", 60),
                 str(row["alarms"]),
                 str(row["rescues"]),
             ]
@@ -120,174 +181,122 @@ def cells(rows: Iterable[dict[str, Any]]) -> list[list[str]]:
     return table
 
 
-def text_table(rows: Iterable[dict[str, Any]]) -> str:
+def format_summary(rows: Iterable[SettingRow]) -> str:
     """The table for a terminal."""
-    return aligned([COLUMNS, *cells(rows)])
+    return pages.format_table([COLUMNS, *table_rows(rows)])
 
 
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 84rem; margin: 2rem auto;
-  padding: 0 1rem }}
-pre {{ background: #f4f4f4; padding: .6rem 1rem; white-space: pre-wrap; overflow-wrap: anywhere }}
-.wide {{ overflow-x: auto }}
-table {{ border-collapse: collapse }}
-th, td {{ padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: right;
-  vertical-align: top; white-space: nowrap }}
-th:first-child, td:first-child {{ text-align: left; white-space: normal; overflow-wrap: anywhere }}
-.previews td, .previews th {{ border: 0 }}
-.previews th, .previews img + small {{ display: table-cell; text-align: left }}
-.previews img {{ width: 15rem; display: block }}
-.curves {{ max-width: 100% }}
-.colour {{ display: inline-block; width: .8em; height: .8em; margin-right: .4em }}
-small {{ color: #555 }}
-.bad {{ color: #a00 }}
-</style></head><body><h1>{title}</h1>
-<pre>{command}</pre>
-<p>{notes}</p>
-{failed}<div class="wide"><table>{table}</table></div>
-<p><small>Score: lower is better; KID of drawn pictures against held-out ones, mean of two
-sizes, or for a network trained on pairs the L1 of test pictures.
-"Final score" is the mean over the finished seeds of a setting ± their sample standard deviation;
-one seed has no spread. "Best score" is the lowest of all seeds, and where it was. Images/s (the
-median, scoring and saving left out), images and minutes are means over the finished seeds; alarms
-and rescues are sums.</small></p>
-<h2>Curves</h2>
-<p><small>Left against images, right against time. A thin line is a seed, a thick one the mean of a
-setting, as far as all its seeds go. D(x) and D(G(z)) are the sigmoid of D's score, a probability
-only where D's loss is cross-entropy; for least squares and critics they are the score
-itself.</small></p>
-<img class="curves" alt="curves" src="{curves}">
-<h2>Previews at equal points</h2>
-{previews}
-<h2>Alarms and rescues</h2>
-{events}
-</body></html>
-"""
+def _preview_uri(path: Path) -> str | None:
+    """A preview as a data URI, a large one shrunk to a JPEG; None if it cannot be read."""
+    try:
+        data = path.read_bytes()
+        if len(data) >= LARGE_PREVIEW_BYTES:
+            file = io.BytesIO()
+            with Image.open(io.BytesIO(data)) as picture:
+                small = picture.convert("RGB")
+            small.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
+            small.save(file, "JPEG", quality=88)
+            data = file.getvalue()
+        return pages.data_uri(data)
+    except (OSError, ValueError):  # one damaged file is no reason for no page
+        return None
 
 
-def _uri(data: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-
-
-def _picture(path: Path) -> str:
-    """A preview as a data URI; a large one smaller, or a page of many would be 100 MB."""
-    data = path.read_bytes()
-    if len(data) < 100_000:
-        return _uri(data, "png")
-    file = io.BytesIO()
-    with Image.open(path) as picture:
-        small = picture.convert("RGB")
-        small.thumbnail((640, 640))
-        small.save(file, "JPEG", quality=88)
-    return _uri(file.getvalue(), "jpeg")
-
-
-def _when(images: float, seconds: float) -> str:
+def _format_time(images: float, seconds: float) -> str:
     return f"{images:,.0f} images, {seconds / 60:.1f} minutes"
 
 
-def equal_points(told: Sequence[Told]) -> list[int]:
-    """Quarters of the images of the shortest finished run; without one, of the shortest."""
-    done = [one.images for one in told if one.run.state == FINISHED and one.images]
-    shortest = min(done or [one.images for one in told if one.images], default=0)
+def preview_points(logs: Sequence[RunLog]) -> list[int]:
+    """Where previews are compared: SHARES of the images of the shortest finished run.
+
+    Without a finished run, of the shortest run that has begun; without one, there are no points.
+    """
+    finished = [log.images for log in logs if log.run.state == FINISHED and log.images]
+    shortest = min(finished or [log.images for log in logs if log.images], default=0)
     return [round(share * shortest) for share in SHARES] if shortest else []
 
 
-def nearest(previews: Iterable[Preview], images: int, within: float) -> Preview | None:
-    """The preview nearest to `images`, if it is no further off than `within`."""
+def nearest_preview(
+    previews: Iterable[Preview], images: int, max_distance: float
+) -> Preview | None:
+    """The preview nearest to `images`, if it is at most `max_distance` images away."""
     best = min(previews, key=lambda preview: abs(preview.images - images), default=None)
-    return best if best and abs(best.images - images) <= within else None
+    return best if best and abs(best.images - images) <= max_distance else None
 
 
-def _previews(told: Sequence[Told], swatch: dict[str, str]) -> str:
-    """A table of previews: a row a setting (its first seed), a column a point."""
-    points = equal_points(told)
-    firsts = [group[0] for group in by_setting(told).values()]
-    if not points or not any(one.previews for one in firsts):
-        return "<p>There are none yet.</p>"
-    heads = [f"{share:.0%}<br>{at:,} images" for share, at in zip(SHARES, points, strict=True)]
-    ends = any(one.images > 1.05 * points[-1] for one in firsts)
-    heads += ["at its own end"] if ends else []
+PreviewCell = tuple[str, str] | None  # when, and the data URI
+PreviewRow = tuple[str, str, list[PreviewCell]]  # colour, name, a picture for each point
+
+
+def _preview_cell(preview: Preview | None) -> PreviewCell:
+    uri = _preview_uri(preview.path) if preview else None
+    return (_format_time(preview.images, preview.seconds), uri) if preview and uri else None
+
+
+def _preview_table(
+    logs: Sequence[RunLog], colours: dict[str, str]
+) -> tuple[list[list[str]], list[PreviewRow]]:
+    """The head (lines of text for each column) and a row for the first seed of each setting."""
+    points = preview_points(logs)
+    firsts = [group[0] for group in group_by_setting(logs).values()]
+    if not points or not any(log.previews for log in firsts):
+        return [], []
+    head = [[f"{share:.0%}", f"{at:,} images"] for share, at in zip(SHARES, points, strict=True)]
+    runs_differ = any(log.images > 1.05 * points[-1] for log in firsts)
+    if runs_differ:
+        head.append(["at its own end"])
     rows = []
-    for one in firsts:
-        kept = list(one.previews.values())
-        chosen = [nearest(kept, at, within=points[-1] / 4) for at in points]
-        if ends:
-            chosen.append(max(kept, key=lambda preview: preview.images, default=None))
-        pictures = [
-            f'<td><img alt="" src="{_picture(preview.path)}">'
-            f"<small>{_when(preview.images, preview.seconds)}</small></td>"
-            if preview
-            else "<td>-</td>"
-            for preview in chosen
-        ]
-        name = f"{swatch[one.run.setting]}{html.escape(one.run.setting)}, seed {one.run.seed}"
-        rows.append(f'<tr><td colspan="{len(heads)}">{name}</td></tr>')
-        rows.append(f"<tr>{''.join(pictures)}</tr>")
-    head = "".join(f"<th>{head}</th>" for head in heads)
-    table = f'<table class="previews"><tr>{head}</tr>{"".join(rows)}</table>'
-    return f'<div class="wide">{table}</div>'
+    for log in firsts:
+        previews = list(log.previews.values())
+        chosen = [nearest_preview(previews, at, max_distance=points[-1] / 4) for at in points]
+        if runs_differ:
+            chosen.append(max(previews, key=lambda preview: preview.images, default=None))
+        name = f"{log.run.setting}, seed {log.run.seed}"
+        rows.append((colours[log.run.setting], name, [_preview_cell(p) for p in chosen]))
+    return head, rows
 
 
-def _events(told: Sequence[Told]) -> str:
-    """What happened in each run, and when."""
-    parts = []
-    for one in told:
-        lines = [
-            f"<li>at {_when(mark.images, mark.seconds)}: {html.escape(mark.line)}</li>"
-            for mark in one.marks
-        ]
-        if lines:
-            parts.append(f"<p>{html.escape(one.run.name)}</p><ul>{''.join(lines)}</ul>")
-    return "".join(parts) or "<p>There were none.</p>"
+def _css_colours(settings: Sequence[str]) -> dict[str, str]:
+    """Setting -> the colour of its curves, for a style sheet."""
+    colours = distinct_colours(len(settings))
+    return {
+        setting: f"rgb({255 * red:.0f} {255 * green:.0f} {255 * blue:.0f})"
+        for setting, (red, green, blue) in zip(settings, colours, strict=True)
+    }
 
 
-def _failed(told: Iterable[Told]) -> str:
-    """The runs that are not finished, and why."""
-    lines = [
-        f'<li class="bad">{html.escape(one.run.name)}: {html.escape(one.run.state)}</li>'
-        for one in told
-        if one.run.state != FINISHED
-    ]
-    return f"<ul>{''.join(lines)}</ul>\n" if lines else ""
-
-
-def write_page(
+def write_comparison(
     path: Path, runs: Iterable[Run], title: str, command: str, notes: Sequence[str] = ()
-) -> list[dict[str, Any]]:
-    """One self-contained page of `runs`, its curves as PNG and its numbers as JSON beside it.
+) -> list[SettingRow]:
+    """Write the page of `runs` to `path`, and beside it its curves (PNG) and its numbers (JSON).
 
-    `command` is what makes the page again. Returns the rows of the table.
+    `command` makes the page again. Returns the rows of the table. Raises OSError if a file cannot
+    be written.
     """
-    told = [read(run) for run in runs]
-    rows, groups = summary(told), by_setting(told)
-    picture = path.with_suffix(".png")
-    draw(told, picture)
-    swatch = {}
-    for setting, (red, green, blue) in zip(groups, colours(len(groups)), strict=True):
-        code = f"rgb({255 * red:.0f} {255 * green:.0f} {255 * blue:.0f})"
-        swatch[setting] = f'<span class="colour" style="background: {code}"></span>'
-    lines = ["".join(f"<th>{head}</th>" for head in COLUMNS)]
-    for setting, *others in cells(rows):
-        data = "".join(f"<td>{html.escape(text)}</td>" for text in others)
-        lines.append(f"<td>{swatch[setting]}{html.escape(setting)}</td>{data}")
-    finished = sum(one.run.state == FINISHED for one in told)
-    text = PAGE.format(
-        title=html.escape(title),
-        command=html.escape(command),
-        notes="<br>".join(
-            map(html.escape, [f"{finished} of {len(told)} runs are finished.", *notes])
-        ),
-        failed=_failed(told),
-        table="".join(f"<tr>{line}</tr>" for line in lines),
-        curves=_uri(picture.read_bytes(), "png"),
-        previews=_previews(told, swatch),
-        events=_events(told),
-    )
-    numbers = json.dumps({"command": command, "settings": rows}, indent=1) + "\n"
-    write_beside(path.with_suffix(".json"), lambda part: part.write_text(numbers, encoding="utf-8"))
-    write_beside(
-        path, lambda part: part.write_text(text, encoding="utf-8", errors="backslashreplace")
+    logs = [read_run(run) for run in runs]
+    rows = summarise(logs)
+    plot_curves(logs, path.with_suffix(".png"))
+    pages.write_json(path.with_suffix(".json"), {"command": command, "settings": rows})
+    colours = _css_colours(list(group_by_setting(logs)))
+    finished = sum(log.run.state == FINISHED for log in logs)
+    preview_head, previews = _preview_table(logs, colours)
+    events = [
+        (log.run.name, [f"at {_format_time(e.images, e.seconds)}: {e.line}" for e in log.events])
+        for log in logs
+        if log.events
+    ]
+    pages.write_page(
+        path,
+        "compare.html",
+        title=title,
+        command=command,
+        notes=[f"{finished} of {len(logs)} runs are finished.", *notes],
+        unfinished=[(log.run.name, log.run.state) for log in logs if log.run.state != FINISHED],
+        head=COLUMNS,
+        rows=[(colours[texts[0]], texts) for texts in table_rows(rows)],
+        curves=pages.data_uri(path.with_suffix(".png")),
+        preview_head=preview_head,
+        previews=previews,
+        events=events,
     )
     return rows

@@ -1,4 +1,4 @@
-"""Comparisons: which runs are trained and which are not, the table, the page."""
+"""Comparisons: which runs are trained and which are not."""
 
 import json
 import os
@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from conftest import ROOT
@@ -20,8 +19,7 @@ import cells
 import config as knobs
 import main
 from config import Config
-from gan import checkpoint, compare, curves
-from gan.curves import Run
+from gan import checkpoint
 from gan.errors import Refused
 
 TINY = (
@@ -321,135 +319,3 @@ def test_a_comparison_stopped_half_way_goes_on_to_the_same_end(
 
 
 STRAIGHT: dict[str, torch.Tensor] = {}  # the run above, trained once without a stop
-
-
-# the table and the page
-
-
-def log(folder: Path, name: str, lines: Sequence[dict[str, Any]], tail: str = "") -> Path:
-    path = folder / "runs" / name / "log.jsonl"
-    path.parent.mkdir(parents=True)
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + tail)
-    return path
-
-
-def score(step: int, value: float) -> dict[str, Any]:
-    when = {"step": step, "images": 10 * step, "seconds": 6.0 * step}
-    return {"event": "score", **when, "score": value}
-
-
-def plain(step: int, speed: float, loss: float = 1.0) -> dict[str, Any]:
-    when = {"step": step, "images": 10 * step, "seconds": 6.0 * step}
-    return {**when, "epoch": 0.1, "images/s": speed, "loss_d": loss, "D(x)": 0.5}
-
-
-def runs(folder: Path) -> list[Run]:
-    """Two seeds of one setting, one of another, one that failed."""
-    alarm = {"step": 2, "event": "health", "kind": "d wins", "line": "D wins", "rescue": False}
-    rescue = {"step": 3, "event": "rescue", "state": "best.pth", "rates": 0.5, "line": "x"}
-    logs = {
-        "a0": [plain(1, 10), score(2, 5.0), alarm, plain(3, 30), plain(4, 11), score(4, 1.0)],
-        "a1": [plain(1, 20), score(2, 0.5), plain(3, 20), rescue, plain(4, 20), score(4, 4.0)],
-        "b0": [plain(1, 8), score(4, 2.0)],
-        "b1": [plain(1, 8), score(1, 1.5)],
-    }
-    return [
-        Run(
-            name,
-            f"setting <{name[0]}> $x$",
-            int(name[1]),
-            log(folder, name, lines),
-            folder / "imgs" / name,
-            "failed: no luck" if name == "b1" else curves.FINISHED,
-        )
-        for name, lines in logs.items()
-    ]
-
-
-def test_the_numbers_of_the_table(tmp_path: Path) -> None:
-    rows = compare.summary([curves.read(run) for run in runs(tmp_path)])
-    a, b = rows
-    # scores 1 and 4: mean 2.5, deviations of 1.5 each: (1.5² + 1.5²) / (2 - 1) = 4.5
-    assert a["final"] == 2.5
-    assert a["spread"] == pytest.approx(4.5**0.5)
-    assert a["best"] == {"score": 0.5, "images": 20, "seconds": 12.0, "seed": 1}
-    assert a["images/s"] == (11 + 20) / 2  # medians of 10, 30, 11 and of 20, 20, 20
-    assert (a["images"], a["seconds"], a["alarms"], a["rescues"]) == (40, 24, 1, 1)
-    assert a["runs"][0]["events"] == [
-        {"images": 20, "seconds": 12.0, "line": "D wins", "rescue": False}
-    ]
-    # one seed of two failed: no spread, its score is not final, but may be the best
-    assert (b["final"], b["spread"], b["finished"], b["of"]) == (2.0, None, 1, 2)
-    assert (b["best"]["score"], b["images"]) == (1.5, 40)
-    assert b["runs"][1]["final"] is None
-    head, first, second = compare.text_table(rows).splitlines()
-    assert head.split("  ")[0] == "setting"
-    assert first.split()[-11:] == [
-        "2.500", "±", "2.121", "0.500", "20", "0.2", "15.5", "40", "0.4", "1", "1",
-    ]  # fmt: skip
-    assert "±" not in second
-    assert compare.text_table(compare.summary([]))
-
-
-def test_a_log_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
-    path = log(tmp_path, "cut", [plain(1, 10, 2.0), plain(2, 10, 3.0)], '{"step": 3, "ima')
-    cut = curves.read(Run("cut", "x", 0, path, tmp_path))
-    assert cut.curves["loss_d"] == [(10, 6.0, 2.0), (20, 12.0, 3.0)]
-    path = log(tmp_path, "odd", [{"step": 1, "images": 10, "seconds": 1.0, "loss_d": float("nan")}])
-    assert curves.read(Run("odd", "x", 0, path, tmp_path)).curves == {}
-    none = curves.read(Run("none", "x", 0, tmp_path / "none" / "log.jsonl", tmp_path))
-    assert (none.images, none.final, none.curves) == (0, None, {})
-
-
-def test_the_mean_of_two_curves_is_where_both_are() -> None:
-    first = (np.array([0.0, 10.0]), np.array([0.0, 10.0]))
-    second = (np.array([2.0, 6.0, 8.0]), np.array([4.0, 4.0, 4.0]))
-    found = curves.mean_line([first, second])
-    assert found is not None
-    x, y = found
-    assert (x[0], x[-1]) == (2, 8)
-    assert (y[0], y[-1]) == (3, 6)  # (2 + 4) / 2, (8 + 4) / 2
-    assert curves.mean_line([first, (np.array([11.0]), np.array([1.0]))]) is None
-
-
-def test_previews_are_taken_at_equal_points(tmp_path: Path) -> None:
-    def told(state: str, images: int) -> curves.Told:
-        run = Run("x", "x", 0, tmp_path, tmp_path, state)
-        return curves.Told(run, images=images)
-
-    done = curves.FINISHED
-    assert compare.equal_points([told(done, 400), told(done, 800), told("failed", 8)]) == [
-        100, 200, 300, 400,
-    ]  # fmt: skip
-    assert compare.equal_points([told("to do", 0), told("stopped", 80)]) == [20, 40, 60, 80]
-    assert compare.equal_points([told("to do", 0)]) == []
-    kept = [curves.Preview(images, 0.0, tmp_path) for images in (60, 210, 400)]
-    chosen = [compare.nearest(kept, at, within=50) for at in (100, 200, 300, 400)]
-    assert [one and one.images for one in chosen] == [60, 210, None, 400]
-
-
-def test_the_page_is_one_file_and_takes_any_name(tmp_path: Path) -> None:
-    several = runs(tmp_path)
-    (tmp_path / "imgs" / "a0").mkdir(parents=True)
-    noise = np.random.default_rng(0).integers(0, 255, (786, 786, 3), np.uint8)
-    for name in ("1.png", "2.png"):
-        Image.fromarray(noise).save(tmp_path / "imgs" / "a0" / name)
-    with open(several[0].log, "a") as file:
-        for step, name in ((1, "1.png"), (2, "1.png"), (4, "2.png"), (4, "gone.png")):
-            when = {"step": step, "images": 10 * step, "seconds": 6.0 * step}
-            file.write(json.dumps({**when, "event": "save", "preview": name}) + "\n")
-    odd = Run("<i>", "_\udcff 名 $", 0, tmp_path / "nothing", tmp_path)  # a name may be no text
-    page = tmp_path / "page.html"
-    compare.write_page(page, [*several, odd], "A & B", "main.py --x='<1>'", ["a < b"])
-    text = page.read_text()
-    for raw in ("<i>", "setting <a>", "A & B", "<1>", "a < b"):
-        assert raw not in text
-    for escaped in ("setting &lt;a&gt; $x$", "A &amp; B", "a &lt; b", "at 20 images", "D wins"):
-        assert escaped in text
-    assert "rescue: back to best.pth, learning rates x 0.5" in text
-    assert text.count("data:image/jpeg;base64,") == 4  # 10, 20, 30 and 40: the one or the other
-    assert "src=" in text
-    assert 'src="data:' in text
-    assert text.count("src=") == text.count('src="data:')
-    assert json.loads((tmp_path / "page.json").read_text())["settings"][0]["final"] == 2.5
-    assert Image.open(tmp_path / "page.png").width == 1400
