@@ -1,13 +1,13 @@
-"""The log: averages over a window, and lines that a killed run has to do again."""
+"""The log: means over some steps, its lines, and steps that a killed run does again."""
 
-import json
 import math
 from pathlib import Path
 
 import pytest
 import torch
 
-from gan.report import Meters, Report
+from gan import report
+from gan.report import Meters, Report, read_log
 
 
 def test_a_reading_is_the_mean_since_the_last_one() -> None:
@@ -20,7 +20,7 @@ def test_a_reading_is_the_mean_since_the_last_one() -> None:
     assert meters.read() == {"loss_d": 4.0}
 
 
-def test_half_a_window_is_saved_and_goes_on() -> None:
+def test_a_mean_half_done_is_saved_and_goes_on() -> None:
     first, second = Meters(), Meters()
     for value in (1.0, 2.0):
         first.add({"loss_d": torch.tensor(value)})
@@ -32,26 +32,89 @@ def test_half_a_window_is_saved_and_goes_on() -> None:
 def test_nan_is_noticed() -> None:
     meters = Meters()
     meters.add({"loss_d": torch.tensor(1.0)})
-    assert meters.finite()
+    assert meters.all_finite()
     meters.add({"loss_d": torch.tensor(math.nan)})
-    assert not meters.finite()
+    assert not meters.all_finite()
 
 
-def lines(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+def test_the_saved_meters_have_the_keys_of_older_checkpoints() -> None:
+    meters = Meters()
+    meters.add({"loss_d": torch.tensor(3.0)})
+    meters.add({"loss_d": torch.tensor(5.0)})
+    saved = meters.state_dict()["loss_d"]
+    assert {"n", "sum", "var", "mean", "std"} <= set(saved)
+    assert (saved["n"], saved["sum"], saved["mean"]) == (2.0, 8.0, 4.0)
+
+
+class Board:
+    """TensorBoard's writer, which keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.points: list[tuple[str, float, int]] = []
+
+    def add_scalar(self, tag: str, value: float, step: int) -> None:
+        self.points.append((tag, value, step))
+
+    def close(self) -> None: ...
+
+
+def test_the_lines_of_the_log_and_the_tags_of_tensorboard(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = Report(tmp_path, 0, 0, 0.0)
+    log.tensorboard.close()
+    board = log.tensorboard = Board()
+    log.log_scalars(2, 20, {"epoch": 0.1, "seconds": 1.5, "loss_d": 0.25, "D(x)": 0.5})
+    log.log_scores(2, 20, 1.2345, {"score": 3.0, "coverage": 0.5})
+    log.log_event(3, {"event": "health", "line": "名"})
+    log.close()
+    assert (tmp_path / "log.jsonl").read_text() == (
+        '{"step": 2, "images": 20, "epoch": 0.1, "seconds": 1.5, "loss_d": 0.25, "D(x)": 0.5}\n'
+        '{"step": 2, "event": "score", "images": 20, "seconds": 1.2, "score": 3.0, "coverage": 0.5}'
+        '\n{"step": 3, "event": "health", "line": "\\u540d"}\n'
+    )
+    assert board.points == [
+        ("loss_d", 0.25, 20),
+        ("D(x)", 0.5, 20),
+        ("score/score", 3.0, 20),
+        ("score/coverage", 0.5, 20),
+    ]
+    assert "score at 20 images: score 3.000, coverage 0.500" in capsys.readouterr().out
+
+
+def test_without_a_terminal_progress_is_printed_now_and_then(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = Report(tmp_path, 0, 0, 0.0)
+    assert log.bar.disable
+    for last, lines in ((0.0, 0), (report.PRINT_SECONDS + 1, 1), (0.0, 0)):
+        log.last_print -= last
+        log.log_scalars(2, 2000, {"epoch": 1.25, "loss_d": 0.25})
+        out = capsys.readouterr().out
+        assert out == "epoch 1.2, 2,000 images, loss_d 0.25\n" * lines
+    log.close()
 
 
 def test_steps_that_are_done_again_are_logged_once(tmp_path: Path) -> None:
-    report = Report(tmp_path, 0, 0, 0.0)
+    log = Report(tmp_path, 0, 0, 0.0)
     for step in (2, 4, 6):
-        report.scalars(step, step * 10, {"epoch": 0.1, "loss_d": step})
-    report.close()
-    with open(tmp_path / "log.jsonl", "a") as file:
+        log.log_scalars(step, step * 10, {"epoch": 0.1, "loss_d": step})
+    log.close()
+    path = tmp_path / "log.jsonl"
+    with open(path, "a") as file:
         file.write('{"step": 8, "los')  # killed while writing
-    report = Report(tmp_path, 4, 40, 0.5)
-    report.scalars(6, 60, {"epoch": 0.2, "loss_d": 60.0})
-    report.close()
-    assert [(line["step"], line["loss_d"]) for line in lines(tmp_path)] == [(2, 2), (4, 4), (6, 60)]
+    log = Report(tmp_path, 4, 40, 0.5)
+    log.log_scalars(6, 60, {"epoch": 0.2, "loss_d": 60.0})
+    log.close()
+    assert [(line["step"], line["loss_d"]) for line in read_log(path)] == [(2, 2), (4, 4), (6, 60)]
+    assert len(path.read_text().splitlines()) == 3  # the half line is gone from the file too
     assert list(tmp_path.glob("events.out.tfevents.*"))
     Report(tmp_path, 0, 0, 0.0).close()  # a new run
-    assert lines(tmp_path) == []
+    assert path.read_text() == ""
+
+
+def test_a_log_is_read_without_what_is_no_line_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    assert read_log(path) == []
+    path.write_bytes(b'{"step": 1}\n7\n{"other": 1}\n\xff\n{"step": 2}\n{"step": 3')
+    assert read_log(path) == [{"step": 1}, {"step": 2}]
