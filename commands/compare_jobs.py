@@ -204,7 +204,7 @@ def announce(jobs: Sequence[Job]) -> None:
     print(f"compare: {text}", flush=True)
 
 
-def write_page(path: Path, jobs: Sequence[Job], name: str, command: str) -> "Rows":
+def write_page(path: Path, jobs: Sequence[Job], name: str, command: str) -> list[compare_page.SettingRow]:
     """Write the page of what there is; the rows of its table."""
     shown = [
         compare_curves.Run(
@@ -220,7 +220,7 @@ def write_page(path: Path, jobs: Sequence[Job], name: str, command: str) -> "Row
     notes = []
     if len({tuple(getattr(job.config, name) for name in OF_DATA) for job in jobs}) > 1:
         notes.append("The settings differ in their data: their scores do not compare.")
-    return compare_page.write_page(path, shown, f"Comparison: {name}", command, notes)
+    return compare_page.write_comparison(path, shown, f"Comparison: {name}", command, notes)
 
 
 def check_page(path: Path) -> None:
@@ -261,7 +261,7 @@ def run(plan: Plan, path: Path, command: str) -> int:
     with Children() as children:
         train_jobs(jobs, children, lambda: write_page(path, jobs, plan.name, command))
     rows = write_page(path, jobs, plan.name, command)
-    print(compare_page.text_table(rows))
+    print(compare_page.format_summary(rows))
     files = (path, path.with_suffix(".png"), path.with_suffix(".json"))
     print("compare: page {}, curves {}, numbers {}".format(*files))
     unfinished = [job for job in jobs if job.state != compare_curves.FINISHED]

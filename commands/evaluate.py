@@ -53,9 +53,9 @@ def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
         source, data_path, found = _evaluate_run(request)
     if found.headline:
         print(f"evaluate: {source}, {found.headline}")
-    print(found.table)
     from gan import pages
 
+    print(pages.format_table(found.table))
     numbers = {"drawn_by": source, "data": data_path or "avatars", **found.numbers}
     pages.write_evaluation(page, numbers, found.table, found.notes, found.pictures)
     print(f"evaluate: page {page}, numbers {page.with_suffix('.json')}")

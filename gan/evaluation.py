@@ -34,7 +34,7 @@ class Evaluation:
     """What `evaluate` prints and writes."""
 
     numbers: dict[str, object]  # for the JSON
-    table: str
+    table: list[list[str]]  # its first row names the columns
     notes: str
     pictures: dict[str, Image.Image]  # by title
     headline: str = ""
@@ -77,7 +77,7 @@ def compare_images(
         "64 of them, not chosen": _picture(list(fakes[:SHOWN_FACES])),
         "The closest to a training image: generated above, training image below": _picture(rows),
     }
-    return Evaluation(dict(found), pages.format_scores(found), pages.SCORE_NOTES, pictures)
+    return Evaluation(dict(found), pages.score_rows(found), pages.SCORE_NOTES, pictures)
 
 
 def _picture(images: list[Pixels]) -> Image.Image:
@@ -169,8 +169,8 @@ def evaluate_pictures(
     if given.shape[1] == data.test_wanted.shape[1]:
         rows["unchanged"] = score(given[:])
     names = [name for name in rows["drawn"] if name != "score"]
-    body = [[name, *(f"{row[name]:.4f}" for row in rows.values())] for name in names]
-    table = pages.format_table([["score", *rows], *body])
+    table = [["score", *rows]]
+    table += [[name, *(f"{row[name]:.4f}" for row in rows.values())] for name in names]
     shown = feed.PictureFeed(config, classes, data, device).rows(nets.G, SHOWN_ROWS)
     third = "wanted" if ways(nets.G)[1] is None else "drawn back"
     pictures = {f"Given, drawn, {third}": sample.as_picture(shown)}

@@ -89,7 +89,7 @@ def train_step(state: State, batch: Batch) -> dict[str, Tensor]:
 
 def take_reading(state: State, batch: Batch, feed: Feed, look_at_held_out: bool) -> health.Reading:
     """The signals of the game's health that the losses do not hold, after the step of `batch`."""
-    reading = health.Reading(state.step, state.meters.finite())
+    reading = health.Reading(state.step, state.meters.all_finite())
     if not reading.finite or batch.fake is None:
         return reading
     fake = batch.fake.detach()
@@ -137,7 +137,7 @@ class Session:
         )
         self.report = Report(folders.runs, state.step, state.images, self.fraction)
         for event in events:
-            self.report.event(state.step, event)
+            self.report.log_event(state.step, event)
         self.speed_from = (self.began, state.step)  # of the images/s that are logged next
 
     @property
@@ -173,11 +173,11 @@ class Session:
             **means,
             **{name: value for name, value in signals.items() if value is not None},
         }
-        self.report.scalars(state.step, state.images, values)
+        self.report.log_scalars(state.step, state.images, values)
         self.speed_from = (now, state.step)
         for alarm in state.monitor.read(reading):
-            self.report.say(f"health: {alarm.line}")
-            self.report.event(state.step, {"event": "health", **dataclasses.asdict(alarm)})
+            self.report.print_line(f"health: {alarm.line}")
+            self.report.log_event(state.step, {"event": "health", **dataclasses.asdict(alarm)})
             if alarm.rescue:
                 self.rescue(alarm)
 
@@ -200,10 +200,10 @@ class Session:
         state.load_players(checkpoint.load(paths[0]))
         state.monitor.forget()
         scale = 0.5**state.rescues
-        self.report.say(
+        self.report.print_line(
             f"rescue {state.rescues} of {MAX_RESCUES}: back to {paths[0]}, learning rates x {scale}"
         )
-        self.report.event(
+        self.report.log_event(
             state.step, {"event": "rescue", "state": str(paths[0]), "rates": scale, **vars(alarm)}
         )
 
@@ -217,9 +217,9 @@ class Session:
         state, epoch = self.state, self.epoch
         preview = self.feed.preview(G)
         sample.save_picture(sample.as_picture(preview), self.folders.imgs / f"{epoch}.png")
-        self.report.picture("preview", preview, state.images)
+        self.report.log_image("preview", preview, state.images)
         when = {"images": state.images, "seconds": round(state.seconds, 1)}
-        self.report.event(state.step, {"event": "save", **when, "preview": f"{epoch}.png"})
+        self.report.log_event(state.step, {"event": "save", **when, "preview": f"{epoch}.png"})
         folder = self.folders.checkpoints
         checkpoint.save(folder / f"netg_{epoch}.pth", G.state_dict())
         checkpoint.save(folder / f"netd_{epoch}.pth", state.nets.D.state_dict())
@@ -238,7 +238,7 @@ class Session:
         if state.best is None or scores["score"] < state.best:
             state.best = scores["score"]
             checkpoint.save(self.folders.checkpoints / checkpoint.BEST, self.payload(G))
-        self.report.scores(state.step, state.images, state.seconds, scores)
+        self.report.log_scores(state.step, state.images, state.seconds, scores)
         self.schedule.scored_at = self.fraction
         self.schedule.scoring += time.monotonic() - began
 
@@ -259,7 +259,7 @@ class Session:
             schedule.score_due(state.images, self.fraction, now) or spent
         )
         # whatever is to be saved is looked at first: no state of NaN replaces a good one
-        if schedule.log_due(state.step) or ((save or evaluate) and not state.meters.finite()):
+        if schedule.log_due(state.step) or ((save or evaluate) and not state.meters.all_finite()):
             self.log(self.batch)
         if save or evaluate:
             with self.not_training():
@@ -268,7 +268,7 @@ class Session:
                     self.evaluate(G)
                 if save:
                     self.save(G)
-        self.report.progress(self.fraction)
+        self.report.set_progress(self.fraction)
 
     def run(self) -> Outcome:
         """Train until the budget is spent or a signal comes; then save."""
@@ -278,7 +278,7 @@ class Session:
                 self.step()
                 self.write_due(stopped=stop.signal is not None)
             if self.saved is None or self.saved[0] != state.step:  # a signal while scoring
-                if not state.meters.finite():
+                if not state.meters.all_finite():
                     self.log(self.batch)
                 self.save(state.sampler(self.feed.inputs))
         assert self.saved is not None
