@@ -1,4 +1,4 @@
-"""The embedded default data set: cartoon faces drawn from vector parts.
+"""The embedded default data set: cartoon faces, rendered from vector parts.
 
 Style "Adventurer" by Lisa Wischofsky, CC BY 4.0, by way of the packages dicebear-core and
 dicebear-styles; rasterised by resvg-py. The face of an index is always the same.
@@ -15,6 +15,8 @@ from dicebear import Avatar, Style
 from numpy.typing import NDArray
 from PIL import Image
 
+from gan.readers import Source
+
 COUNT = 4096
 # The five backgrounds DiceBear's own gallery shows the style on.
 BACKGROUNDS = ["b6e3f4", "c0aede", "d1d4f9", "ffd5dc", "ffdfbf"]
@@ -27,13 +29,13 @@ def _style() -> Style:
 
 
 def version() -> str:
-    """What the look of the faces depends on, for the key of the cache."""
+    """The versions of the packages that the look of the faces depends on."""
     packages = ("dicebear-core", "dicebear-styles", "resvg-py")
     return " ".join(f"{package} {metadata.version(package)}" for package in packages)
 
 
-def portrait(index: int, size: int) -> Image.Image:
-    """Face number `index`, `size` pixels on a side, RGB."""
+def render_one(index: int, size: int) -> Image.Image:
+    """Face number `index`, RGB, `size` pixels on a side."""
     avatar = Avatar(_style(), {"seed": f"face {index}", "backgroundColor": BACKGROUNDS})
     png = resvg_py.svg_to_bytes(
         svg_string=avatar.to_string(), width=size, height=size, skip_system_fonts=True
@@ -41,7 +43,22 @@ def portrait(index: int, size: int) -> Image.Image:
     return Image.open(io.BytesIO(png)).convert("RGB")
 
 
-def draw(start: int, count: int, size: int) -> NDArray[np.uint8]:
-    """Faces `start` to `start + count - 1` as uint8 [count, 3, size, size]."""
-    faces = [np.asarray(portrait(start + i, size)) for i in range(count)]
+def render(start: int, count: int, size: int) -> NDArray[np.uint8]:
+    """Faces `start` to `start + count - 1`: uint8 [count, 3, size, size]."""
+    faces = [np.asarray(render_one(start + i, size)) for i in range(count)]
     return np.stack(faces).transpose(0, 3, 1, 2)
+
+
+def matches(data_path: str) -> bool:
+    """Whether no path is given: then the data are the avatars."""
+    return not data_path
+
+
+def _open(name: str, size: int) -> Image.Image:
+    return render_one(int(name.split()[1]), size)
+
+
+def open_source(data_path: str, flag: str) -> Source:
+    """All COUNT faces, each rendered at the size asked for."""
+    names = [f"avatar {index:05}" for index in range(COUNT)]
+    return Source("avatars", names, version(), _open)

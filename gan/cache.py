@@ -1,0 +1,289 @@
+"""Decoded pictures on disk: made once, on all cores, whole or not at all, and mapped read-only.
+
+A cache is a folder `cache/<label>-<kind>-<key>` of files `*.u8`, the pixels of pictures one after
+another; `index.json`, all that is known of them; and `skipped.txt`, if pictures were skipped. The
+key is a hash of the names, sizes and dates of the files read and of what else the pixels depend
+on, so a changed folder gets a new cache. Nothing here imports torch: the worker processes start
+in a fraction of a second.
+"""
+
+import contextlib
+import functools
+import hashlib
+import itertools
+import json
+import math
+import os
+import shutil
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from gan.errors import Refused, counted, plain
+from gan.readers import Source
+
+VERSION = 4  # of the caches' layout and of the decoding; part of the key
+PORTION = 2048  # pictures decoded ahead of the disk
+
+Item = tuple[str, str]  # a file and what it shows: "A", "B", "AB" (side by side), or ""
+Example = tuple[Item, ...]  # what is kept or skipped as one: a pair, or one picture
+Decode = Callable[[Item], dict[str, bytes]]  # pixels for each file of the cache, by its stem
+
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
+Set = TypeVar("Set", bound="DataSet")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSet:
+    """What is known of every opened cache."""
+
+    digest: str  # SHA-256 of all pixels: equal for two data sets with the same pixels
+    skipped: dict[str, str]  # file name -> why it is not in the data set
+    folder: Path  # of the cache
+
+    @property
+    def features_file(self) -> Path:
+        """Where features of these pictures are kept."""
+        return self.folder / "features.npz"
+
+
+# --- decoding ------------------------------------------------------------------------------------
+
+
+def attempt(function: Callable[[Argument], Result], argument: Argument) -> Result | str:
+    """`function(argument)`, or why it fails as one line: a damaged file must not stop the others.
+
+    Raises MemoryError only.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return function(argument)
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's plug-ins raise anything for a damaged file
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def _ignore_interrupt() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the workers
+
+
+def _map_in_processes(
+    function: Callable[[Argument], Result], arguments: Sequence[Argument], workers: int
+) -> Iterator[Result]:
+    """`function` of each argument, in order; in this process if there are fewer than 128."""
+    workers = min(workers or os.cpu_count() or 1, len(arguments) // 64)
+    if workers <= 1:
+        yield from map(function, arguments)
+        return
+    # Spawned, not forked: a fork of a process with torch's threads in it may hang.
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_ignore_interrupt)
+    try:
+        rest = iter(arguments)
+        # In portions: decoded pictures must not pile up faster than the disk takes them.
+        while portion := list(itertools.islice(rest, PORTION)):
+            yield from pool.map(function, portion, chunksize=16)
+    except BrokenProcessPool as error:
+        raise Refused(
+            "a process decoding images was killed (out of memory?); try --num-workers=1"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _decode_all(
+    decode: Decode, items: Sequence[Item], workers: int, label: str
+) -> Iterator[dict[str, bytes] | str]:
+    """`attempt(decode, item)` of each item, in order, with a progress bar."""
+    return iter(
+        tqdm(
+            _map_in_processes(functools.partial(attempt, decode), items, workers),
+            f"reading {label}",
+            len(items),
+            unit="img",
+            mininterval=0.1 if sys.stderr.isatty() else 10,
+            disable=not items,
+        )
+    )
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """A new folder to write to, which then becomes `folder`; it is removed if anything is raised.
+
+    If another process makes the same folder meanwhile, theirs is kept.
+    """
+    part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        yield part
+        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another process was faster
+            os.replace(part, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+@dataclass
+class Builder:
+    """A cache in the making: files of pixels first, the index last."""
+
+    folder: Path
+    source: Source
+    shapes: Mapping[str, tuple[int, int, int]]  # [C, H, W] of the pictures of each file, by stem
+    workers: int  # processes that decode; 0: one for each core
+    skipped: dict[str, str] = field(default_factory=dict)  # file name -> why
+    counts: dict[str, int] = field(default_factory=dict)  # pictures written, by stem
+
+    def path(self, stem: str) -> Path:
+        """The file of pixels `stem`.u8."""
+        return self.folder / f"{stem}.u8"
+
+    def shape(self, stem: str) -> tuple[int, int, int, int]:
+        """[N, C, H, W] of a file that is written."""
+        return self.counts[stem], *self.shapes[stem]
+
+    def array(self, stem: str) -> NDArray[np.uint8]:
+        """A file that is written, read-only: uint8 [N, C, H, W]."""
+        return mapped(self.path(stem), self.shape(stem))
+
+    def write(
+        self, stems: Sequence[str], examples: Sequence[Example], decode: Decode, label: str = ""
+    ) -> list[Example]:
+        """Decode `examples` into the files `stems`; returns the examples that are whole.
+
+        Of an example with a damaged item nothing is written: all its items are in `skipped`.
+        `label` is added to the name of the progress bar.
+        """
+        items = [item for example in examples for item in example]
+        decoded = _decode_all(decode, items, self.workers, f"{self.source.label} {label}".strip())
+        whole = []
+        with contextlib.ExitStack() as stack:
+            files = {stem: stack.enter_context(open(self.path(stem), "wb")) for stem in stems}
+            for example in examples:
+                broken: dict[str, str] = {}
+                pixels: dict[str, bytes] = {}
+                for name, _ in example:
+                    found = next(decoded)
+                    if isinstance(found, str):
+                        broken[name] = found
+                    else:
+                        pixels |= found
+                if broken:
+                    partner = "its partner cannot be read"
+                    self.skipped |= {name: broken.get(name, partner) for name, _ in example}
+                    continue
+                whole.append(example)
+                for stem, picture in pixels.items():
+                    files[stem].write(picture)
+            next(decoded, None)  # past the last one the progress bar is closed
+            for file in files.values():
+                file.flush()
+                os.fsync(file.fileno())
+        self.counts |= dict.fromkeys(stems, len(whole))
+        return whole
+
+    def keep(self, stem: str, indices: NDArray[np.int64]) -> None:
+        """Drop all pictures of a file but those at `indices`, ascending [n]."""
+        pictures = np.memmap(self.path(stem), np.uint8, "r+", shape=self.shape(stem))
+        for to, index in enumerate(indices):  # to <= index: nothing is overwritten before it moves
+            pictures[to] = pictures[index]
+        pictures.flush()
+        del pictures  # some systems truncate no file that is mapped
+        self.counts[stem] = len(indices)
+        os.truncate(self.path(stem), math.prod(self.shape(stem)))
+
+    def digest(self, headers: Mapping[str, str]) -> str:
+        """SHA-256 of the files named, in that order, the header of each before its pixels."""
+        found = hashlib.sha256()
+        for stem, header in headers.items():
+            found.update(header.encode())
+            with open(self.path(stem), "rb") as file:
+                while block := file.read(2**20):
+                    found.update(block)
+        return found.hexdigest()
+
+    def write_index(self, index: Mapping[str, object]) -> None:
+        """Write `index.json`, and `skipped.txt` if pictures were skipped."""
+        text = json.dumps({**index, "skipped": self.skipped})
+        (self.folder / "index.json").write_text(text, encoding="utf-8")
+        if self.skipped:
+            lines = "".join(f"{plain(name)}\t{plain(why)}\n" for name, why in self.skipped.items())
+            (self.folder / "skipped.txt").write_text(lines, "utf-8")
+
+
+# --- opening -------------------------------------------------------------------------------------
+
+
+def mapped(file: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """The file as a read-only array; raises ValueError if it is not of that size."""
+    if file.stat().st_size != math.prod(shape):
+        raise ValueError(f"{file}: not {math.prod(shape)} bytes")
+    if not shape[0]:  # an empty file cannot be mapped
+        return np.empty(shape, np.uint8)
+    return np.memmap(file, np.uint8, "r", shape=shape)
+
+
+def open_or_build(folder: Path, read: Callable[[Path], Set], build: Callable[[Path], None]) -> Set:
+    """`read(folder)`, after `build(a new folder)` unless the cache is there and whole.
+
+    `read` raises OSError, EOFError, ValueError, KeyError or TypeError for one that is not whole.
+    Raises Refused if the cache cannot be written or read.
+    """
+
+    def found() -> Set | None:
+        try:
+            return read(folder)
+        except (OSError, EOFError, ValueError, KeyError, TypeError):
+            return None
+
+    data_set = found()
+    if data_set is None:
+        with atomic_folder(folder) as part:
+            build(part)
+        data_set = found()
+    if data_set is None:
+        raise Refused(f"{folder}: cannot be written or read; delete it and try again")
+    return data_set
+
+
+def folder_of(cache: Path, source: Source, kind: str, geometry: str) -> Path:
+    """The folder of a cache of `source`; `geometry` says what else the pixels depend on."""
+    text = f"{VERSION} {geometry}\n{source.stamp}"
+    key = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:12]
+    return cache / f"{source.label}-{kind}-{key}"
+
+
+def report_skipped(ignored: int, data_set: DataSet, noun: str) -> None:
+    """Say how many files of a source are not in the data set, and where their names are.
+
+    `ignored` of them are no pictures; the skipped ones are called `noun`.
+    """
+    if ignored:
+        which = "file that is no picture" if ignored == 1 else "files that are no pictures"
+        print(f"data: {ignored:,} {which} passed over")
+    if skipped := data_set.skipped:
+        first = ", ".join(map(plain, itertools.islice(skipped, 5)))
+        more = ", ..." if len(skipped) > 5 else ""
+        print(
+            f"data: {counted(len(skipped), noun)} skipped ({first}{more}): "
+            f"all with their reasons in {data_set.folder / 'skipped.txt'}",
+            file=sys.stderr,
+        )

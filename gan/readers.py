@@ -1,0 +1,186 @@
+"""What can be read as pictures: a `Source`, the form every reader gives, and folders and zips.
+
+A reader is a `matches` and an `open_source`; `gan/idx.py` and `gan/avatars.py` have one each, and
+`gan.data.READERS` is the table of all. Sources are sent to worker processes: their `open` is a
+function of a module, or a `functools.partial` of one. Nothing here imports torch.
+"""
+
+import functools
+import io
+import os
+import sys
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from gan.errors import Refused, plain
+
+MAX_FILE_BYTES = 512 * 2**20  # a larger file is no photograph but a zip bomb
+
+OpenPicture = Callable[[str, int], Image.Image]  # (name, pixels on a side if they can be chosen)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Pictures that can be read, by name."""
+
+    label: str  # for messages and the name of the cache's folder
+    names: list[str]  # in the order of the data set
+    stamp: str  # changes whenever what is read may have changed: part of the cache's key
+    open: OpenPicture
+    ignored: int = 0  # files in it that are no pictures
+    classes: list[str] | None = None  # the class of each name, if there are classes
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One kind of data: which paths it reads, and how."""
+
+    matches: Callable[[str], bool]  # (data_path): whether this reader reads it
+    # (data_path, flag) -> its pictures; raises Refused, naming `flag`, if they cannot be read
+    open_source: Callable[[str, str], Source]
+
+
+def find_source(data_path: str, flag: str, readers: Mapping[str, Reader]) -> Source:
+    """The pictures at `data_path`, by the first of `readers` that matches it.
+
+    Raises Refused, naming `flag`, if none does or there is no picture.
+    """
+    for reader in readers.values():
+        if reader.matches(data_path):
+            return reader.open_source(data_path, flag)
+    if Path(data_path).expanduser().exists():
+        raise Refused(f"{flag}={data_path}: neither a folder nor a zip")
+    raise Refused(f"{flag}={data_path}: no such folder or zip")
+
+
+def stamp_of(file: Path) -> str:
+    """Size and modification time of a file, or why they cannot be read."""
+    try:
+        status = file.stat()
+    except OSError as error:  # a broken link: it will be among the skipped
+        return str(error.strerror)
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+# --- picture files -------------------------------------------------------------------------------
+
+
+def _picture_suffixes() -> set[str]:
+    Image.init()
+    return {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+
+
+def _is_picture(name: str, suffixes: set[str]) -> bool:
+    parts = name.split("/")
+    return (
+        os.path.splitext(name)[1].lower() in suffixes
+        and not any(part.startswith(".") for part in parts)
+        and "__MACOSX" not in parts
+    )
+
+
+def _top_folders(names: list[str]) -> list[str] | None:
+    """The top folder of each name, if every name is in one and they differ: these are classes."""
+    tops = [name.split("/", 1)[0] if "/" in name else "" for name in names]
+    return tops if "" not in tops and len(set(tops)) > 1 else None
+
+
+def _source_of_files(
+    data_path: str, flag: str, stamps: dict[str, str], open_picture: OpenPicture
+) -> Source:
+    """The picture files among `stamps` (name -> stamp), in the order of their names."""
+    suffixes = _picture_suffixes()
+    names = sorted(name for name in stamps if _is_picture(name, suffixes))
+    ignored = len(stamps) - len(names)
+    if not names:
+        raise Refused(f"{flag}={data_path}: no pictures in it ({ignored} other files)")
+    stamp = "\n".join(f"{name} {stamps[name]}" for name in names)
+    label = Path(data_path).expanduser().resolve().stem
+    return Source(label, names, stamp, open_picture, ignored, _top_folders(names))
+
+
+# --- a folder ------------------------------------------------------------------------------------
+
+
+def is_folder(data_path: str) -> bool:
+    """Whether `data_path` is a folder."""
+    return bool(data_path) and Path(data_path).expanduser().is_dir()
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    """Every file below `root`, through links, each folder once."""
+    seen: set[str] = set()
+
+    def report(error: OSError) -> None:
+        print(f"data: {plain(str(error.filename))}: {error.strerror}, passed over", file=sys.stderr)
+
+    for folder, inner, files in os.walk(root, onerror=report, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            inner.clear()
+            continue
+        seen.add(real)
+        yield from (Path(folder, file) for file in files)
+
+
+def open_file(root: Path, name: str, size: int) -> Image.Image:
+    """Open the picture `name` below `root`, in its own size.
+
+    Raises OSError or ValueError if it is no picture, or larger than MAX_FILE_BYTES.
+    """
+    path = root / name
+    if not path.is_file():  # opening a pipe would wait forever; `stat` says what a broken link is
+        path.stat()
+        raise ValueError("no regular file")
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise ValueError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
+    return Image.open(path)
+
+
+def open_folder(data_path: str, flag: str) -> Source:
+    """The picture files in a folder and in those below it; raises Refused if there are none."""
+    root = Path(data_path).expanduser()
+    stamps = {file.relative_to(root).as_posix(): stamp_of(file) for file in _walk(root)}
+    return _source_of_files(data_path, flag, stamps, functools.partial(open_file, root))
+
+
+# --- a zip ---------------------------------------------------------------------------------------
+
+
+def is_zip(data_path: str) -> bool:
+    """Whether `data_path` is a zip archive."""
+    path = Path(data_path).expanduser()
+    return path.is_file() and zipfile.is_zipfile(path)
+
+
+@functools.lru_cache(maxsize=1)
+def _archive(path: Path) -> zipfile.ZipFile:
+    return zipfile.ZipFile(path)
+
+
+def _open_member(path: Path, name: str, size: int) -> Image.Image:
+    archive = _archive(path)
+    if archive.getinfo(name).file_size > MAX_FILE_BYTES:
+        raise ValueError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
+    return Image.open(io.BytesIO(archive.read(name)))
+
+
+def open_zip(data_path: str, flag: str) -> Source:
+    """The pictures in a zip; raises Refused if there are none or the zip is damaged."""
+    path = Path(data_path).expanduser()
+    try:
+        members = [member for member in _archive(path).infolist() if not member.is_dir()]
+    except (zipfile.BadZipFile, OSError) as error:
+        raise Refused(f"{flag}={data_path}: cannot be read ({error})") from error
+    stamps = {member.filename: f"{member.file_size} {member.CRC}" for member in members}
+    return _source_of_files(data_path, flag, stamps, functools.partial(_open_member, path))
+
+
+FILE_READERS: dict[str, Reader] = {
+    "folder": Reader(is_folder, open_folder),
+    "zip": Reader(is_zip, open_zip),
+}
