@@ -1,161 +1,197 @@
-"""Pictures of two kinds, A and B, as pairs or not -> uint8 maps; a batch is f(seed, step).
+"""Pictures of two kinds, A and B, in pairs or not -> uint8 arrays; a batch is f(seed, step).
 
-Every picture, of pairs or not, is resized to a square without keeping its proportions, as in the
-reference (junyanz/pytorch-CycleGAN-and-pix2pix): nothing is cut off. To be jittered, those to
-train on are kept 286/256 times as large as asked for, else at the size itself, with no further
-resizing: so jitter is part of the cache's key. Those to score with are kept at the size itself.
-`gan/layout.py` says which file is what. This room does not import torch.
+Every picture is resized to a square without keeping its proportions, as in the reference
+(junyanz/pytorch-CycleGAN-and-pix2pix): nothing is cut off. With jitter, pictures to train on are
+stored 286/256 times as large as asked for, to be cropped; else at the size itself: so jitter is
+part of the cache's key. Pictures to score with are stored at the size itself. `gan/layout.py` says
+which file is what, `gan/cache.py` makes the cache. Nothing here imports torch.
 """
 
-import contextlib
+import dataclasses
 import functools
-import hashlib
 import json
 import math
-import os
 import zipfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from gan import cache as caches
 from gan import data, layout, split
-from gan.errors import Refused, plain
-from gan.layout import Example, Item, Plan
+from gan.cache import Builder, DataSet, Item
+from gan.errors import Refused, counted, plain
+from gan.layout import Plan
+from gan.readers import FILE_READERS, OpenPicture, Source, find_source, open_file
 
 VERSION = 1  # of the cache's layout and of the decoding; part of the key
-LEAST = 28  # pixels on a side of half a picture: a smaller one is no half but a mistake
+MIN_SIZE = 28  # pixels on a side of half a picture: a smaller one is no half but a mistake
+DIRECTIONS = ("AtoB", "BtoA")
 
 
-@dataclass(frozen=True)
-class Sides:
-    """Pictures of A and B, ready to train on. S pixels asked for, S' = `stored_size(S, jitter)`."""
+@dataclass(frozen=True, kw_only=True)
+class PictureSet(DataSet):
+    """Pictures for G and those wanted of it: A and B, or B and A.
 
-    a: NDArray[np.uint8]  # [Na, channels of A, S', S'], a read-only memory map: to train on
-    b: NDArray[np.uint8]  # [Nb, channels of B, S', S']; if `paired`, b[i] belongs to a[i]
-    test_a: NDArray[np.uint8]  # [Ma, channels of A, S, S]: to score with
-    test_b: NDArray[np.uint8]  # [Mb, channels of B, S, S]
-    test_names_a: tuple[str, ...]  # the files of `test_a`, in its order
-    test_names_b: tuple[str, ...]  # of pairs side by side the same files
+    S is the size asked for in pixels, S' the `stored_size(S, jitter)`. With `paired`, wanted[i]
+    belongs to given[i].
+    """
+
+    given: NDArray[np.uint8]  # [N, C, S', S'] to train on, a read-only memory map
+    wanted: NDArray[np.uint8]  # [M, C', S', S']
+    test_given: NDArray[np.uint8]  # [n, C, S, S] to score with
+    test_wanted: NDArray[np.uint8]  # [m, C', S, S]
+    test_names_given: tuple[str, ...]  # [n] the files of `test_given`
+    test_names_wanted: tuple[str, ...]  # [m]; of pairs side by side the same files
     paired: bool
-    test_paired: bool  # test_b[i] belongs to test_a[i]; of two folders, if their names match
-    digest: str  # SHA-256 of all shapes and pixels: two data sets with one digest are one
-    skipped: dict[str, str]  # file name -> why it is not among the pictures
-    folder: Path
+    test_paired: bool  # test_wanted[i] belongs to test_given[i]; of two folders, if names match
+    streams: tuple[
+        int, int
+    ]  # of random numbers, of given and wanted: A has 0, B 1, a pair shares 0
 
     @property
     def size(self) -> int:
         """S, pixels on a side of what `batch_at` gives."""
-        return int(self.test_a.shape[-1])
+        return int(self.test_given.shape[-1])
 
     def __len__(self) -> int:
-        """How many pairs there are to train on; of two folders, how many on the larger side."""
-        return len(self.a) if self.paired else max(len(self.a), len(self.b))
+        """How many pairs there are to train on; of two folders, how many in the larger one."""
+        return max(len(self.given), len(self.wanted))
 
     def batch_at(
         self, step: int, batch_size: int, seed: int, jitter: bool, flip: bool = True
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """A and B of training step `step`: uint8 [batch_size, C, S, S] each.
+        """Given and wanted of training step `step`: uint8 [batch_size, C, S, S] each.
 
-        A function of its arguments. Each epoch is a permutation of its own, of pairs or of the
-        larger side, without the last incomplete batch; the smaller side runs through permutations
-        of its own without end. With `jitter` the place of each crop is drawn by lot and, unless
-        `flip` is False, half are mirrored: both sides of a pair alike, two folders one by one.
-        Without it the crop is the centre: the whole picture if opened with jitter=False.
+        A function of its arguments. Each epoch is its own permutation of the pairs, or of the
+        larger folder, without the last incomplete batch; the smaller folder runs through
+        permutations of its own without end. With `jitter` crops are taken at random and, with
+        `flip`, half of them mirrored: both pictures of a pair alike, of two folders each by
+        itself. Without `jitter` the crop is the centre: all of a picture opened with jitter=False.
         """
-        a, lots = self._drawn(len(self.a), 0, step, batch_size, seed)
-        b, lots_b = (
-            (a, lots) if self.paired else self._drawn(len(self.b), 1, step, batch_size, seed)
-        )
-        return (
-            cut(self.a, a, self.size, lots if jitter else None, flip),
-            cut(self.b, b, self.size, lots_b if jitter else None, flip),
-        )
 
-    def _drawn(
-        self, count: int, side: int, step: int, batch_size: int, seed: int
+        def side(pictures: NDArray[np.uint8], stream: int) -> NDArray[np.uint8]:
+            indices, uniform = self._sample(len(pictures), stream, step, batch_size, seed)
+            return crop(pictures, indices, self.size, uniform if jitter else None, flip)
+
+        return side(self.given, self.streams[0]), side(self.wanted, self.streams[1])
+
+    def _sample(
+        self, count: int, stream: int, step: int, batch_size: int, seed: int
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Which of the `count` pictures of a side come in a step; a number in 0..1 for each."""
+        """Which of `count` pictures come in a step, and a uniform number in 0..1 for each."""
         nth = np.arange(batch_size)
         if count == len(self):
             epoch, i = divmod(step, count // batch_size)
-            turns, at = np.full(batch_size, epoch), i * batch_size + nth
+            epochs, positions = np.full(batch_size, epoch), i * batch_size + nth
         else:
-            turns, at = np.divmod(step * batch_size + nth, count)
-        places, lots = np.empty(batch_size, np.int64), np.empty(batch_size)
-        for turn in np.unique(turns):
-            here = turns == turn
-            order, chance = data.order(seed, int(turn), count, side)
-            places[here], lots[here] = order[at[here]], chance[at[here]]
-        return places, lots
+            epochs, positions = np.divmod(step * batch_size + nth, count)
+        indices, uniform = np.empty(batch_size, np.int64), np.empty(batch_size)
+        for epoch in np.unique(epochs):
+            here = epochs == epoch
+            order, numbers = data.order(seed, int(epoch), count, stream)
+            indices[here], uniform[here] = order[positions[here]], numbers[positions[here]]
+        return indices, uniform
+
+    def reversed(self) -> "PictureSet":
+        """The same pictures from wanted to given, each side with the stream that it has."""
+        return dataclasses.replace(
+            self,
+            given=self.wanted,
+            wanted=self.given,
+            test_given=self.test_wanted,
+            test_wanted=self.test_given,
+            test_names_given=self.test_names_wanted,
+            test_names_wanted=self.test_names_given,
+            streams=self.streams[::-1],
+        )
 
 
 def stored_size(size: int, jitter: bool) -> int:
-    """Pixels on a side of a kept picture, from which crops of `size` are taken if `jitter`."""
+    """Pixels on a side of a stored picture; with `jitter` crops of `size` are taken from it.
+
+    286 pixels for crops of 256, as in the reference.
+    """
     return round(286 / 256 * size) if jitter else size
 
 
-def cut(
+def crop(
     pictures: NDArray[np.uint8],
-    places: NDArray[np.int64],
+    indices: NDArray[np.int64],
     size: int,
-    lots: NDArray[np.float64] | None,
+    uniform: NDArray[np.float64] | None,
     flip: bool,
 ) -> NDArray[np.uint8]:
-    """A square of each of these pictures: uint8 [len(places), C, size, size].
+    """A square of each of pictures[indices]: uint8 [len(indices), C, size, size].
 
-    One of `lots`, numbers in 0..1, says from where and whether mirrored; None: from the centre.
+    Its position, and with `flip` whether it is mirrored, is chosen by `uniform` [len(indices)] in
+    [0, 1); None: the centre.
     """
-    room = pictures.shape[-1] - size  # pixels that it can be moved by
-    top = left = np.full(len(places), room // 2)
-    mirrored = np.zeros(len(places), np.int64)
-    if lots is not None:
-        ways = (2, room + 1, room + 1)
-        mirrored, top, left = np.unravel_index((lots * math.prod(ways)).astype(np.int64), ways)
-    squares = np.empty((len(places), pictures.shape[1], size, size), np.uint8)
-    for i, (place, y, x) in enumerate(zip(places, top, left, strict=True)):
-        square = pictures[place, :, y : y + size, x : x + size]
+    margin = pictures.shape[-1] - size  # pixels a crop can be moved by
+    top = left = np.full(len(indices), margin // 2)
+    mirrored = np.zeros(len(indices), np.int64)
+    if uniform is not None:
+        ways = (2, margin + 1, margin + 1)
+        mirrored, top, left = np.unravel_index((uniform * math.prod(ways)).astype(np.int64), ways)
+    squares = np.empty((len(indices), pictures.shape[1], size, size), np.uint8)
+    for i, (index, y, x) in enumerate(zip(indices, top, left, strict=True)):
+        square = pictures[index, :, y : y + size, x : x + size]
         squares[i] = square[..., ::-1] if flip and mirrored[i] else square
     return squares
 
 
 # --- the cache -----------------------------------------------------------------------------------
 
+STEMS = ("a", "b", "test_a", "test_b")  # of the files of pixels
+
 
 class Geometry(NamedTuple):
-    """What is made of the pictures."""
+    """What is made of the pictures. Its repr is part of the cache's key."""
 
     size: int  # pixels on a side
     stored: int  # the same, of those to train on
     channels: dict[str, int]  # by side
 
-    def shape(self, count: int, name: str) -> tuple[int, int, int, int]:
-        """[N, C, H, W] of "a", "b", "test_a" or "test_b"."""
-        side = self.size if name.startswith("test") else self.stored
-        return count, self.channels[name[-1].upper()], side, side
+    def shape(self, stem: str) -> tuple[int, int, int]:
+        """[C, H, W] of the pictures of a file."""
+        size = self.size if stem.startswith("test") else self.stored
+        return self.channels[stem[-1].upper()], size, size
+
+
+class Index(TypedDict):
+    """What `index.json` holds."""
+
+    counts: dict[str, int]  # pictures, by stem
+    names: dict[str, list[str]]  # the files to score with, by side
+    test_paired: bool
+    digest: str
+    skipped: dict[str, str]
 
 
 def halves(image: Image.Image) -> tuple[Image.Image, Image.Image]:
-    """Left and right of an upright picture; raises ValueError if they differ or are too small."""
+    """Left and right half of an upright picture.
+
+    Raises ValueError if its width is odd or a half smaller than MIN_SIZE on a side.
+    """
     width, height = image.size
     if width % 2:
         raise ValueError(f"{width} pixels wide: an odd number has no two halves")
     middle = width // 2
-    if min(middle, height) < LEAST:
-        raise ValueError(f"halves of {middle} x {height} pixels, less than {LEAST} x {LEAST}")
+    if min(middle, height) < MIN_SIZE:
+        raise ValueError(f"halves of {middle} x {height} pixels, less than {MIN_SIZE} x {MIN_SIZE}")
     return image.crop((0, 0, middle, height)), image.crop((middle, 0, width, height))
 
 
 def _decode(
-    source_open: Callable[[str, int], Image.Image], size: int, channels: dict[str, int], item: Item
+    open_picture: OpenPicture, size: int, channels: dict[str, int], prefix: str, item: Item
 ) -> dict[str, bytes]:
-    """The pixels [C, size, size] of each side that a file shows."""
+    """The pixels [C, size, size] of each side that a file shows, by stem of the cache's file."""
     name, sides = item
-    with source_open(name, size) as image:
+    with open_picture(name, size) as image:
         if image.format == "JPEG" and len(sides) == 1:  # coarser, two halves could share a pixel
             image.draft(None, (2 * size, 2 * size))  # large photos: decode at a fraction
         upright = data.to_rgb(image)
@@ -163,208 +199,173 @@ def _decode(
     for side, picture in zip(sides, halves(upright) if sides == "AB" else [upright], strict=True):
         picture = picture if channels[side] == 3 else picture.convert("L")
         pixels = np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC))
-        found[side] = pixels.reshape(size, size, -1).transpose(2, 0, 1).tobytes()
+        found[f"{prefix}{side.lower()}"] = (
+            pixels.reshape(size, size, -1).transpose(2, 0, 1).tobytes()
+        )
     return found
 
 
-@dataclass
-class Cache:
-    """A cache that is being made: `a.u8`, `b.u8`, `test_a.u8`, `test_b.u8` and the index."""
+def _hold_out(builder: Builder, stems: list[str], share: float) -> list[int]:
+    """Take a share of the pictures out of these files; which, so that they can be read anew.
 
-    folder: Path
-    source: data.Source
-    to: Geometry
-    workers: int
-    skipped: dict[str, str]  # file name -> why
-    counts: dict[str, int] = field(default_factory=dict)  # pictures in "a", "b", "test_a", ...
-
-    def file(self, name: str) -> Path:
-        return self.folder / f"{name}.u8"
-
-    def shape(self, name: str) -> tuple[int, int, int, int]:
-        return self.to.shape(self.counts[name], name)
-
-    def write(self, prefix: str, sides: str, examples: list[Example]) -> list[Example]:
-        """Decode to the file of each side, `prefix` "" or "test_"; the examples that are whole."""
-        size = self.to.size if prefix else self.to.stored
-        work = functools.partial(_decode, self.source.open, size, self.to.channels)
-        items = [item for example in examples for item in example]
-        label = f"{self.source.label} {prefix.replace('_', ' ')}{sides}"
-        decoded = data.read_all(work, items, self.workers, label)
-        whole = []
-        with contextlib.ExitStack() as stack:
-            names = {side: prefix + side.lower() for side in sides}
-            out = {s: stack.enter_context(open(self.file(n), "wb")) for s, n in names.items()}
-            for example in examples:
-                broken: dict[str, str] = {}
-                pixels: dict[str, bytes] = {}
-                for name, _ in example:
-                    found = next(decoded)
-                    if isinstance(found, str):
-                        broken[name] = found
-                    else:
-                        pixels |= found
-                if broken:
-                    partner = "its partner cannot be read"
-                    self.skipped |= {name: broken.get(name, partner) for name, _ in example}
-                    continue
-                whole.append(example)
-                for side, picture in pixels.items():
-                    out[side].write(picture)
-            next(decoded, None)  # so that the bar is closed
-            for file in out.values():
-                file.flush()
-                os.fsync(file.fileno())
-        self.counts |= dict.fromkeys(names.values(), len(whole))
-        return whole
-
-    def hold_out(self, names: list[str], share: float) -> list[int]:
-        """Take a share of the pictures out of these files; which, so that they can be read anew.
-
-        By whole clusters of near-duplicates: of pairs, neither A nor B has its like in training.
-        """
-        maps = [data.mapped(self.file(name), self.shape(name)) for name in names]
-        clusters = functools.reduce(split.joined, [split.near_duplicates(x) for x in maps])
-        # Pairs with the same A are in one cluster, so the hash of A says enough.
-        hashes = np.array([split.content_hash(x.tobytes()) for x in maps[0]], np.uint64)
-        train, held = split.held_out(hashes, clusters, share)
-        del maps  # some systems cut no file that is mapped
-        for name in names:
-            pictures = np.memmap(self.file(name), np.uint8, "r+", shape=self.shape(name))
-            for to, place in enumerate(train):  # to <= place: nothing is lost
-                pictures[to] = pictures[place]
-            pictures.flush()
-            del pictures
-            self.counts[name] = len(train)
-            os.truncate(self.file(name), math.prod(self.shape(name)))
-        return held.tolist()
-
-    def digest(self) -> str:
-        """SHA-256 of all shapes and pixels."""
-        found = hashlib.sha256()
-        for name in sorted(self.counts):
-            found.update(f"{name} {self.shape(name)}".encode())
-            with open(self.file(name), "rb") as file:
-                while block := file.read(2**20):
-                    found.update(block)
-        return found.hexdigest()
+    By whole clusters of near-duplicates: of pairs, neither A nor B has one in training.
+    """
+    arrays = [builder.array(stem) for stem in stems]
+    clusters = functools.reduce(split.merge_clusters, [split.near_duplicates(x) for x in arrays])
+    # Pairs with the same A are in one cluster, so the hash of A is enough to choose by.
+    hashes = np.array([split.content_hash(x.tobytes()) for x in arrays[0]], np.uint64)
+    train, held = split.held_out(hashes, clusters, share)
+    del arrays  # some systems truncate no file that is mapped
+    for stem in stems:
+        builder.keep(stem, train)
+    return held.tolist()
 
 
 def _build(
-    folder: Path, source: data.Source, plan: Plan, to: Geometry, share: float, workers: int
+    folder: Path, source: Source, plan: Plan, geometry: Geometry, share: float, workers: int
 ) -> None:
-    with data.made_beside(folder) as part:
-        cache = Cache(part, source, to, workers, dict(plan.skipped))
-        names: dict[str, list[str]] = {}
-        for sides, train, test in plan.piles:
-            train = cache.write("", sides, train)
-            if not test and train and share:
-                test = [train[i] for i in cache.hold_out(list(sides.lower()), share)]
-            test = cache.write("test_", sides, test)
-            for side in sides:
-                names[side] = [name for example in test for name, shown in example if side in shown]
-        a, b = ([plan.places[name].key for name in names[side]] for side in "AB")
-        index = {
-            "counts": cache.counts,
+    shapes = {stem: geometry.shape(stem) for stem in STEMS}
+    builder = Builder(folder, source, shapes, workers, dict(plan.skipped))
+
+    def write(prefix: str, sides: str, examples: list[caches.Example]) -> list[caches.Example]:
+        size = geometry.size if prefix else geometry.stored
+        decode = functools.partial(_decode, source.open, size, geometry.channels, prefix)
+        stems = [prefix + side.lower() for side in sides]
+        return builder.write(stems, examples, decode, prefix.replace("_", " ") + sides)
+
+    names: dict[str, list[str]] = {}
+    for sides, train, test in plan.groups:
+        train = write("", sides, train)
+        if not test and train and share:
+            test = [train[i] for i in _hold_out(builder, list(sides.lower()), share)]
+        test = write("test_", sides, test)
+        for side in sides:
+            names[side] = [name for example in test for name, shown in example if side in shown]
+    a, b = ([plan.roles[name].key for name in names[side]] for side in "AB")
+    headers = {stem: f"{stem} {builder.shape(stem)}" for stem in sorted(STEMS)}
+    builder.write_index(
+        {
+            "counts": builder.counts,
             "names": names,
             "test_paired": a == b and len(a) > 0,
-            "digest": cache.digest(),
+            "digest": builder.digest(headers),
         }
-        data.write_index(part, index, cache.skipped)
-
-
-def _opened(folder: Path, to: Geometry, paired: bool) -> Sides | None:
-    """The cache in `folder` if it is whole."""
-    try:
-        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-        a, b, test_a, test_b = (
-            data.mapped(folder / f"{name}.u8", to.shape(index["counts"][name], name))
-            for name in ("a", "b", "test_a", "test_b")
-        )
-        names_a, names_b = (tuple(index["names"][side]) for side in "AB")
-        test_paired, digest, skipped = index["test_paired"], index["digest"], index["skipped"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return Sides(
-        a, b, test_a, test_b, names_a, names_b, paired, test_paired, digest, skipped, folder
     )
 
 
-LAYOUTS = {"pairs": layout.pairs, "two folders": layout.two}
+def _read(geometry: Geometry, paired: bool, folder: Path) -> PictureSet:
+    """The cache in `folder`, from A to B.
+
+    Raises OSError, ValueError, KeyError or TypeError if it is not whole.
+    """
+    index: Index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    a, b, test_a, test_b = (
+        caches.mapped(folder / f"{stem}.u8", (index["counts"][stem], *geometry.shape(stem)))
+        for stem in STEMS
+    )
+    return PictureSet(
+        given=a,
+        wanted=b,
+        test_given=test_a,
+        test_wanted=test_b,
+        test_names_given=tuple(index["names"]["A"]),
+        test_names_wanted=tuple(index["names"]["B"]),
+        paired=paired,
+        test_paired=index["test_paired"],
+        streams=(0, 0) if paired else (0, 1),
+        digest=index["digest"],
+        skipped=index["skipped"],
+        folder=folder,
+    )
 
 
-def open_sides(
-    kind: str,
+def open_pictures(
+    paired: bool,
     data_path: str,
     size: int,
     channels_a: int,
     channels_b: int,
-    cache: Path,
     *,
+    direction: str = "AtoB",
+    cache: Path = data.CACHE,
     jitter: bool = True,
     batch_size: int = 1,
     workers: int = 0,
     held_out: float = 0.0,
     flag: str = "--data-path",
-) -> Sides:
-    """The "pairs" at `data_path`, or the "two folders" of A and B in no pairs: a row of LAYOUTS.
+) -> PictureSet:
+    """The pairs at `data_path` or, not `paired`, its two folders of A and of B.
 
-    Decoded at the first call. `size` in pixels; channels 1 or 3 each. With `jitter` pictures are
-    kept larger, for `batch_at` to cut from: another cache. Those to score with are in test/, else
-    in val/, else the share `held_out` of all; of two folders each side's, ordered by name, so that
-    they can be compared one by one where names match. Pictures of which all or part is missing,
-    damaged, too small or of an odd width are skipped. `flag` is named in refusals.
+    Decoded at the first call. `size` in pixels; channels 1 or 3 each; `direction` is one of
+    DIRECTIONS: with "BtoA" B is given and A wanted. With `jitter` pictures are stored larger, for
+    `batch_at` to crop: another cache. Those to score with are in test/, else in val/, else the
+    share `held_out` 0..1 of all (`split.held_out`), of two folders of each. They are ordered by
+    name, so where names match they can be compared one by one. Pictures of which all or part is
+    missing, damaged, too small or of an odd width are skipped. `flag` is named in refusals.
     Raises Refused for a path without such pictures, and for fewer usable ones than one batch.
     """
-    paired = kind == "pairs"
-    to = Geometry(size, stored_size(size, jitter), {"A": channels_a, "B": channels_b})
+    if direction not in DIRECTIONS:
+        raise Refused(f"--direction={direction}: give one of {', '.join(DIRECTIONS)}")
     if not data_path:
         raise Refused(f"{flag}: give a folder or zip with pictures of A and of B")
-    source = data.find_files(data_path, flag)
-    plan = LAYOUTS[kind](source.names, f"{flag}={data_path}")
-    share = 0.0 if all(pile.test for pile in plan.piles) else float(held_out)
-    word = kind.split()[0]
-    key = f"{word} {VERSION} {to} {share}"
-    folder = data.cache_folder(cache, source, f"{word}-{to.size}px", key)
-    sides = _opened(folder, to, paired)
-    if sides is None:
-        _build(folder, source, plan, to, share, workers)
-        sides = _opened(folder, to, paired)
-        if sides is None:
-            raise Refused(f"{folder}: cannot be written or read; delete it and try again")
-    _report(sides, plan)
-    data.report_skipped(source.ignored, sides.skipped, folder, "pictures")
-    if not (len(sides.a) and len(sides.b)):
-        what = "pairs" if paired else f"pictures of {'B' if len(sides.a) else 'A'}"
-        name, why = next(iter(sides.skipped.items()))
-        raise Refused(
-            f"{plan.where}: no usable {what} to train on; {len(sides.skipped):,} skipped, the "
-            f"first {plain(name)}: {plain(why)}; see {folder / 'skipped.txt'} for all, and add some"
-        )
-    if len(sides) < batch_size:
-        raise Refused(
-            f"--batch-size={batch_size}: only {len(sides)} usable "
-            f"{'pairs' if paired else 'pictures'} to train on in {data_path} "
-            f"({len(sides.skipped)} skipped, {len(sides.test_a)} to score with); give "
-            f"--batch-size={len(sides)} or less, or add some"
-        )
-    return sides
-
-
-def _report(sides: Sides, plan: Plan) -> None:
-    arrays = (sides.a, sides.b, sides.test_a, sides.test_b)
-    a, b, test_a, test_b = (f"{len(array):,}" for array in arrays)
-    # A folder of anything looks like pairs side by side: so it is said what was taken for what.
-    how = " (A left, B right)" if plan.piles[0].train[0][0][1] == "AB" else ""
-    train = f"{a} pairs{how}" if sides.paired else f"{a} pictures of A and {b} of B"
-    test = test_a if sides.paired else f"{test_a} and {test_b}"
-    print(
-        f"data: {train} to train on, {test} to score with"
-        f"{', as pairs' if sides.test_paired and not sides.paired else ''}, "
-        f"{sum(array.nbytes for array in arrays) / 2**20:.0f} MiB in {sides.folder}"
+    geometry = Geometry(size, stored_size(size, jitter), {"A": channels_a, "B": channels_b})
+    source = find_source(data_path, flag, FILE_READERS)
+    read_names = layout.pairs if paired else layout.two_folders
+    plan = read_names(source.names, f"{flag}={data_path}")
+    share = 0.0 if all(group.test for group in plan.groups) else float(held_out)
+    kind = "pairs" if paired else "two"
+    key = f"{kind} {VERSION} {geometry} {share}"
+    folder = caches.folder_of(cache, source, f"{kind}-{size}px", key)
+    pictures = caches.open_or_build(
+        folder,
+        functools.partial(_read, geometry, paired),
+        lambda part: _build(part, source, plan, geometry, share, workers),
     )
+    _report(pictures, plan)
+    caches.report_skipped(source.ignored, pictures, "picture")
+    _check_enough(pictures, plan.where, batch_size, data_path)
+    return pictures if direction == "AtoB" else pictures.reversed()
+
+
+def _check_enough(pictures: PictureSet, where: str, batch_size: int, data_path: str) -> None:
+    """Raises Refused if there are not enough of A and of B for one batch."""
+    if not (len(pictures.given) and len(pictures.wanted)):
+        side = "B" if len(pictures.given) else "A"
+        noun = "pairs" if pictures.paired else f"pictures of {side}"
+        name, why = next(iter(pictures.skipped.items()))
+        raise Refused(
+            f"{where}: no usable {noun} to train on; {len(pictures.skipped):,} skipped, the "
+            f"first {plain(name)}: {plain(why)}; see {pictures.folder / 'skipped.txt'} for all, "
+            "and add some"
+        )
+    if len(pictures) < batch_size:
+        noun = "usable pair" if pictures.paired else "usable picture"
+        raise Refused(
+            f"--batch-size={batch_size}: only {counted(len(pictures), noun)} to train on in "
+            f"{data_path} ({len(pictures.skipped):,} skipped, {len(pictures.test_given):,} to "
+            f"score with); give --batch-size={len(pictures)} or less, or add some"
+        )
+
+
+def _report(pictures: PictureSet, plan: Plan) -> None:
+    """Say what was found of a set from A to B."""
+    test_a, test_b = len(pictures.test_given), len(pictures.test_wanted)
+    if pictures.paired:
+        # Any folder looks like pairs side by side, so say what was taken for A and for B.
+        how = " (A left, B right)" if plan.groups[0].train[0][0][1] == "AB" else ""
+        found = f"{counted(len(pictures.given), 'pair')}{how} to train on, {test_a:,} to score with"
+    else:
+        matched = ", as pairs" if pictures.test_paired else ""
+        found = (
+            f"{counted(len(pictures.given), 'picture')} of A and {len(pictures.wanted):,} of B to "
+            f"train on, {test_a:,} and {test_b:,} to score with{matched}"
+        )
+    arrays = (pictures.given, pictures.wanted, pictures.test_given, pictures.test_wanted)
+    size = sum(array.nbytes for array in arrays) / 2**20
+    print(f"data: {found}, {size:.0f} MiB in {pictures.folder}")
     if plan.unused:
-        print(f"data: {plan.unused:,} pictures in val/ left out, as test/ is there to score with")
+        unused = counted(plan.unused, "picture")
+        print(f"data: {unused} in val/ left out, as test/ is there to score with")
 
 
 # --- one at a time -------------------------------------------------------------------------------
@@ -373,28 +374,28 @@ def _report(sides: Sides, plan: Plan) -> None:
 def stream(path: str, flag: str, channels: int = 3) -> Iterator[tuple[str, Image.Image | str]]:
     """Each picture of a file, folder or zip by name, in its own size; one is in memory at a time.
 
-    Yields (name, picture), upright, RGB or, for one channel, L; or (name, why it cannot be read).
-    The name is relative, with / between folders; that of a picture leads out of no folder.
+    Yields (name, picture), upright, RGB or, with `channels` 1, L; or (name, why it is not read).
+    The name is relative, with / between folders; the name of a picture never leads out of them.
     Raises Refused, at once, if there is no such path or no picture in it.
     """
     file = Path(path).expanduser()
     if not path:
         raise Refused(f"{flag}: wants a picture, or a folder or zip of pictures")
     if file.is_file() and not zipfile.is_zipfile(file):
-        return _stream(functools.partial(data.open_file, file.parent), [file.name], channels)
-    source = data.find_files(path, flag)
+        return _stream(functools.partial(open_file, file.parent), [file.name], channels)
+    source = find_source(path, flag, FILE_READERS)
     return _stream(source.open, source.names, channels)
 
 
 def _stream(
-    source_open: Callable[[str, int], Image.Image], names: list[str], channels: int
+    open_picture: OpenPicture, names: list[str], channels: int
 ) -> Iterator[tuple[str, Image.Image | str]]:
     def upright(name: str) -> Image.Image:
-        with source_open(name, 0) as image:
+        with open_picture(name, 0) as image:
             return data.to_rgb(image).convert("RGB" if channels == 3 else "L")
 
     for name in names:
         if PurePath(name).anchor or ".." in PurePath(name).parts:  # a member of a hostile zip
             yield name, "its name leads out of the folder"
         else:
-            yield name, data.attempt(upright, name)
+            yield name, caches.attempt(upright, name)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-MIN_HELD_OUT = 28  # images: a tenth of the 286 faces this project began with
+MIN_HELD_OUT = 28  # images; a score of fewer says little
 THUMB_SIZE = 16  # pixels on a side of the thumbnails that are compared
 WEAK_COSINE = 0.05  # JPEG at quality 80 changes 99 % of the cosines of the avatars by less
 
@@ -124,7 +124,7 @@ def _near_pairs(
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """The pairs of near-duplicates, as indices i[n] and j[n], block by block.
 
-    The signatures are in the order of the means of their thumbnails; `gap` and `most` are in 0..255.
+    The signatures are in the order of the means of their thumbnails; `gap`, `most` in 0..255.
     """
     flips = np.tile(np.array([1, -1], dtype=np.float32), 32)  # mirroring negates every odd cosine
     mirrored = thumbs.reshape(len(thumbs), -1, THUMB_SIZE)[:, :, ::-1].reshape(thumbs.shape)
