@@ -212,10 +212,10 @@ def _report(images: Images, ignored: int) -> None:
         f"data: {counted(len(images.train), 'image')} to train on, {len(images.held_out):,} held "
         f"out to score with, {images.array.nbytes / 2**20:.0f} MiB in {images.folder}"
     )
-    if folded := len(images.train) - len(images):
-        sizes = images.groups.sizes[images.groups.sizes > 1]
+    sizes = images.groups.sizes[images.groups.sizes > 1]
+    if len(sizes):
         print(
-            f"data: {counted(folded, 'near-duplicate')} among them: {int(sizes.sum()):,} images in "
+            f"data: {int(sizes.sum()):,} of them are near-duplicates, in "
             f"{counted(len(sizes), 'group')}, the largest of {sizes.max():,}; an epoch shows one "
             "image of each group (--dedup=False: all)"
         )

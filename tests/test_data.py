@@ -20,7 +20,9 @@ def solid(mode: str, colour: Any, size: tuple[int, int] = (40, 40)) -> Image.Ima
 
 
 def opened(folder: Path, cache: Path, **more: Any) -> data.Images:
-    return data.open_images(str(folder), 32, more.pop("channels", 3), cache, workers=1, **more)
+    return data.open_images(
+        str(folder), 32, more.pop("channels", 3), cache=cache, workers=1, **more
+    )
 
 
 def palette(colour: tuple[int, int, int]) -> Image.Image:
@@ -222,8 +224,8 @@ def test_a_damaged_cache_is_made_again(messy: Path, tmp_path: Path) -> None:
 
 
 def test_many_processes_give_what_one_gives(faces: Path, tmp_path: Path) -> None:
-    one = data.open_images(str(faces), 32, 3, tmp_path / "one", workers=1)
-    two = data.open_images(str(faces), 32, 3, tmp_path / "two", workers=2)
+    one = data.open_images(str(faces), 32, 3, cache=tmp_path / "one", workers=1)
+    two = data.open_images(str(faces), 32, 3, cache=tmp_path / "two", workers=2)
     assert one.digest == two.digest
 
 
@@ -243,14 +245,14 @@ def test_every_image_once_an_epoch_in_an_order_of_its_own(images: data.Images) -
 
 
 def test_an_avatar_is_a_function_of_its_index() -> None:
-    faces = avatars.draw(3, 2, 48)
+    faces = avatars.render(3, 2, 48)
     assert faces.shape == (2, 3, 48, 48)
-    assert np.array_equal(faces[1], avatars.draw(4, 1, 48)[0])
+    assert np.array_equal(faces[1], avatars.render(4, 1, 48)[0])
     assert not np.array_equal(faces[0], faces[1])
     assert faces.std() > 30  # not blank
 
 
-def test_duplicates_are_drawn_as_one(
+def test_an_epoch_shows_one_of_each_group_of_near_duplicates(
     faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "doubled"
@@ -264,12 +266,14 @@ def test_duplicates_are_drawn_as_one(
         face.save(folder / f"copy {copy}.jpg", quality=90 + copy % 5)
     plain = opened(folder, tmp_path / "cache")
     one = opened(folder, tmp_path / "cache", dedup=True)
-    assert "61 drawn as 1" in capsys.readouterr().out
+    assert (
+        "61 of them are near-duplicates, in 1 group, the largest of 61" in capsys.readouterr().out
+    )
     assert (len(plain), len(one)) == (100, 40)
     shown = [one.batch_at(step, 40, 0) for step in range(30)]  # an epoch each
-    drawn = {x.tobytes() for batch in shown for x in batch}
+    seen = {x.tobytes() for batch in shown for x in batch}
     members = {one.array[i].tobytes() for i in [0, *range(40, 100)]}  # 11 different ones
-    assert len(members & drawn) > 5, "every member has its turn"
+    assert len(members & seen) > 5, "every member has its turn"
     for batch in shown:
         assert len({x.tobytes() for x in batch}) == 40
 
@@ -280,6 +284,6 @@ def test_a_named_pipe_is_skipped_not_waited_for(faces: Path, tmp_path: Path) -> 
     for i in range(3):
         shutil.copy(faces / f"{i:03}.png", folder)
     os.mkfifo(folder / "pipe.png")
-    images = data.open_images(str(folder), 28, 3, tmp_path / "cache", workers=1)
+    images = data.open_images(str(folder), 28, 3, cache=tmp_path / "cache", workers=1)
     assert len(images.train) == 3
     assert "no regular file" in images.skipped["pipe.png"]

@@ -48,24 +48,26 @@ def test_plain_and_zipped_side_by_side_are_one(folder: Path) -> None:
 
 
 def test_as_a_data_set(folder: Path, tmp_path: Path) -> None:
-    images = data.open_images(str(folder), 28, 1, tmp_path / "cache", workers=1)
+    images = data.open_images(str(folder), 28, 1, cache=tmp_path / "cache", workers=1)
     assert images.array.shape == (12, 1, 28, 28)
-    assert images.classes == ("1", "2", "3", "4", "5", "6", "8", "9")
-    assert images.labels is not None
-    assert [images.classes[label] for label in images.labels] == [str(label) for label in LABELS]
+    assert images.class_names == ("1", "2", "3", "4", "5", "6", "8", "9")
+    assert images.class_indices is not None
+    assert [images.class_names[label] for label in images.class_indices] == [
+        str(label) for label in LABELS
+    ]
 
 
 def test_classes_are_the_top_folders(tmp_path: Path) -> None:
     for place in ("cats/a.png", "cats/deep/b.png", "dogs/c.png", "10/d.png"):
         (tmp_path / "in" / place).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (32, 32), (len(place), 0, 0)).save(tmp_path / "in" / place)
-    images = data.open_images(str(tmp_path / "in"), 28, 3, tmp_path / "cache", workers=1)
-    assert images.classes == ("10", "cats", "dogs")
-    assert images.labels is not None
-    assert images.labels.tolist() == [0, 1, 1, 2]
+    images = data.open_images(str(tmp_path / "in"), 28, 3, cache=tmp_path / "cache", workers=1)
+    assert images.class_names == ("10", "cats", "dogs")
+    assert images.class_indices is not None
+    assert images.class_indices.tolist() == [0, 1, 1, 2]
     Image.new("RGB", (32, 32)).save(tmp_path / "in" / "loose.png")  # now it is no folder a class
-    loose = data.open_images(str(tmp_path / "in"), 28, 3, tmp_path / "cache", workers=1)
-    assert (loose.labels, loose.classes) == (None, ())
+    loose = data.open_images(str(tmp_path / "in"), 28, 3, cache=tmp_path / "cache", workers=1)
+    assert (loose.class_indices, loose.class_names) == (None, ())
 
 
 def truncated(raw: bytes) -> bytes:
@@ -93,7 +95,7 @@ def test_damaged_files_are_refused_by_name(
     path = tmp_path / "x-images-idx3-ubyte"
     path.write_bytes(gzip.compress(raw) if zipped else raw)
     with pytest.raises(Refused, match="x-images-idx3-ubyte: "):
-        data.open_images(str(tmp_path), 28, 1, tmp_path / "cache")
+        data.open_images(str(tmp_path), 28, 1, cache=tmp_path / "cache")
 
 
 def test_a_cut_gzip_and_too_few_labels_are_refused(folder: Path, tmp_path: Path) -> None:
@@ -112,10 +114,10 @@ def test_a_cut_gzip_and_too_few_labels_are_refused(folder: Path, tmp_path: Path)
 
 
 def test_other_labels_are_seen(folder: Path, tmp_path: Path) -> None:
-    first = data.open_images(str(folder), 28, 1, tmp_path / "cache")
+    first = data.open_images(str(folder), 28, 1, cache=tmp_path / "cache")
     (labels,) = folder.glob("train-labels*")
     labels.write_bytes(packed(LABELS + 1))
     os.utime(labels, ns=(1, 1))
     idx.read.cache_clear()
-    again = data.open_images(str(folder), 28, 1, tmp_path / "cache")
-    assert again.classes == tuple(str(int(name) + 1) for name in first.classes)
+    again = data.open_images(str(folder), 28, 1, cache=tmp_path / "cache")
+    assert again.class_names == tuple(str(int(name) + 1) for name in first.class_names)

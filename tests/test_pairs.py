@@ -8,8 +8,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from drawn import SIZE, STORED, Pixels, as_pairs, beside, chw, noise, opened, save, solid, zipped
 from numpy.typing import NDArray
+from picture_files import (
+    SIZE,
+    STORED,
+    Pixels,
+    as_pairs,
+    chw,
+    noise,
+    opened,
+    save,
+    side_by_side,
+    solid,
+    zipped,
+)
 from PIL import Image
 
 from gan import pairs
@@ -24,7 +36,7 @@ def rotated(image: Image.Image) -> tuple[Image.Image, dict[str, Any]]:
     return image.transpose(Image.Transpose.ROTATE_90), {"exif": exif}
 
 
-RED_BLUE = beside(solid((200, 30, 10), (40, 40)), solid((10, 60, 220), (40, 40)))
+RED_BLUE = side_by_side(solid((200, 30, 10), (40, 40)), solid((10, 60, 220), (40, 40)))
 SIXTEEN = np.repeat(np.array([[40 * 257, 200 * 257]], np.uint16), 40, axis=1).repeat(40, axis=0)
 KINDS = {
     # file name: picture, how to save it, A, B
@@ -32,7 +44,9 @@ KINDS = {
     "b.png": (RED_BLUE, {}, (200, 30, 10), (10, 60, 220)),
     "palette.png": (RED_BLUE.quantize(8), {}, (200, 30, 10), (10, 60, 220)),
     "clear.png": (
-        beside(solid((9, 8, 7, 255), (40, 40), "RGBA"), solid((0, 0, 0, 51), (40, 40), "RGBA")),
+        side_by_side(
+            solid((9, 8, 7, 255), (40, 40), "RGBA"), solid((0, 0, 0, 51), (40, 40), "RGBA")
+        ),
         {},
         (9, 8, 7),
         (204, 204, 204),  # over white: 255 * (1 - 51 / 255)
@@ -48,8 +62,11 @@ def test_left_is_a_and_right_is_b(name: str, tmp_path: Path) -> None:
     image, options, a, b = KINDS[name]
     (tmp_path / "in").mkdir()
     image.save(tmp_path / "in" / name, **options)
-    sides = opened(tmp_path / "in", tmp_path / "cache")
-    for pixels, colour in ((sides.a[..., :28], a), (sides.b[..., 4:], b)):  # JPEG blurs the middle
+    data = opened(tmp_path / "in", tmp_path / "cache")
+    for pixels, colour in (
+        (data.given[..., :28], a),
+        (data.wanted[..., 4:], b),
+    ):  # JPEG blurs the middle
         off = np.abs(pixels[0].astype(int) - np.reshape(colour, (3, 1, 1))).max()
         assert off <= 5, f"{pixels[0, :, 5, 5]} instead of {colour}"
 
@@ -65,12 +82,12 @@ def test_bad_halves_are_skipped_with_the_reason(tmp_path: Path) -> None:
     folder = save(tmp_path / "in", pictures)
     whole = (folder / "good.png").read_bytes()
     (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
-    sides = opened(folder, tmp_path / "cache")
-    assert len(sides) == 1
-    assert set(sides.skipped) == {*pictures, "cut.png"} - {"good.png"}
-    assert sides.skipped["odd.png"] == "ValueError: 65 pixels wide: an odd number has no two halves"
-    assert sides.skipped["narrow.png"].endswith("halves of 27 x 40 pixels, less than 28 x 28")
-    assert sides.skipped["low.png"].endswith("halves of 32 x 27 pixels, less than 28 x 28")
+    data = opened(folder, tmp_path / "cache")
+    assert len(data) == 1
+    assert set(data.skipped) == {*pictures, "cut.png"} - {"good.png"}
+    assert data.skipped["odd.png"] == "ValueError: 65 pixels wide: an odd number has no two halves"
+    assert data.skipped["narrow.png"].endswith("halves of 27 x 40 pixels, less than 28 x 28")
+    assert data.skipped["low.png"].endswith("halves of 32 x 27 pixels, less than 28 x 28")
     (folder / "good.png").unlink()
     with pytest.raises(Refused, match=r"^--data-path=\S+: no usable pairs .*5 skipped"):
         opened(folder, tmp_path / "cache")
@@ -80,8 +97,8 @@ def test_a_square_is_made_without_cutting(tmp_path: Path) -> None:
     wide = solid("lime", (160, 40))
     wide.paste("red", (40, 0, 120, 40))  # all that a square out of the centre would show
     folder = save(tmp_path / "in", {"A/1.png": wide, "B/1.png": wide.transpose(Image.Transpose(2))})
-    sides = opened(folder, tmp_path / "cache")
-    for picture in (sides.a[0], sides.b[0].swapaxes(1, 2)):
+    data = opened(folder, tmp_path / "cache")
+    for picture in (data.given[0], data.wanted[0].swapaxes(1, 2)):
         assert picture[:, 5, [2, 16, 29]].T.tolist() == [[0, 255, 0], [255, 0, 0], [0, 255, 0]]
 
 
@@ -89,10 +106,10 @@ def test_channels_of_each_side(tmp_path: Path) -> None:
     red = solid((255, 0, 0), (64, 32))
     folder = save(tmp_path / "in", {"1.png": red, "test/2.png": red})
     for a, b in ((1, 3), (3, 1), (1, 1)):
-        sides = opened(folder, tmp_path / "cache", channels=(a, b))
-        assert sides.a.shape == sides.test_a.shape == (1, a, SIZE, SIZE)
-        assert sides.b.shape == sides.test_b.shape == (1, b, SIZE, SIZE)
-        for pixels in (sides.a, sides.b, *sides.batch_at(0, 1, 0, True)):
+        data = opened(folder, tmp_path / "cache", channels=(a, b))
+        assert data.given.shape == data.test_given.shape == (1, a, SIZE, SIZE)
+        assert data.wanted.shape == data.test_wanted.shape == (1, b, SIZE, SIZE)
+        for pixels in (data.given, data.wanted, *data.batch_at(0, 1, 0, True)):
             grey = pixels.shape[1] == 1
             assert pixels[0, :, 3, 3].tolist() == ([76] if grey else [255, 0, 0])  # 0.299 * 255
 
@@ -120,26 +137,26 @@ def window(picture: Pixels) -> tuple[int, int, bool]:
 def test_both_sides_of_a_pair_are_cropped_and_mirrored_alike(tmp_path: Path) -> None:
     a = coordinates()
     b = Image.fromarray(255 - np.asarray(a))
-    sides = opened(save(tmp_path / "in", {"1.png": beside(a, b)}), tmp_path / "c", jitter=True)
-    assert sides.a.shape == (1, 3, STORED, STORED)
-    assert sides.test_a.shape == (0, 3, SIZE, SIZE)
+    data = opened(save(tmp_path / "in", {"1.png": side_by_side(a, b)}), tmp_path / "c", jitter=True)
+    assert data.given.shape == (1, 3, STORED, STORED)
+    assert data.test_given.shape == (0, 3, SIZE, SIZE)
     seen = set()
     for step in range(300):
-        x, y = sides.batch_at(step, 1, 0, True)
+        x, y = data.batch_at(step, 1, 0, True)
         assert x.shape == (1, 3, SIZE, SIZE)
         assert np.array_equal(x, 255 - y)
         seen.add(window(x[0]))
-        plain, _ = sides.batch_at(step, 1, 0, True, flip=False)
+        plain, _ = data.batch_at(step, 1, 0, True, flip=False)
         assert window(plain[0]) == (*window(x[0])[:2], False)
-        assert window(sides.batch_at(step, 1, 0, False)[0][0]) == (2, 2, False)
+        assert window(data.batch_at(step, 1, 0, False)[0][0]) == (2, 2, False)
     assert len(seen) >= 48  # of 5 * 5 places, mirrored or not; all 50 but for bad luck
     assert {top for top, _, _ in seen} == {left for _, left, _ in seen} == set(range(5))
 
 
 def test_two_folders_are_cropped_and_mirrored_one_by_one(tmp_path: Path) -> None:
     folder = save(tmp_path / "in", {"trainA/1.png": coordinates(), "trainB/2.png": coordinates()})
-    sides = opened(folder, tmp_path / "cache", kind="two folders", jitter=True)
-    seen = [[window(x[0]) for x in sides.batch_at(step, 1, 0, True)] for step in range(200)]
+    data = opened(folder, tmp_path / "cache", paired=False, jitter=True)
+    seen = [[window(x[0]) for x in data.batch_at(step, 1, 0, True)] for step in range(200)]
     assert 70 < sum(a[2] == b[2] for a, b in seen) < 130
     assert 20 < sum(a[0] == b[0] for a, b in seen) < 60  # one in five
     assert 0 < sum(a == b for a, b in seen) < 15  # one in fifty
@@ -147,22 +164,24 @@ def test_two_folders_are_cropped_and_mirrored_one_by_one(tmp_path: Path) -> None
 
 def test_without_jitter_pictures_are_those_of_the_files(tmp_path: Path) -> None:
     folder = save(tmp_path / "in", {"A/1.png": noise(1), "B/1.png": noise(2)})
-    for kind in ("pairs", "two folders"):
-        sides = opened(folder, tmp_path / "cache", kind=kind)
-        for batch, seed in zip(sides.batch_at(5, 1, 0, False), (1, 2), strict=True):
+    for paired in (True, False):
+        data = opened(folder, tmp_path / "cache", paired=paired)
+        for batch, seed in zip(data.batch_at(5, 1, 0, False), (1, 2), strict=True):
             assert np.array_equal(batch[0], chw(noise(seed)))
-        larger = opened(folder, tmp_path / "cache", kind=kind, jitter=True)
-        assert larger.a.shape[-1] == STORED
-        assert larger.folder != sides.folder
+        larger = opened(folder, tmp_path / "cache", paired=paired, jitter=True)
+        assert larger.given.shape[-1] == STORED
+        assert larger.folder != data.folder
 
 
 def numbered(path: Path, folder: str, count: int) -> None:
     save(path, {f"{folder}/{i}.png": solid((10 * i, 0, 0)) for i in range(count)})
 
 
-def drawn(sides: pairs.Sides, steps: int, batch: int, seed: int = 0) -> Iterator[NDArray[np.int64]]:
+def shown(
+    data: pairs.PictureSet, steps: int, batch: int, seed: int = 0
+) -> Iterator[NDArray[np.int64]]:
     """Which pictures of A and of B came, in their order."""
-    batches = [sides.batch_at(step, batch, seed, True) for step in range(steps)]
+    batches = [data.batch_at(step, batch, seed, True) for step in range(steps)]
     for side in range(2):
         yield np.concatenate([batch[side][:, 0, 0, 0] for batch in batches]).astype(int) // 10
 
@@ -170,18 +189,18 @@ def drawn(sides: pairs.Sides, steps: int, batch: int, seed: int = 0) -> Iterator
 def test_every_pair_once_an_epoch_in_an_order_of_its_own(tmp_path: Path) -> None:
     numbered(tmp_path / "in", "A", 9)
     numbered(tmp_path / "in", "B", 9)
-    sides = opened(tmp_path / "in", tmp_path / "cache")
-    a, b = drawn(sides, 40, 4)  # two steps an epoch: one pair is left out
+    data = opened(tmp_path / "in", tmp_path / "cache")
+    a, b = shown(data, 40, 4)  # two steps an epoch: one pair is left out
     assert np.array_equal(a, b)
     epochs = a.reshape(20, 8)
     assert all(len(set(epoch)) == 8 for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 20
     assert set(a) == set(range(9))
-    assert sorted(next(drawn(sides, 1, 9))) == list(range(9))
-    assert np.array_equal(a, next(drawn(sides, 40, 4)))
-    assert not np.array_equal(a, next(drawn(sides, 40, 4, seed=1)))
+    assert sorted(next(shown(data, 1, 9))) == list(range(9))
+    assert np.array_equal(a, next(shown(data, 40, 4)))
+    assert not np.array_equal(a, next(shown(data, 40, 4, seed=1)))
     again = opened(tmp_path / "in", tmp_path / "cache")
-    late = [x for x, _ in (sides.batch_at(37, 4, 5, True), again.batch_at(37, 4, 5, True))]
+    late = [x for x, _ in (data.batch_at(37, 4, 5, True), again.batch_at(37, 4, 5, True))]
     assert np.array_equal(*late)
 
 
@@ -189,9 +208,9 @@ def test_every_pair_once_an_epoch_in_an_order_of_its_own(tmp_path: Path) -> None
 def test_the_smaller_side_wraps_around(larger: str, tmp_path: Path) -> None:
     numbered(tmp_path / "in", "trainA", 7 if larger == "A" else 3)
     numbered(tmp_path / "in", "trainB", 7 if larger == "B" else 3)
-    sides = opened(tmp_path / "in", tmp_path / "cache", kind="two folders")
-    assert len(sides) == 7
-    many, few = drawn(sides, 60, 7) if larger == "A" else reversed(list(drawn(sides, 60, 7)))
+    data = opened(tmp_path / "in", tmp_path / "cache", paired=False)
+    assert len(data) == 7
+    many, few = shown(data, 60, 7) if larger == "A" else reversed(list(shown(data, 60, 7)))
     assert all(sorted(epoch) == list(range(7)) for epoch in many.reshape(60, 7))
     turns = few.reshape(140, 3)  # they do not end where an epoch does
     assert all(sorted(turn) == [0, 1, 2] for turn in turns)
@@ -199,8 +218,8 @@ def test_the_smaller_side_wraps_around(larger: str, tmp_path: Path) -> None:
     # with equal numbers the two orders have nothing to do with each other
     numbered(tmp_path / "in", "trainA", 7)
     numbered(tmp_path / "in", "trainB", 7)
-    sides = opened(tmp_path / "in", tmp_path / "cache", kind="two folders")
-    a, b = drawn(sides, 60, 7)
+    data = opened(tmp_path / "in", tmp_path / "cache", paired=False)
+    a, b = shown(data, 60, 7)
     assert 30 < (a == b).sum() < 100  # one in seven: 60
 
 
@@ -215,17 +234,17 @@ def test_the_cache_is_reused_and_follows_the_folder(
     with monkeypatch.context() as patch:
         patch.setattr(pairs, "_build", lambda *_: pytest.fail("decoded again"))
         again = opened(folder, tmp_path / "cache", held_out=0.3)  # there is a test part: no matter
-        assert np.array_equal(first.a, again.a)
-        assert again.test_names_b == ("testB/6.bmp", "testB/7.bmp")
+        assert np.array_equal(first.given, again.given)
+        assert again.test_names_wanted == ("testB/6.bmp", "testB/7.bmp")
     others = [
         opened(folder, tmp_path / "cache", jitter=True),
         opened(folder, tmp_path / "cache", channels=(1, 3)),
         opened(folder, tmp_path / "cache", channels=(3, 1)),
-        opened(folder, tmp_path / "cache", kind="two folders"),
+        opened(folder, tmp_path / "cache", paired=False),
     ]
     noise(50).save(folder / "trainA" / "0.png")
     others.append(opened(folder, tmp_path / "cache"))
-    assert np.array_equal(others[-1].a[0], chw(noise(50)))
+    assert np.array_equal(others[-1].given[0], chw(noise(50)))
     assert len({x.folder for x in others} | {first.folder}) == 6
     assert len({x.digest for x in others} | {first.digest}) == 5  # two folders have the same pixels
     assert not list((tmp_path / "cache").glob("*.part"))
@@ -252,9 +271,7 @@ def test_many_processes_give_what_one_gives(tmp_path: Path) -> None:
     pictures = {f"{side}/{i}.png": noise(i, (8, 8)) for i in range(64) for side in "AB"}
     folder = save(tmp_path / "in", {**pictures, "A/9.png": "broken"})
     one = opened(folder, tmp_path / "one")
-    two = pairs.open_sides(
-        "pairs", str(folder), SIZE, 3, 3, tmp_path / "two", workers=2, jitter=False
-    )
+    two = opened(folder, tmp_path / "two", workers=2)
     assert (two.digest, two.skipped) == (one.digest, one.skipped)
     assert len(two) == 63
 
@@ -265,29 +282,31 @@ def rows(pictures: Pixels) -> set[bytes]:
 
 def test_a_share_of_pairs_is_held_out_if_there_is_no_test_part(faces: Path, tmp_path: Path) -> None:
     face = [Image.open(file).convert("RGB") for file in sorted(faces.iterdir())]
-    couples = [beside(face[i], face[100 + i // 2]) for i in range(80)]  # every B twice
+    couples = [side_by_side(face[i], face[100 + i // 2]) for i in range(80)]  # every B twice
     folder = save(tmp_path / "in", {f"{i}.png": both for i, both in enumerate(couples)})
-    sides = opened(folder, tmp_path / "cache", jitter=True, held_out=0.1)
-    assert (len(sides), len(sides.test_a)) == (52, 28)  # at least 28
-    assert sides.a.shape[2:] == (STORED, STORED)
-    assert sides.test_b.shape[2:] == (SIZE, SIZE)
-    held = {int(Path(name).stem) for name in sides.test_names_a}
+    data = opened(folder, tmp_path / "cache", jitter=True, held_out=0.1)
+    assert (len(data), len(data.test_given)) == (52, 28)  # at least 28
+    assert data.given.shape[2:] == (STORED, STORED)
+    assert data.test_wanted.shape[2:] == (SIZE, SIZE)
+    held = {int(Path(name).stem) for name in data.test_names_given}
     assert {i // 2 for i in held} == {i // 2 for i in held if i ^ 1 in held}, "B is in both"
-    for i, a, b in zip(map(int_stem, sides.test_names_a), sides.test_a, sides.test_b, strict=True):
+    for i, a, b in zip(
+        map(int_stem, data.test_names_given), data.test_given, data.test_wanted, strict=True
+    ):
         left, right = pairs.halves(couples[i])
         assert np.array_equal(a, chw(left.resize((SIZE, SIZE), Image.Resampling.BICUBIC)))
         assert np.array_equal(b, chw(right.resize((SIZE, SIZE), Image.Resampling.BICUBIC)))
     left = [i for i in sorted(range(80), key=str) if i not in held]
-    assert rows(sides.a) == rows(
+    assert rows(data.given) == rows(
         np.stack([chw(face[i].resize((STORED, STORED), Image.Resampling.BICUBIC)) for i in left])
     )
     renamed = {f"{37 * i % 80:02}.png": both for i, both in enumerate(couples)}
     other = opened(save(tmp_path / "x", renamed), tmp_path / "cache", jitter=True, held_out=0.1)
-    assert rows(other.test_a) == rows(sides.test_a)
-    assert rows(other.a) == rows(sides.a)
-    assert other.digest != sides.digest  # another order
+    assert rows(other.test_given) == rows(data.test_given)
+    assert rows(other.given) == rows(data.given)
+    assert other.digest != data.digest  # another order
     none = opened(folder, tmp_path / "cache", jitter=True)
-    assert (len(none), len(none.test_a)) == (80, 0)
+    assert (len(none), len(none.test_given)) == (80, 0)
 
 
 def int_stem(name: str) -> int:
@@ -299,16 +318,26 @@ def test_a_share_of_each_of_two_folders_is_held_out(faces: Path, tmp_path: Path)
         folder = tmp_path / "in" / ("trainA" if i < 70 else "trainB")
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, folder)
-    sides = opened(tmp_path / "in", tmp_path / "c", kind="two folders", held_out=0.1)
-    assert (len(sides.a), len(sides.test_a), len(sides.b), len(sides.test_b)) == (42, 28, 72, 28)
-    assert not sides.test_paired
-    assert len(rows(sides.a) | rows(sides.test_a)) == 70
-    assert not rows(sides.a) & rows(sides.test_a)
-    assert not rows(sides.b) & rows(sides.test_b)
+    data = opened(tmp_path / "in", tmp_path / "c", paired=False, held_out=0.1)
+    assert (len(data.given), len(data.test_given), len(data.wanted), len(data.test_wanted)) == (
+        42,
+        28,
+        72,
+        28,
+    )
+    assert not data.test_paired
+    assert len(rows(data.given) | rows(data.test_given)) == 70
+    assert not rows(data.given) & rows(data.test_given)
+    assert not rows(data.wanted) & rows(data.test_wanted)
     # a test part for one side only: of the other a share is held out all the same
     save(tmp_path / "in", {"testA/x.png": noise(1)})
-    sides = opened(tmp_path / "in", tmp_path / "c", kind="two folders", held_out=0.1)
-    assert (len(sides.a), len(sides.test_a), len(sides.b), len(sides.test_b)) == (70, 1, 72, 28)
+    data = opened(tmp_path / "in", tmp_path / "c", paired=False, held_out=0.1)
+    assert (len(data.given), len(data.test_given), len(data.wanted), len(data.test_wanted)) == (
+        70,
+        1,
+        72,
+        28,
+    )
 
 
 def test_test_pictures_of_two_folders_come_by_name(tmp_path: Path) -> None:
@@ -316,61 +345,61 @@ def test_test_pictures_of_two_folders_come_by_name(tmp_path: Path) -> None:
     pictures |= {f"testA/{i}_A.png": noise(i) for i in (1, 10, 2)}  # of files 10_A comes before 1_A
     pictures |= {f"testB/{i}.bmp": noise(100 + i) for i in (1, 10, 2)}  # and 1 before 10
     folder = save(tmp_path / "in", pictures)
-    sides = opened(folder, tmp_path / "cache", kind="two folders")
-    assert sides.test_paired
-    assert sides.test_names_b == ("testB/1.bmp", "testB/10.bmp", "testB/2.bmp")
-    assert np.array_equal(sides.test_a, [chw(noise(i)) for i in (1, 10, 2)])
-    assert np.array_equal(sides.test_b, [chw(noise(100 + i)) for i in (1, 10, 2)])
+    data = opened(folder, tmp_path / "cache", paired=False)
+    assert data.test_paired
+    assert data.test_names_wanted == ("testB/1.bmp", "testB/10.bmp", "testB/2.bmp")
+    assert np.array_equal(data.test_given, [chw(noise(i)) for i in (1, 10, 2)])
+    assert np.array_equal(data.test_wanted, [chw(noise(100 + i)) for i in (1, 10, 2)])
     (folder / "testB" / "2.bmp").write_text("broken")
-    sides = opened(folder, tmp_path / "cache", kind="two folders")
-    assert not sides.test_paired
-    assert (len(sides.test_a), len(sides.test_b)) == (3, 2)
+    data = opened(folder, tmp_path / "cache", paired=False)
+    assert not data.test_paired
+    assert (len(data.test_given), len(data.test_wanted)) == (3, 2)
 
 
 # --- refusals ------------------------------------------------------------------------------------
 
 TALL = noise(0, (64, 32))
 REFUSALS = {
-    # what is there, how it is opened: what is said
-    "none": ({}, "pairs", "no pictures in it"),
-    "text": ({"a.txt": "x"}, "two folders", "no pictures in it .1 other files"),
-    "only test": ({"test/1.png": TALL}, "pairs", "test/ but none to train on; put"),
-    "only val, A": ({"valA/1.png": TALL, "valB/1.png": TALL}, "two folders", "none to train on"),
-    "only A": ({"A/1.png": TALL}, "pairs", "no folder B .*folders A/ and B/"),
-    "only B": ({"trainB/1.png": TALL}, "two folders", "no folder A .*put pictures in trainA/"),
+    # what is there, whether it is opened as pairs: what is said
+    "none": ({}, True, "no pictures in it"),
+    "text": ({"a.txt": "x"}, False, "no pictures in it .1 other files"),
+    "only test": ({"test/1.png": TALL}, True, "test/ but none to train on; put"),
+    "only val, A": ({"valA/1.png": TALL, "valB/1.png": TALL}, False, "none to train on"),
+    "only A": ({"A/1.png": TALL}, True, "no folder B .*folders A/ and B/"),
+    "only B": ({"trainB/1.png": TALL}, False, "no folder A .*put pictures in trainA/"),
     "B to test": (
         {"trainA/1.png": TALL, "testB/1.png": TALL},
-        "two folders",
+        False,
         "no folder B with pictures to train on; put",
     ),
-    "no sides": ({"train/1.png": TALL}, "two folders", "no folders A and B .*put pictures in"),
+    "no sides": ({"train/1.png": TALL}, False, "no folders A and B .*put pictures in"),
     "no match": (
         {"A/1.png": TALL, "B/2.png": TALL},
-        "pairs",
+        True,
         "2 of 2 pictures are in no pair .*A/1.png: no picture of this name in B.; name partners",
     ),
-    "all odd": ({"1.png": noise(0, (63, 32))}, "pairs", "1.png: ValueError: 63 .*; see"),
-    "bad B": ({"A/1.png": TALL, "B/1.png": "x"}, "two folders", "no usable pictures of B .*see"),
+    "all odd": ({"1.png": noise(0, (63, 32))}, True, "1.png: ValueError: 63 .*; see"),
+    "bad B": ({"A/1.png": TALL, "B/1.png": "x"}, False, "no usable pictures of B .*see"),
 }
 
 
 @pytest.mark.parametrize("case", REFUSALS)
 def test_refusals_are_one_line_with_flag_and_way_out(case: str, tmp_path: Path) -> None:
-    pictures, kind, said = REFUSALS[case]
+    pictures, paired, said = REFUSALS[case]
     (tmp_path / "in").mkdir()
     folder = save(tmp_path / "in", pictures)  # type: ignore[arg-type]
     with pytest.raises(Refused, match=said) as refusal:
-        opened(folder, tmp_path / "cache", kind=kind, flag="--some-flag")
+        opened(folder, tmp_path / "cache", paired=paired, flag="--some-flag")
     assert str(refusal.value).startswith(f"--some-flag={folder}: ")
     assert "\n" not in str(refusal.value)
 
 
 def test_refusals_of_paths_and_of_small_sets(tmp_path: Path) -> None:
-    for kind in ("pairs", "two folders"):
+    for paired in (True, False):
         with pytest.raises(Refused, match=r"^--data-path: give a folder or zip"):
-            pairs.open_sides(kind, "", SIZE, 3, 3, tmp_path)
+            pairs.open_pictures(paired, "", SIZE, 3, 3, cache=tmp_path)
         with pytest.raises(Refused, match=r"^--data-path=\S+: no such folder or zip"):
-            opened(tmp_path / "nowhere", tmp_path, kind=kind)
+            opened(tmp_path / "nowhere", tmp_path, paired=paired)
     folder = as_pairs(tmp_path / "in", "trainA")
     with pytest.raises(Refused, match=r"--batch-size=7: only 6 usable pairs .*--batch-size=6 or"):
         opened(folder, tmp_path / "cache", batch_size=7)

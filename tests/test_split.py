@@ -15,7 +15,7 @@ Pixels = NDArray[np.uint8]
 
 @pytest.fixture(scope="module")
 def faces() -> Pixels:
-    return avatars.draw(0, 320, 64)
+    return avatars.render(0, 320, 64)
 
 
 def held_out(images: Pixels, fraction: float = 0.1) -> tuple[NDArray, NDArray]:
@@ -33,7 +33,7 @@ def recompressed(images: Pixels) -> Pixels:
 
 
 def test_near_duplicates_are_one_and_recolours_are_not() -> None:
-    faces = avatars.draw(0, 6, 64)
+    faces = avatars.render(0, 6, 64)
     recoloured = faces[:, [2, 0, 1]]
     images = np.concatenate([faces, faces[..., ::-1], recompressed(faces), faces, recoloured])
     label = split.near_duplicates(images)
@@ -47,11 +47,11 @@ def test_drawings_of_one_kind_are_not_duplicates(faces: Pixels) -> None:
     assert len(set(split.near_duplicates(faces))) == 320
 
 
-def test_clusters_joined_by_either_side() -> None:
+def test_clusters_merge_by_either_side() -> None:
     a = np.array([0, 1, 1, 2, 3, 4])
     b = np.array([5, 5, 6, 7, 8, 7])  # 0-1 by b, 1-2 by a, 3-5 by b
-    assert split.joined(a, b).tolist() == [0, 0, 0, 1, 2, 1]
-    assert split.joined(a[:0], b[:0]).tolist() == []
+    assert split.merge_clusters(a, b).tolist() == [0, 0, 0, 1, 2, 1]
+    assert split.merge_clusters(a[:0], b[:0]).tolist() == []
 
 
 def test_near_duplicates_in_blocks_are_those_of_all_pairs() -> None:
@@ -119,6 +119,6 @@ def test_large_clusters_are_held_out_no_more_often_than_small_ones() -> None:
 def test_groups_by_hand() -> None:
     groups = split.Groups.of(np.array([7, 3, 7, 7, 5, 3]))
     assert groups.sizes.tolist() == [3, 2, 1]  # 7, then 3, then 5: in the order of their first
-    lots = np.array([0.0, 0.34, 0.99, 0.49, 0.5, 0.7])
+    uniform = np.array([0.0, 0.34, 0.99, 0.49, 0.5, 0.7])
     which = np.array([0, 0, 0, 1, 1, 2])
-    assert groups.member(which, lots).tolist() == [0, 2, 3, 1, 5, 4]
+    assert groups.sample(which, uniform).tolist() == [0, 2, 3, 1, 5, 4]

@@ -24,7 +24,8 @@ def solid(colour: Any, size: tuple[int, int] = (SIZE, SIZE), mode: str = "RGB") 
     return Image.new(mode, size, colour)
 
 
-def beside(a: Image.Image, b: Image.Image) -> Image.Image:
+def side_by_side(a: Image.Image, b: Image.Image) -> Image.Image:
+    """A left, B right."""
     both = Image.new(a.mode, (a.width + b.width, a.height))
     both.paste(a, (0, 0))
     both.paste(b, (a.width, 0))
@@ -54,11 +55,10 @@ def zipped(folder: Path, file: Path, top: str = "") -> Path:
     return file
 
 
-def opened(path: Path, cache: Path, **more: Any) -> pairs.Sides:
-    kind = more.pop("kind", "pairs")
+def opened(path: Path, cache: Path, *, paired: bool = True, **more: Any) -> pairs.PictureSet:
     channels = more.pop("channels", (3, 3))
     more = {"jitter": False, "workers": 1, **more}
-    return pairs.open_sides(kind, str(path), SIZE, *channels, cache, **more)
+    return pairs.open_pictures(paired, str(path), SIZE, *channels, cache=cache, **more)
 
 
 CONVENTIONS: dict[str, Callable[[str, str], str]] = {
@@ -75,7 +75,7 @@ def as_pairs(root: Path, convention: str) -> Path:
     for i in range(8):
         part, a, b = "train" if i < 6 else "test", noise(i), noise(100 + i)
         if convention == "side by side":
-            save(root, {f"{part}/{i}.png": beside(a, b)})
+            save(root, {f"{part}/{i}.png": side_by_side(a, b)})
         else:
             folder = CONVENTIONS[convention]
             save(root, {f"{folder(part, 'A')}/{i}.png": a, f"{folder(part, 'B')}/{i}.bmp": b})
