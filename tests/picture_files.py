@@ -1,7 +1,8 @@
 """Small pictures and folders of them, for the tests of pairs and of their layout."""
 
+import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def chw(image: Image.Image) -> Pixels:
     return np.asarray(image).transpose(2, 0, 1)
 
 
-def save(root: Path, pictures: dict[str, Image.Image | str]) -> Path:
+def save(root: Path, pictures: Mapping[str, Image.Image | str]) -> Path:
     """A folder of these pictures; a text is written as it is."""
     for name, picture in pictures.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -44,6 +45,13 @@ def save(root: Path, pictures: dict[str, Image.Image | str]) -> Path:
             (root / name).write_text(picture)
         else:
             picture.save(root / name)
+    return root
+
+
+def dated(root: Path) -> Path:
+    """The folder, with all its files of one date: with bitmaps, the key of its cache is known."""
+    for path in root.rglob("*.bmp"):
+        os.utime(path, ns=(10**18, 10**18))
     return root
 
 

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from picture_files import dated, noise, save
 from PIL import Image, ImageOps
 
-from gan import avatars, data
+from gan import avatars, data, readers
 from gan.errors import Refused
+from gan.readers import Reader, Source, find_source
 
 
 def solid(mode: str, colour: Any, size: tuple[int, int] = (40, 40)) -> Image.Image:
@@ -153,6 +155,10 @@ def test_file_names_need_not_be_text(messy: Path, tmp_path: Path) -> None:
 def test_fewer_images_than_a_batch(messy: Path, tmp_path: Path) -> None:
     with pytest.raises(Refused, match=r"--batch-size=4: only 3 usable .*--batch-size=3 or less"):
         opened(messy, tmp_path / "cache", batch_size=4)
+    for name in ("good0.png", "good1.png"):
+        (messy / name).unlink()
+    with pytest.raises(Refused, match=r"only 1 usable image in .*; please add images"):
+        opened(messy, tmp_path / "cache", batch_size=4)
 
 
 @pytest.mark.parametrize("content", [{}, {"a.txt": "x"}])
@@ -212,6 +218,58 @@ def test_the_cache_is_reused_and_follows_the_folder(
         file.truncate(100)
     assert opened(folder, tmp_path / "cache").digest == cut.digest
     assert not list((tmp_path / "cache").glob("*.part"))
+
+
+def test_a_cache_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    """Its name and its index, written by hand; its pixels are not those of the files."""
+    files = {f"{k}/{i}.bmp": noise(i) for k in "01" for i in range(2)}
+    folder = dated(save(tmp_path / "faces", files))
+    old = tmp_path / "cache" / "faces-32px-3ch-62aebd88bf93"
+    old.mkdir(parents=True)
+    (old / "images.u8").write_bytes(bytes([7]) * (4 * 3 * 32 * 32))
+    np.save(old / "split.npy", np.array([[1, 2, 3, 4], [0, 0, 1, 1]], np.uint64))
+    (old / "index.json").write_text(
+        '{"shape": [4, 3, 32, 32], "digest": "abc", "names": ["0/0.bmp", "0/1.bmp", "1/0.bmp", '
+        '"1/1.bmp"], "labels": ["10", "10", "9", "9"], "skipped": {"x": "y"}}'
+    )
+    images = opened(folder, tmp_path / "cache", dedup=True)
+    assert images.folder == old
+    assert (images.array == 7).all()
+    assert (images.digest, images.skipped, len(images)) == ("abc", {"x": "y"}, 2)
+    assert images.class_names == ("9", "10")
+    assert images.train_class_indices is not None
+    assert images.train_class_indices.tolist() == [1, 1, 0, 0]
+    assert images.features_file == old / "features.npz"
+
+
+def test_a_new_reader_is_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def open_source(data_path: str, flag: str) -> Source:
+        return Source("flat", ["9", "200"], flag, lambda name, size: solid("L", int(name)))
+
+    row = Reader(lambda path: path.startswith("flat:"), open_source)
+    monkeypatch.setitem(data.READERS, "flat", row)
+    images = data.open_images("flat:any", 8, 1, cache=tmp_path, workers=1)
+    assert images.array[:, 0, 0, 0].tolist() == [9, 200]
+    with pytest.raises(Refused, match=r"^--x=none:any: no such folder or zip"):
+        data.open_images("none:any", 8, 1, cache=tmp_path, flag="--x")
+
+
+def test_without_a_path_the_data_are_the_avatars(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = find_source("", "--data-path", data.READERS)
+    assert (source.label, len(source.names), source.stamp) == ("avatars", 4096, avatars.version())
+    with source.open("avatar 00004", 48) as face:
+        assert np.array_equal(np.asarray(face).transpose(2, 0, 1), avatars.render(4, 1, 48)[0])
+
+
+def test_files_too_large_are_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = save(tmp_path / "in", {"small.bmp": noise(1, (9, 9)), "large.bmp": noise(2)})
+    with zipfile.ZipFile(tmp_path / "in.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("small.bmp", "large.bmp"):
+            archive.write(folder / name, name)
+    monkeypatch.setattr(readers, "MAX_FILE_BYTES", 2000)  # 32 * 32 * 3 are more
+    for path in (folder, tmp_path / "in.zip"):
+        skipped = opened(path, tmp_path / path.name.replace(".", "")).skipped
+        assert skipped == {"large.bmp": "ValueError: larger than 0 MiB"}
 
 
 def test_a_damaged_cache_is_made_again(messy: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from picture_files import (
     solid,
     zipped,
 )
+from PIL import Image
 
 from gan import layout, pairs
 from gan.errors import Refused
@@ -109,7 +110,7 @@ def test_names_by_chance_alike_make_no_pairs(tmp_path: Path) -> None:
 def test_partners_are_missing_double_broken_or_of_another_size(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pictures = {
+    pictures: dict[str, Image.Image | str] = {
         "A/good.png": noise(1, (100, 100)),
         "B/good.jpg": solid((0, 0, 99), (64, 48)),
         "A/lone.png": noise(2),

@@ -1,5 +1,6 @@
 """Pairs and two folders: every kind of file, the cache, the order, the crops."""
 
+import hashlib
 import shutil
 import weakref
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from picture_files import (
     Pixels,
     as_pairs,
     chw,
+    dated,
     noise,
     opened,
     save,
@@ -72,7 +74,7 @@ def test_left_is_a_and_right_is_b(name: str, tmp_path: Path) -> None:
 
 
 def test_bad_halves_are_skipped_with_the_reason(tmp_path: Path) -> None:
-    pictures = {
+    pictures: dict[str, Image.Image | str] = {
         "good.png": noise(1, (56, 28)),
         "odd.png": noise(2, (65, 32)),
         "narrow.png": noise(3, (54, 40)),
@@ -200,8 +202,7 @@ def test_every_pair_once_an_epoch_in_an_order_of_its_own(tmp_path: Path) -> None
     assert np.array_equal(a, next(shown(data, 40, 4)))
     assert not np.array_equal(a, next(shown(data, 40, 4, seed=1)))
     again = opened(tmp_path / "in", tmp_path / "cache")
-    late = [x for x, _ in (data.batch_at(37, 4, 5, True), again.batch_at(37, 4, 5, True))]
-    assert np.array_equal(*late)
+    assert np.array_equal(data.batch_at(37, 4, 5, True), again.batch_at(37, 4, 5, True))
 
 
 @pytest.mark.parametrize("larger", ["A", "B"])
@@ -221,6 +222,64 @@ def test_the_smaller_side_wraps_around(larger: str, tmp_path: Path) -> None:
     data = opened(tmp_path / "in", tmp_path / "cache", paired=False)
     a, b = shown(data, 60, 7)
     assert 30 < (a == b).sum() < 100  # one in seven: 60
+
+
+FROZEN = {
+    # paired: SHA-256 of the batches (wanted first) of steps 0 to 11 before there was a `direction`,
+    # and which pictures of B and of A were in the first four
+    True: (
+        "c9bd2d9aee6934edbfaf50bedffeb94d049aa3220874acf35a807fb1b164e104",
+        [([3, 6], [3, 6]), ([5, 4], [5, 4]), ([0, 2], [0, 2]), ([3, 6], [3, 6])],
+    ),
+    False: (
+        "d1fb1ebe0dd2565a61eedbaea85f3f1a9d5ad4aa1cf104569198920c8468839e",
+        [([1, 0], [3, 6]), ([2, 1], [5, 4]), ([0, 2], [0, 2]), ([0, 1], [3, 6])],
+    ),
+}
+
+
+@pytest.mark.parametrize("paired", FROZEN)
+def test_b_to_a_is_the_swapped_batch_of_a_to_b(paired: bool, tmp_path: Path) -> None:
+    """A run from B to A that was begun by an earlier version goes on with the same pictures."""
+    a, b = ("A", "B") if paired else ("trainA", "trainB")
+    files = {f"{a}/{i}.bmp": noise(i, (STORED, STORED)) for i in range(7)}
+    files |= {f"{b}/{i}.bmp": noise(100 + i, (STORED, STORED)) for i in range(7 if paired else 3)}
+    folder = save(tmp_path / "in", files)
+    forth = opened(folder, tmp_path / "cache", paired=paired, jitter=True)
+    back = opened(folder, tmp_path / "cache", paired=paired, jitter=True, direction="BtoA")
+    assert np.array_equal(back.given, forth.wanted)
+    assert np.array_equal(back.wanted, forth.given)
+    assert (back.folder, len(back)) == (forth.folder, 7)
+    swapped, straight = hashlib.sha256(), hashlib.sha256()
+    for step in range(12):
+        for batch in back.batch_at(step, 2, 5, True):
+            swapped.update(batch.tobytes())
+        for batch in forth.batch_at(step, 2, 5, True)[::-1]:
+            straight.update(batch.tobytes())
+    digest, first = FROZEN[paired]
+    where = [
+        [
+            back._sample(n, s, step, 2, 5)[0].tolist()
+            for n, s in zip((len(back.given), len(back.wanted)), back.streams, strict=True)
+        ]
+        for step in range(4)
+    ]
+    assert where == [list(map(list, pair)) for pair in first]
+    assert straight.hexdigest() == digest
+    assert swapped.hexdigest() == digest
+
+
+def test_the_test_pictures_are_turned_too(tmp_path: Path) -> None:
+    folder = as_pairs(tmp_path / "in", "trainA")
+    forth = opened(folder, tmp_path / "cache", channels=(3, 1))
+    back = opened(folder, tmp_path / "cache", channels=(3, 1), direction="BtoA")
+    assert np.array_equal(back.test_given, forth.test_wanted)
+    assert np.array_equal(back.test_wanted, forth.test_given)
+    assert back.test_names_given == ("testB/6.bmp", "testB/7.bmp")
+    assert back.test_names_wanted == ("testA/6.png", "testA/7.png")
+    assert (back.given.shape[1], back.wanted.shape[1]) == (1, 3)
+    with pytest.raises(Refused, match=r"^--direction=BtoB: give one of AtoB, BtoA"):
+        opened(folder, tmp_path / "cache", direction="BtoB")
 
 
 # --- the cache -----------------------------------------------------------------------------------
@@ -248,6 +307,27 @@ def test_the_cache_is_reused_and_follows_the_folder(
     assert len({x.folder for x in others} | {first.folder}) == 6
     assert len({x.digest for x in others} | {first.digest}) == 5  # two folders have the same pixels
     assert not list((tmp_path / "cache").glob("*.part"))
+
+
+def test_a_cache_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    """Its name and its index, written by hand; its pixels are not those of the files."""
+    files = {f"{side}/{i}.bmp": noise(i) for side in "AB" for i in range(3)}
+    folder = dated(save(tmp_path / "small", files))
+    old = tmp_path / "cache" / "small-pairs-32px-643a598a9dee"
+    old.mkdir(parents=True)
+    for stem, count in (("a", 3), ("b", 3), ("test_a", 1), ("test_b", 1)):
+        (old / f"{stem}.u8").write_bytes(bytes([len(stem)]) * (count * 3 * SIZE * SIZE))
+    (old / "index.json").write_text(
+        '{"counts": {"a": 3, "b": 3, "test_a": 1, "test_b": 1}, "names": {"A": ["A/9.bmp"], '
+        '"B": ["B/9.bmp"]}, "test_paired": true, "digest": "abc", "skipped": {"x": "y"}}'
+    )
+    data = opened(folder, tmp_path / "cache")
+    assert data.folder == old
+    assert (data.given == 1).all()
+    assert (data.test_wanted == 6).all()
+    assert (data.digest, data.skipped, data.test_paired) == ("abc", {"x": "y"}, True)
+    assert (data.test_names_given, data.test_names_wanted) == (("A/9.bmp",), ("B/9.bmp",))
+    assert data.features_file == old / "features.npz"
 
 
 @pytest.mark.parametrize("damaged", ["a.u8", "b.u8", "test_a.u8", "test_b.u8", "index.json"])
@@ -296,9 +376,9 @@ def test_a_share_of_pairs_is_held_out_if_there_is_no_test_part(faces: Path, tmp_
         left, right = pairs.halves(couples[i])
         assert np.array_equal(a, chw(left.resize((SIZE, SIZE), Image.Resampling.BICUBIC)))
         assert np.array_equal(b, chw(right.resize((SIZE, SIZE), Image.Resampling.BICUBIC)))
-    left = [i for i in sorted(range(80), key=str) if i not in held]
+    trained = [i for i in sorted(range(80), key=str) if i not in held]
     assert rows(data.given) == rows(
-        np.stack([chw(face[i].resize((STORED, STORED), Image.Resampling.BICUBIC)) for i in left])
+        np.stack([chw(face[i].resize((STORED, STORED), Image.Resampling.BICUBIC)) for i in trained])
     )
     renamed = {f"{37 * i % 80:02}.png": both for i, both in enumerate(couples)}
     other = opened(save(tmp_path / "x", renamed), tmp_path / "cache", jitter=True, held_out=0.1)
@@ -427,7 +507,11 @@ def test_a_stream_of_pictures_by_name(tmp_path: Path) -> None:
     for name in ("b.png", "c.png"):
         ((only, picture),) = pairs.stream(str(folder / name), "--input", channels=1)
         assert only == name
-        assert isinstance(picture, str) if name == "c.png" else picture.mode == "L"
+        if name == "c.png":
+            assert isinstance(picture, str)
+        else:
+            assert isinstance(picture, Image.Image)
+            assert picture.mode == "L"
     with pytest.raises(Refused, match=r"^--input=\S+: no such folder or zip"):
         pairs.stream(str(tmp_path / "nowhere"), "--input")
     with pytest.raises(Refused, match=r"^--input: wants a picture"):

@@ -1,0 +1,146 @@
+"""The cache both kinds of data share: folders that are whole or not there, and what stops it."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gan import cache
+from gan.errors import Refused, counted
+from gan.readers import Source
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def decode(item: cache.Item) -> dict[str, bytes]:
+    """Two pixels that say the number in the name; odd numbers are damaged."""
+    number = int(item[0])
+    if number % 2:
+        raise ValueError("odd\nand more")
+    return {"a": bytes([number, number + 1])}
+
+
+def kill(item: cache.Item) -> dict[str, bytes]:
+    os._exit(9)
+
+
+def open_nothing(name: str, size: int) -> Image.Image:
+    raise AssertionError("not opened here")
+
+
+def builder(folder: Path, workers: int = 1) -> cache.Builder:
+    source = Source("set", [], "stamp", open_nothing)
+    return cache.Builder(folder, source, {"a": (1, 1, 2)}, workers)
+
+
+def singles(*names: int) -> list[cache.Example]:
+    return [((str(name), ""),) for name in names]
+
+
+def test_whole_examples_are_written_and_the_others_named(tmp_path: Path) -> None:
+    made = builder(tmp_path)
+    pair = (("4", "A"), ("5", "B"))
+    assert made.write(["a"], [*singles(2), pair, *singles(3, 6)], decode) == singles(2, 6)
+    assert made.array("a").tolist() == [[[[2, 3]]], [[[6, 7]]]]
+    why = {"4": "its partner cannot be read", "5": "ValueError: odd", "3": "ValueError: odd"}
+    assert made.skipped == why
+    made.write_index({"n": 2})
+    assert (tmp_path / "index.json").read_text() == (
+        '{"n": 2, "skipped": {"4": "its partner cannot be read", "5": "ValueError: odd", '
+        '"3": "ValueError: odd"}}'
+    )
+    assert "3\tValueError: odd\n" in (tmp_path / "skipped.txt").read_text()
+
+
+def test_pictures_are_kept_by_index(tmp_path: Path) -> None:
+    made = builder(tmp_path)
+    made.write(["a"], singles(0, 2, 4, 6, 8), decode)
+    made.keep("a", np.array([1, 2, 4]))
+    assert made.array("a")[:, 0, 0, 0].tolist() == [2, 4, 8]
+    assert made.path("a").stat().st_size == 6
+
+
+def test_memory_is_not_taken_for_a_damaged_file() -> None:
+    def hungry(_: int) -> None:
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        cache.attempt(hungry, 1)
+    assert cache.attempt(int, "x").startswith("ValueError: invalid literal")  # type: ignore[union-attr]
+
+
+def test_a_killed_worker_is_a_refusal(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match=r"was killed .*try --num-workers=1"):
+        builder(tmp_path, workers=2).write(["a"], singles(*range(128)), kill)
+
+
+def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "set"
+
+    def fill(content: str, error: type[Exception] | None = None) -> None:
+        with cache.atomic_folder(folder) as part:
+            (part / "x").write_text(content)
+            assert part.parent == folder.parent
+            if error:
+                raise error
+
+    with pytest.raises(KeyboardInterrupt):
+        fill("never", KeyboardInterrupt)  # type: ignore[arg-type]
+    assert not list(folder.parent.iterdir())
+    fill("first")
+    with pytest.raises(ValueError, match=r"^$"):
+        fill("second", ValueError)
+    assert (folder / "x").read_text() == "first"
+    fill("third")
+    assert (folder / "x").read_text() == "third"
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def failing(error: type[Exception]) -> Callable[[Path], cache.DataSet]:
+    def read(folder: Path) -> cache.DataSet:
+        raise error
+
+    return read
+
+
+@pytest.mark.parametrize("error", [OSError, EOFError, ValueError, KeyError, TypeError])
+def test_a_cache_that_stays_unreadable_is_refused(error: type[Exception], tmp_path: Path) -> None:
+    built = []
+    with pytest.raises(Refused, match=r"set: cannot be written or read; delete it"):
+        cache.open_or_build(tmp_path / "set", failing(error), built.append)
+    assert len(built) == 1
+
+
+def test_a_whole_cache_is_not_built_again(tmp_path: Path) -> None:
+    data_set = cache.DataSet(digest="d", skipped={}, folder=tmp_path)
+    found = cache.open_or_build(tmp_path, lambda _: data_set, lambda _: pytest.fail("built"))
+    assert found is data_set
+    assert found.features_file == tmp_path / "features.npz"
+
+
+def test_what_is_skipped_is_said_with_the_right_number(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for count in (1, 7):
+        skipped = {f"{i}\x1b.png": "why" for i in range(count)}
+        cache.report_skipped(count, cache.DataSet(digest="", skipped=skipped, folder=tmp_path), "x")
+        said = capsys.readouterr()
+        assert "\x1b" not in said.err
+        files = "1 file that is no picture" if count == 1 else "7 files that are no pictures"
+        assert said.out == f"data: {files} passed over\n"
+        first = "1 x skipped (0\\x1b.png): all" if count == 1 else "7 xs skipped (0\\x1b.png, "
+        assert said.err.startswith(f"data: {first}")
+        assert ("4\\x1b.png, ...): all" in said.err) == (count == 7)
+    assert [counted(n, "image") for n in (0, 1, 2000)] == ["0 images", "1 image", "2,000 images"]
+
+
+def test_reading_data_does_not_import_torch() -> None:
+    """Workers are new processes: with torch each would start seconds later."""
+    code = "import sys, gan.data, gan.pairs; sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60)
+    assert done.returncode == 0
