@@ -110,7 +110,7 @@ def failing(error: type[Exception]) -> Callable[[Path], cache.DataSet]:
 
 @pytest.mark.parametrize("error", [OSError, EOFError, ValueError, KeyError, TypeError])
 def test_a_cache_that_stays_unreadable_is_refused(error: type[Exception], tmp_path: Path) -> None:
-    built = []
+    built: list[Path] = []
     with pytest.raises(Refused, match=r"set: cannot be written or read; delete it"):
         cache.open_or_build(tmp_path / "set", failing(error), built.append)
     assert len(built) == 1
