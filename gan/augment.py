@@ -1,9 +1,10 @@
-"""Differentiable augmentation: what D gets to see of a picture, real or drawn.
+"""Differentiable augmentation: random changes to every image, real or fake, before D sees it.
 
-Zhao et al. 2020 (arXiv:2006.10738): with few pictures D learns them by heart; changed at random,
-reals and fakes alike, they last longer, and G, whose gradient passes through, draws none of it as
-long as a share of the pictures stays as it is (Karras et al. 2020, arXiv:2006.06676). Their third
-change, of colour, shifts G's palette and buys nothing on faces (docs/recipe.md): it is not here.
+With few training images D memorises them. Changing reals and fakes alike at random delays that
+(Zhao et al. 2020, arXiv:2006.10738). The gradient of G passes through the changes, and the changes
+do not leak into G's images as long as a share of the images stays unchanged (Karras et al. 2020,
+arXiv:2006.06676). The colour change of Zhao et al. is left out: it shifts the colours of G's
+images and does not improve the score on faces (docs/recipe.md).
 """
 
 from collections.abc import Callable
@@ -11,39 +12,54 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+Augmentation = Callable[[Tensor, Tensor], Tensor]  # (images, selected [N], bool) -> images
 
-def translation(x: Tensor, chosen: Tensor) -> Tensor:
-    """Shift by up to an eighth of the side either way; the border mirrors the picture."""
+
+def translate(images: Tensor, selected: Tensor) -> Tensor:
+    """Shift the selected images by up to an eighth of their side, per axis and at random.
+
+    `images` [N, C, H, W], any range; `selected` [N], bool. Pixels that move in from outside are
+    the image mirrored at its border (zeros would be a border that G learns to generate).
+    """
     for dim in (2, 3):
-        side = x.shape[dim]
-        reach = side // 8
-        shift = torch.randint(-reach, reach + 1, (len(x),), device=x.device) * chosen
-        place = (torch.arange(side, device=x.device) + shift[:, None]).abs()  # [N, side]
-        place = torch.minimum(place, 2 * (side - 1) - place)
-        index = place[:, None, :, None] if dim == 2 else place[:, None, None, :]
-        x = x.gather(dim, index.expand_as(x))
-    return x
+        side = images.shape[dim]
+        reach = side // 8  # pixels
+        shift = torch.randint(-reach, reach + 1, (len(images),), device=images.device) * selected
+        source = (torch.arange(side, device=images.device) + shift[:, None]).abs()  # [N, side]
+        source = torch.minimum(source, 2 * (side - 1) - source)
+        index = source[:, None, :, None] if dim == 2 else source[:, None, None, :]
+        images = images.gather(dim, index.expand_as(images))
+    return images
 
 
-def cutout(x: Tensor, chosen: Tensor) -> Tensor:
-    """Grey out a square of half the side, anywhere, in part beyond the border too."""
+def cut_out(images: Tensor, selected: Tensor) -> Tensor:
+    """Set a square of half the side to 0, which is grey, in the selected images.
+
+    `images` [N, C, H, W] in -1..1; `selected` [N], bool. The centre of the square is uniform over
+    the image, so part of the square may lie outside.
+    """
     inside = []
-    for side in x.shape[2:]:
-        centre = torch.randint(0, side + 1, (len(x), 1), device=x.device)
-        inside.append((torch.arange(side, device=x.device) - centre + 0.5).abs() < side / 4)
-    inside[0] = inside[0] & chosen[:, None]
+    for side in images.shape[2:]:
+        centre = torch.randint(0, side + 1, (len(images), 1), device=images.device)
+        pixels = torch.arange(side, device=images.device)
+        inside.append((pixels - centre + 0.5).abs() < side / 4)
+    inside[0] = inside[0] & selected[:, None]
     square = inside[0][:, None, :, None] & inside[1][:, None, None, :]
-    return x.masked_fill(square, 0.0)
+    return images.masked_fill(square, 0.0)
 
 
-FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "translation": translation,
-    "cutout": cutout,
+AUGMENTATIONS: dict[str, Augmentation] = {
+    "translation": translate,
+    "cutout": cut_out,
 }
 
 
-def augment(x: Tensor, p: Tensor | float) -> Tensor:
-    """Each function on each picture of x [N, C, H, W] with probability p, independently."""
-    for change in FUNCTIONS.values():
-        x = change(x, torch.rand(len(x), device=x.device) < p)
-    return x
+def augment(images: Tensor, p: Tensor | float) -> Tensor:
+    """Apply each of `AUGMENTATIONS` to each image with probability `p`, independently.
+
+    `images` [N, C, H, W] in -1..1, `p` in 0..1; the result has the shape of `images`. Random
+    numbers come from torch's global generator.
+    """
+    for change in AUGMENTATIONS.values():
+        images = change(images, torch.rand(len(images), device=images.device) < p)
+    return images

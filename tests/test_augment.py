@@ -1,60 +1,69 @@
-"""What D gets to see: by hand-worked numbers, and the same for reals and fakes."""
+"""Augmentation: which images change, how, and that gradients pass through."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from gan import augment
-from gan.augment import FUNCTIONS
+from gan.augment import AUGMENTATIONS
 
 ALL = torch.ones(64, dtype=torch.bool)
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_pictures_that_are_not_chosen_stay_as_they_are(name: str) -> None:
-    torch.manual_seed(0)  # one in 25 is moved by nothing
-    x = torch.rand(64, 3, 16, 16) * 2 - 1
-    chosen = torch.arange(64) % 2 == 0
-    out = FUNCTIONS[name](x, chosen)
-    assert torch.allclose(out[~chosen], x[~chosen], atol=1e-6)
-    changed = (out - x).abs().amax((1, 2, 3)) > 1e-3
-    assert changed[chosen].float().mean() > 0.9
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_only_selected_images_change(name: str) -> None:
+    torch.manual_seed(0)  # one translation in 25 is by 0 pixels
+    images = torch.rand(64, 3, 16, 16) * 2 - 1
+    selected = torch.arange(64) % 2 == 0
+    out = AUGMENTATIONS[name](images, selected)
+    assert torch.allclose(out[~selected], images[~selected], atol=1e-6)
+    changed = (out - images).abs().amax((1, 2, 3)) > 1e-3
+    assert changed[selected].float().mean() > 0.9
 
 
-def test_p_is_the_share_of_pictures_each_function_changes() -> None:
+def test_p_is_the_share_of_images_that_each_augmentation_changes() -> None:
     torch.manual_seed(0)
-    x = torch.rand(4000, 1, 8, 8)
-    assert torch.equal(augment.augment(x, 0.0), x)
-    same = (augment.augment(x, 0.3) - x).abs().amax((1, 2, 3)) < 1e-6
-    # translation moves by one pixel at most, and not at all in 1 of 9 cases
+    images = torch.rand(4000, 1, 8, 8)
+    assert torch.equal(augment.augment(images, 0.0), images)
+    same = (augment.augment(images, 0.3) - images).abs().amax((1, 2, 3)) < 1e-6
+    # 8 pixels are shifted by -1, 0 or 1 per axis: 1 shift in 9 changes nothing
     assert float(same.float().mean()) == pytest.approx((0.7 + 0.3 / 9) * 0.7, abs=0.03)
 
 
-def test_translation_moves_whole_pictures_and_mirrors_at_the_border() -> None:
+def test_augmentations_are_drawn_from_the_global_generator_in_a_fixed_order() -> None:
+    """A resumed run repeats the changes of a step from its seed."""
+    images = torch.rand(16, 1, 8, 8)
+    torch.manual_seed(5)
+    out = augment.augment(images, 0.5)
+    torch.manual_seed(5)
+    moved = augment.translate(images, torch.rand(16) < 0.5)
+    assert torch.equal(out, augment.cut_out(moved, torch.rand(16) < 0.5))
+
+
+def test_translate_moves_whole_images_and_mirrors_them_at_the_border() -> None:
     torch.manual_seed(1)
-    picture = torch.arange(64.0).view(1, 1, 8, 8)
-    wide = F.pad(picture, (1, 1, 1, 1), mode="reflect")[0, 0]
+    image = torch.arange(64.0).view(1, 1, 8, 8)
+    wide = F.pad(image, (1, 1, 1, 1), mode="reflect")[0, 0]
     crops = {(i, j): wide[i : i + 8, j : j + 8] for i in range(3) for j in range(3)}
-    moves = set()
-    pictures = picture.expand(64, 1, 8, 8)
-    for moved in augment.translation(pictures, ALL)[:, 0]:
-        move = {place for place, crop in crops.items() if torch.equal(crop, moved)}
-        assert move
-        moves |= move
-    assert moves == set(crops)  # up to an eighth of 8 pixels each way, and nothing else
+    found = set()
+    for moved in augment.translate(image.expand(64, 1, 8, 8), ALL)[:, 0]:
+        shifts = {shift for shift, crop in crops.items() if torch.equal(crop, moved)}
+        assert shifts
+        found |= shifts
+    assert found == set(crops)  # all shifts by up to an eighth of 8 pixels, and no others
 
 
-def test_cutout_is_a_square_of_half_the_side() -> None:
+def test_cut_out_is_a_square_of_half_the_side() -> None:
     torch.manual_seed(0)
-    holes = augment.cutout(torch.ones(64, 1, 16, 16), ALL)[:, 0] == 0
-    assert int(holes.sum((1, 2)).max()) == 64  # 8 x 8, fewer where it reaches beyond the border
+    holes = augment.cut_out(torch.ones(64, 1, 16, 16), ALL)[:, 0] == 0
+    assert int(holes.sum((1, 2)).max()) == 64  # 8 x 8; fewer where part of it is outside
     whole = holes[holes.sum((1, 2)) == 64]
     assert set(whole.any(1).sum(1).tolist()) == set(whole.any(2).sum(1).tolist()) == {8}
 
 
-def test_the_gradient_comes_through() -> None:
-    x = torch.rand(8, 3, 16, 16, requires_grad=True)
-    augment.augment(x, 0.9).square().sum().backward()
-    assert x.grad is not None
-    assert torch.isfinite(x.grad).all()
-    assert float(x.grad.abs().sum()) > 0
+def test_gradients_pass_through() -> None:
+    images = torch.rand(8, 3, 16, 16, requires_grad=True)
+    augment.augment(images, 0.9).square().sum().backward()
+    assert images.grad is not None
+    assert torch.isfinite(images.grad).all()
+    assert float(images.grad.abs().sum()) > 0
