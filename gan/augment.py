@@ -19,7 +19,7 @@ def translate(images: Tensor, selected: Tensor) -> Tensor:
     """Shift the selected images by up to an eighth of their side, per axis and at random.
 
     `images` [N, C, H, W], any range; `selected` [N], bool. Pixels that move in from outside are
-    the image mirrored at its border (zeros would be a border that G learns to generate).
+    the image mirrored at its border.
     """
     for dim in (2, 3):
         side = images.shape[dim]

@@ -1,35 +1,42 @@
-"""Each illness provoked: what is said, and what is done."""
+"""Signals by hand, and what each rule of the monitor raises, when, and how often."""
 
 import json
-from collections.abc import Callable
-from pathlib import Path
+import math
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from config import Config
-from gan import checkpoint, health, loop
-from gan.data import Images
-from gan.errors import Refused
+from gan import health
 from gan.losses import pair_auc
-from models import FAMILIES
 
-CPU = torch.device("cpu")
-DCGAN = FAMILIES["dcgan"]
-Tiny = Callable[..., Config]
+HEALTHY: dict[str, float | None] = {
+    "pair_auc": 0.85,
+    "diversity": 0.9,
+    "gradient": 1.0,
+    "gap": 0.1,
+}
 
 
-def kinds(readings: list[health.Reading], monitor: health.Monitor | None = None) -> list[str]:
+def readings(count: int, first_step: int = 1000, **signals: float | None) -> list[health.Reading]:
+    """`count` equal readings, one a step, of a healthy training except for `signals`."""
+    values = HEALTHY | signals
+    return [health.Reading(first_step + i, True, **values) for i in range(count)]
+
+
+def alarms(
+    course: list[health.Reading], monitor: health.Monitor | None = None
+) -> list[health.Alarm]:
     monitor = monitor or health.Monitor()
-    return [alarm.kind for reading in readings for alarm in monitor.read(reading)]
+    return [alarm for reading in course for alarm in monitor.read(reading)]
 
 
-def course(count: int, start: int = 1000, **signals: Any) -> list[health.Reading]:
-    """`count` equal readings of a game that is healthy but for `signals`."""
-    well = {"pair_auc": 0.85, "diversity": 0.9, "gradient": 1.0, "gap": 0.1}
-    return [health.Reading(start + i, True, **{**well, **signals}) for i in range(count)]
+def kinds(course: list[health.Reading], monitor: health.Monitor | None = None) -> list[str]:
+    return [alarm.kind for alarm in alarms(course, monitor)]
+
+
+# ---- signals -----------------------------------------------------------------------------------
 
 
 def test_pair_auc_by_hand() -> None:
@@ -40,279 +47,215 @@ def test_pair_auc_by_hand() -> None:
     assert pair_auc(fake + 9, fake).item() == 1.0
 
 
-def test_spread_by_hand() -> None:
-    # two pictures whose every pixel differs by 2: distance 2 * sqrt(3 * 12 * 12) at 12 x 12
+def test_mean_pairwise_distance_by_hand() -> None:
+    # two images that differ by 2 in every pixel: 2 * sqrt(3 * 12 * 12) at 12 x 12
     images = torch.stack([torch.ones(3, 24, 24), -torch.ones(3, 24, 24)])
-    assert health.spread(images).item() == pytest.approx(2 * (3 * 144) ** 0.5)
-    assert health.spread(images[:1].expand(5, -1, -1, -1)).item() == pytest.approx(0, abs=0.05)
+    assert health.mean_pairwise_distance(images).item() == pytest.approx(2 * (3 * 144) ** 0.5)
+    same = images[:1].expand(5, -1, -1, -1)
+    assert health.mean_pairwise_distance(same).item() == pytest.approx(0, abs=0.05)
+    assert health.mean_pairwise_distance(images[:1]).item() == 0
+    # of three images, two alike: 4 of the 6 ordered pairs differ
+    three = images[[0, 0, 1]]
+    assert health.mean_pairwise_distance(three).item() == pytest.approx(
+        4 / 6 * 2 * (3 * 144) ** 0.5, rel=1e-3
+    )
 
 
 def test_gradient_norm_by_hand() -> None:
     net = nn.Linear(2, 1)
-    (net(torch.tensor([[3.0, 4.0]])).sum()).backward()  # gradients 3, 4 and 1
+    net(torch.tensor([[3.0, 4.0]])).sum().backward()  # gradients 3, 4 and 1
     assert health.gradient_norm(net).item() == pytest.approx(26**0.5)
     assert health.gradient_norm(nn.Linear(2, 1)).item() == 0
 
 
+class MeanD(nn.Module):
+    """Scores an image by its mean, plus what the class adds; only in evaluation mode."""
+
+    def forward(self, images: Tensor, *condition: Tensor) -> Tensor:
+        assert not self.training
+        return images.mean(1) + sum(one.mean(1) for one in condition)
+
+
 def test_memory_gap_by_hand() -> None:
-    D = nn.Module()
-    D.forward = lambda x: x.mean(1)  # type: ignore[method-assign]
+    D = MeanD()
     train, held_out, fake = (torch.full((4, 2), value) for value in (3.0, 2.0, 1.0))
     assert health.memory_gap(D, (train,), (held_out,), (fake,)) == pytest.approx(0.5)
     assert health.memory_gap(D, (train,), (train,), (fake,)) == 0
-    assert D.training
-    # a D that cannot tell fakes either has nothing by heart, however little the difference
+    assert health.memory_gap(D, (train, fake), (held_out, fake), (fake, fake)) == pytest.approx(0.5)
+    assert D.training, "the mode that D had before"
+
+
+def test_no_memory_gap_where_d_cannot_tell_fakes() -> None:
     train = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
-    assert health.memory_gap(D, (train,), (train - 1,), (train - 1e-4,)) == 0
+    std = float(train.mean(1).std())
+    for lead, gap in ((0.09, 0.0), (0.11, 1 / (0.11 * std))):  # in standard deviations of D(train)
+        found = health.memory_gap(MeanD(), (train,), (train - 1,), (train - lead * std,))
+        assert found == pytest.approx(gap, rel=1e-3)
 
 
-def test_a_healthy_game_is_silent() -> None:
-    assert kinds(course(50)) == []
+# ---- rules -------------------------------------------------------------------------------------
+
+
+def test_a_healthy_training_raises_nothing() -> None:
+    assert kinds(readings(50)) == []
 
 
 @pytest.mark.parametrize(
-    ("signals", "kind", "flag"),
+    ("kind", "flag", "signals", "healthy"),
     [
-        ({"pair_auc": 0.995}, "d wins", "--d-every"),
-        ({"pair_auc": 0.4}, "g wins", "--g-every"),
-        ({"gap": 0.6}, "memory", "--ndf"),
-        ({"diversity": 0.5}, "narrow", "--lr2"),
+        ("d wins", "--d-every", {"pair_auc": 0.991}, {"pair_auc": 0.989}),
+        ("g wins", "--g-every", {"pair_auc": 0.49}, {"pair_auc": 0.51}),
+        ("memory", "--ndf", {"gap": 0.51}, {"gap": 0.49}),
+        ("narrow", "--lr2", {"diversity": 0.59}, {"diversity": 0.61}),
     ],
 )
-def test_each_illness_is_told_once_with_the_flag_that_answers_it(
-    signals: dict[str, float], kind: str, flag: str
+def test_each_alarm_names_its_flag_and_is_raised_when_it_begins(
+    kind: str, flag: str, signals: dict[str, Any], healthy: dict[str, Any]
 ) -> None:
+    assert kinds(readings(30, **healthy)) == []
     monitor = health.Monitor()
-    alarms = [a for reading in course(30, **signals) for a in monitor.read(reading)]
-    assert [alarm.kind for alarm in alarms] == [kind]
-    assert flag in alarms[0].line
-    assert "\n" not in alarms[0].line
-    assert not alarms[0].rescue
-    # well again, and ill again: told again, but not before the run is twice as long
-    assert kinds(course(10, 1100) + course(10, 1200, **signals), monitor) == []
-    assert kinds(course(10, 2100) + course(10, 2200, **signals), monitor) == [kind]
-    # one that comes back early and stays is told when its time has come
-    assert kinds(course(10, 2300) + course(3000, 2400, **signals), monitor) == [kind]
+    (alarm,) = alarms(readings(30, **signals), monitor)
+    assert alarm.kind == kind
+    assert flag in alarm.line
+    assert "\n" not in alarm.line
+    assert not alarm.rescue
+    # healthy, then the same again: raised again only from twice the step of the last time on
+    assert kinds(readings(10, 1100) + readings(10, 1200, **signals), monitor) == []
+    assert kinds(readings(10, 2100) + readings(10, 2200, **signals), monitor) == [kind]
+    # one that begins too early, and stays, is raised as soon as that step has come
+    assert kinds(readings(10, 2300) + readings(1999, 2400, **signals), monitor) == []
+    assert kinds(readings(20, 4399, **signals), monitor) == [kind]
 
 
-def test_the_first_steps_and_single_readings_mean_nothing() -> None:
-    assert kinds(course(30, start=0, pair_auc=1.0)) == []
-    well, ill = course(1), course(1, pair_auc=1.0)
-    assert kinds((well * 4 + ill) * 10) == []
-
-
-def test_collapse_is_variety_lost_not_variety_to_come() -> None:
-    assert kinds(course(30, diversity=0.1)) == ["narrow"]  # never had any
+def test_alarms_need_the_whole_window_after_the_warm_up() -> None:
+    assert kinds(readings(400, first_step=0, pair_auc=1.0)) == []
     monitor = health.Monitor()
-    for reading in course(10):
-        monitor.read(reading)
-    alarms = [a for reading in course(10, diversity=0.1) for a in monitor.read(reading)]
-    assert [alarm.kind for alarm in alarms] == ["narrow", "collapse"]
-    assert alarms[-1].rescue
-    assert "10 %" in alarms[-1].line or "differ" in alarms[-1].line
-    # the classic nets on avatars: 48 % at best, then 3 %
-    assert kinds(course(10, diversity=0.48) + course(5, diversity=0.03)) == ["narrow", "collapse"]
-    assert kinds(course(10, diversity=0.48) + course(9, diversity=0.26)) == ["narrow"]
-    assert kinds(course(10, diversity=0.25) + course(9, diversity=0.03)) == ["narrow"]
+    assert kinds(readings(400, first_step=1, pair_auc=1.0), monitor) == ["d wins"]  # at step 400
+    healthy, winning = readings(1), readings(1, pair_auc=1.0)
+    assert kinds((healthy * 4 + winning) * 10) == []
+    assert kinds(readings(4, pair_auc=1.0)) == []
 
 
-def test_a_resumed_monitor_goes_on_in_the_middle_of_its_window() -> None:
+@pytest.mark.parametrize("signal", ["pair_auc", "diversity", "gradient"])
+def test_a_window_that_lacks_a_signal_raises_no_alarm_about_it(signal: str) -> None:
+    ill = {"pair_auc": 1.0, "diversity": 0.1, "gradient": 0.0}[signal]
+    monitor = health.Monitor()
+    monitor.usual_gradient = 1.0
+    found: dict[str, Any] = {signal: ill}
+    missing: dict[str, Any] = {signal: None}
+    assert kinds(readings(4, **found) + readings(1, **missing), monitor) == []
+    assert kinds(readings(5, **found), monitor) != []
+
+
+def test_the_memory_gap_is_the_newest_in_the_window() -> None:
+    """It is measured more rarely than the other signals."""
+    rare = [*readings(1, gap=0.6), *readings(4, gap=None)]
+    assert kinds(readings(10) + rare[:1] + rare[1:]) == ["memory"]
+    assert kinds(readings(10) + rare[:1] + readings(1) + rare[1:]) == ["memory"]
+    assert kinds([*readings(5, gap=None), *readings(5, gap=None)]) == []
+    monitor = health.Monitor()
+    (alarm,) = alarms(readings(4, gap=0.9) + readings(1, gap=0.7), monitor)
+    assert "70 %" in alarm.line
+
+
+def test_collapse_is_a_loss_of_diversity() -> None:
+    assert kinds(readings(30, diversity=0.1)) == ["narrow"]  # never had any
+    monitor = health.Monitor()
+    assert kinds(readings(10), monitor) == []
+    found = alarms(readings(10, diversity=0.1), monitor)
+    assert [alarm.kind for alarm in found] == ["narrow", "collapse"]
+    assert found[-1].rescue
+    assert "differ 26 % as much as real ones, it had 90 %" in found[-1].line
+
+
+@pytest.mark.parametrize(
+    ("peak", "then", "expected"),
+    [
+        (0.48, 0.03, ["narrow", "collapse"]),  # the classic nets on avatars
+        (0.48, 0.26, ["narrow"]),  # more than half of the peak
+        (0.48, 0.23, ["narrow", "collapse"]),
+        (0.25, 0.03, ["narrow"]),  # a peak below 0.3
+        (0.31, 0.03, ["narrow", "collapse"]),
+        (0.9, 0.36, ["narrow"]),  # less than half of the peak, but more than 0.35
+        (0.9, 0.34, ["narrow", "collapse"]),
+    ],
+)
+def test_collapse_needs_a_low_diversity_and_half_of_a_peak(
+    peak: float, then: float, expected: list[str]
+) -> None:
+    assert kinds(readings(10, diversity=peak) + readings(9, diversity=then)) == expected
+
+
+def test_a_collapse_is_raised_each_time_it_begins() -> None:
+    monitor = health.Monitor()
+    course = readings(10) + readings(10, diversity=0.1)
+    assert kinds(course + course, monitor).count("collapse") == 2
+
+
+def test_a_gradient_that_vanishes_against_its_running_mean() -> None:
+    assert kinds(readings(50) + readings(10, gradient=0.01)) == ["no gradient"]
+    assert kinds(readings(50) + readings(10, gradient=0.2)) == []
+    monitor = health.Monitor()
+    kinds(readings(1, gradient=10.0) + readings(1, gradient=5.0), monitor)
+    assert monitor.usual_gradient == pytest.approx(10 - 0.02 * 5)
+
+
+def test_nan_is_raised_at_any_step_and_every_time() -> None:
+    monitor = health.Monitor()
+    found = alarms([health.Reading(1, False), health.Reading(2, False)], monitor)
+    assert [alarm.kind for alarm in found] == ["nan", "nan"]
+    assert all(alarm.rescue for alarm in found)
+    assert "--lr1 and --lr2" in found[0].line
+    assert not monitor.recent
+
+
+# ---- saved states ------------------------------------------------------------------------------
+
+
+def test_a_resumed_monitor_continues_in_the_middle_of_its_window() -> None:
     first, second = health.Monitor(), health.Monitor()
-    for reading in course(20) + course(4, pair_auc=1.0):
-        assert not first.read(reading)
-    second.load_state_dict(first.state_dict())
-    assert kinds(course(1, pair_auc=1.0), first) == kinds(course(1, pair_auc=1.0), second)
+    course = readings(20, gradient=2.0, diversity=0.95) + readings(4, pair_auc=1.0)
+    assert kinds(course, first) == []
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    assert second.state_dict() == first.state_dict()
+    assert kinds(readings(1, pair_auc=1.0), first) == ["d wins"]
+    assert kinds(readings(1, pair_auc=1.0), second) == ["d wins"]
+    third = health.Monitor()
+    third.load_state_dict(second.state_dict())
+    assert kinds(readings(1, pair_auc=1.0), third) == [], "raised before the state was saved"
 
 
-def test_a_gradient_that_dies() -> None:
-    assert kinds(course(50) + course(10, gradient=0.01)) == ["no gradient"]
+def test_states_keep_their_format() -> None:
+    """What older versions have saved, word for word."""
+    reading = {"step": 7, "finite": True, "pair_auc": 0.8, "diversity": 0.5, "gradient": 3.0}
+    state: Any = {
+        "recent": [{**reading, "gap": None}],
+        "peak": 0.7,
+        "usual": 2.5,
+        "raised": ["narrow"],
+        "said": {"narrow": 7},
+    }
+    monitor = health.Monitor()
+    monitor.load_state_dict(state)
+    assert monitor.state_dict() == state
+    del state["said"]
+    older = health.Monitor()
+    older.load_state_dict(state)
+    assert older.raised_at == {}
 
 
-def log_of(top: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (top / "r" / "log.jsonl").read_text().splitlines()]
+def test_forget_empties_the_window_and_keeps_the_running_means() -> None:
+    monitor = health.Monitor()
+    assert kinds(readings(10, pair_auc=1.0), monitor) == ["d wins"]
+    monitor.forget()
+    assert kinds(readings(4, 1100, pair_auc=1.0), monitor) == []
+    assert kinds(readings(1, 1104, pair_auc=1.0), monitor) == ["d wins"]
+    assert (monitor.peak_diversity, monitor.usual_gradient) == (0.9, 1.0)
 
 
-def run(
-    config: Config, images: Images, top: Path, family: Any = DCGAN, **more: Any
-) -> loop.Outcome:
-    folders = loop.Folders(top / "c", top / "i", top / "r")
-    return loop.fit(family, config, images, folders, CPU, **more)
-
-
-class Poisoned:
-    """A family whose D loss is NaN at the steps given; everything else is dcgan's."""
-
-    after_d = None
-    data = "images"
-
-    def __init__(self, steps: set[int]) -> None:
-        self.steps, self.step = steps, 0
-        self.build, self.g_loss = DCGAN.build, DCGAN.g_loss
-
-    def d_loss(self, nets: Any, batch: Any, config: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        loss, logs = DCGAN.d_loss(nets, batch, config)
-        self.step += 1
-        if self.step in self.steps:
-            loss = loss * float("nan")
-            logs["loss_d"] = loss.detach()
-        return loss, logs
-
-
-def score(fake: Any) -> dict[str, float]:
-    return {"score": 1 / (1 + len(fake))}
-
-
-def test_nan_is_rescued_from_the_best_state_at_half_the_rates(
-    tiny: Tiny, images: Images, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    config = tiny(max_epoch=0, max_images=600, eval_every=100, log_every=2)
-    done = run(config, images, tmp_path, Poisoned({12}), score=score)
-    saved = checkpoint.load(done.state)
-    assert saved["step"] == 30
-    assert saved["rescues"] == 1
-    assert saved["optimizers"]["G"]["param_groups"][0]["lr"] == pytest.approx(config.lr1 / 2)
-    weights = [w for player in saved["nets"].values() for w in player.values()]
-    assert all(torch.isfinite(w).all() for w in weights)
-    events = [line for line in log_of(tmp_path) if line.get("event") == "rescue"]
-    assert [(e["step"], e["kind"], e["rates"]) for e in events] == [(12, "nan", 0.5)]
-    said = capsys.readouterr().out
-    assert "no longer numbers" in said
-    assert "rescue 1 of 3: back to" in said
-    assert "best.pth" in said
-
-
-def test_the_fourth_rescue_is_none_and_the_last_good_state_stays(
-    tiny: Tiny, images: Images, tmp_path: Path
-) -> None:
-    config = tiny(max_epoch=0, max_images=2000, eval_every=100, log_every=2)
-    with pytest.raises(Refused, match=r"no longer numbers.*after 3 rescues.*--resume"):
-        run(config, images, tmp_path, Poisoned(set(range(12, 99))), score=score)
-    for path in (tmp_path / "c").glob("*.pth"):
-        weights = checkpoint.load(path)["nets"]["D"].values()
-        assert all(torch.isfinite(w).all() for w in weights)
-
-
-def test_without_rescue_nan_ends_the_run(tiny: Tiny, images: Images, tmp_path: Path) -> None:
-    config = tiny(max_epoch=0, max_images=600, eval_every=100, rescue=False)
-    with pytest.raises(Refused, match="no longer numbers"):
-        run(config, images, tmp_path, Poisoned({12}), score=score)
-
-
-class OnePicture(nn.Module):
-    """Draws noise of full variety until it is stuck on a single picture."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-        self.register_buffer("drawn", torch.zeros(()))
-
-    def forward(self, z: Tensor) -> Tensor:
-        out = self.net(z)
-        if not self.training:
-            return out
-        self.drawn += 1  # type: ignore[operator]
-        if self.drawn > 30:
-            return out[:1].expand(len(out), -1, -1, -1)
-        return 0 * out + z[:, :3].tanh()[:, :, None, None]
-
-
-def test_a_g_stuck_on_one_image_is_rescued(
-    tiny: Tiny, images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(health, "WARM_UP", 0)
-
-    class Stuck(Poisoned):
-        def __init__(self) -> None:
-            super().__init__(set())
-
-            def build(config: Config) -> Any:
-                nets = DCGAN.build(config)
-                nets.G = OnePicture(nets.G)
-                return nets
-
-            self.build = build
-
-    config = tiny(max_epoch=0, max_images=1000, eval_every=400, log_every=1)
-    run(config, images, tmp_path, Stuck(), score=score)
-    events = [line for line in log_of(tmp_path) if line.get("event") in ("health", "rescue")]
-    collapse = [e for e in events if e["kind"] == "collapse"]
-    assert [e["event"] for e in collapse][:2] == ["health", "rescue"]
-    assert 31 <= collapse[0]["step"] <= 40
-    assert "G has collapsed" in collapse[0]["line"]
-
-
-@pytest.mark.parametrize(
-    ("d_every", "g_every", "d_lead", "steps"),
-    [
-        (1, 1, 0, [8, 16, 24, 32, 40]),
-        (5, 5, 0, [11, 16, 26, 36]),  # G is updated in steps 1, 6, 11, ...
-        (1, 20, 0, [21]),
-        (1, 3, 26, [26, 34, 40]),  # G is updated in steps 1, 26, 28, 31, 34, ...
-    ],
-)
-def test_health_is_looked_at_when_g_was_updated(
-    d_every: int,
-    g_every: int,
-    d_lead: int,
-    steps: list[int],
-    tiny: Tiny,
-    images: Images,
-    tmp_path: Path,
-) -> None:
-    every = {"d_every": d_every, "g_every": g_every, "d_lead": d_lead}
-    run(tiny(max_epoch=0, max_images=40 * 20, log_every=8, **every), images, tmp_path)
-    lines = [line for line in log_of(tmp_path) if "diversity" in line]
-    assert [line["step"] for line in lines] == steps
-    assert [line["step"] for line in log_of(tmp_path) if "loss_g" in line] == steps
-    assert all("gradient" in line for line in lines)
-
-
-def test_a_d_that_always_wins_is_told(
-    tiny: Tiny, images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(health, "WARM_UP", 50)
-    config = tiny(max_epoch=0, max_images=4000, lr1=1e-9, lr2=2e-3, log_every=5)
-    run(config, images, tmp_path)
-    told = [line for line in log_of(tmp_path) if line.get("kind") == "d wins"]
-    assert told
-    assert "D wins: it separates" in told[0]["line"]
-
-
-def test_the_best_state_is_the_one_that_scored_best(
-    tiny: Tiny, images: Images, tmp_path: Path
-) -> None:
-    values = iter([0.5, 0.2, 0.4, 0.3])
-    config = tiny(max_epoch=0, max_images=400, eval_every=100)
-    run(config, images, tmp_path, score=lambda fake: {"score": next(values)})
-    best = checkpoint.load(tmp_path / "c" / "best.pth")
-    assert (best["step"], best["best"]) == (10, 0.2)
-    scores = [line["score"] for line in log_of(tmp_path) if line.get("event") == "score"]
-    assert scores == [0.5, 0.2, 0.4, 0.3]
-
-
-def test_no_rescue_into_the_future(tiny: Tiny, images: Images, tmp_path: Path) -> None:
-    """After a kill the best state on disk is of a step that is still to be done again."""
-    config = tiny(max_epoch=0, max_images=600, eval_every=100, log_every=2)
-    done = run(config, images, tmp_path, DCGAN, score=score)
-    best = tmp_path / "c" / checkpoint.BEST
-    checkpoint.save(best, {**checkpoint.load(done.state), "step": 99})
-    again = {**checkpoint.load(done.state), "step": 10, "best": -1.0}
-    checkpoint.save(tmp_path / "c" / "state_00000010.pth", again)
-    run(config, images, tmp_path, Poisoned({1}), saved=again, score=score)
-    events = [line for line in log_of(tmp_path) if line.get("event") == "rescue"]
-    assert [Path(e["state"]).name for e in events] == ["state_00000030.pth"]
-
-
-def test_a_resumed_run_scores_where_it_would_have(
-    tiny: Tiny, images: Images, tmp_path: Path
-) -> None:
-    scored = []
-    for folder, budgets in (("whole", (600,)), ("parts", (140, 600))):
-        saved = None
-        for budget in budgets:
-            config = tiny(max_epoch=0, max_images=budget, eval_every=100)
-            done = run(config, images, tmp_path / folder, saved=saved, score=score)
-            saved = checkpoint.load(done.state)
-        lines = [line for line in log_of(tmp_path / folder) if line.get("event") == "score"]
-        scored.append([line["images"] for line in lines])
-    assert scored == [[100, 200, 300, 400, 500, 600], [100, 140, 200, 300, 400, 500, 600]]
+def test_kinds_of_rules_are_unique_and_never_true_of_missing_signals() -> None:
+    names = [rule.kind for rule in health.RULES]
+    assert len(set(names)) == len(names)
+    nan = math.nan
+    missing = health.Signals(nan, nan, nan, nan, usual_gradient=1.0, peak_diversity=1.0)
+    assert not any(rule.applies(missing) for rule in health.RULES)
