@@ -104,9 +104,7 @@ class Config:
     # pictures to pictures
     channels_a: int = option(3, "of pictures A: 3 or 1", choices=(1, 3), fixed="other nets")
     channels_b: int = option(3, "of pictures B: 3 or 1", choices=(1, 3), fixed="other nets")
-    direction: str = option(
-        "AtoB", "AtoB, or BtoA", choices=("AtoB", "BtoA"), fixed="other nets"
-    )
+    direction: str = option("AtoB", "AtoB, or BtoA", choices=("AtoB", "BtoA"), fixed="other nets")
     jitter: bool = option(
         True, "crop at random from 286/256 of the size, and mirror at random", fixed="other data"
     )
@@ -187,7 +185,7 @@ class Config:
     ema_images: int = option(20_000, "EMA half-life, images (at most 5 % of those seen)", low=1)
 
     # budget: the first one reached ends the run; 0 is no limit
-    max_epoch: int = option(200, "passes over the data; 200 only if no other budget is given", low=0)
+    max_epoch: int = option(200, "passes over the data; 200 if no other budget is given", low=0)
     max_images: int = option(0, "images shown to D, all sessions of the run together", low=0)
     max_minutes: float = option(0.0, "minutes of training, all sessions of the run together", low=0)
 
@@ -248,7 +246,7 @@ def flag(name: str) -> str:
 
 def types_of(field: "Field[Any]") -> tuple[type, ...]:
     """The types that a field takes, in the order in which they are tried."""
-    return get_args(field.type) or (field.type,)  # type: ignore[return-value]
+    return get_args(field.type) or (field.type,)
 
 
 def _convert(field: "Field[Any]", kind: type, text: str) -> Value:

@@ -12,11 +12,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import runs
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import runs
 from gan import data, sample
 
 EACH = 200  # digits drawn of a class

@@ -22,11 +22,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import ablation
 import numpy as np
+import runs
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-import runs
 from gan import data, features, metrics, ranking, sample
 from gan.augment import augment
 from models import Nets

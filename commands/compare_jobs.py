@@ -204,7 +204,9 @@ def announce(jobs: Sequence[Job]) -> None:
     print(f"compare: {text}", flush=True)
 
 
-def write_page(path: Path, jobs: Sequence[Job], name: str, command: str) -> list[compare_page.SettingRow]:
+def write_page(
+    path: Path, jobs: Sequence[Job], name: str, command: str
+) -> list[compare_page.SettingRow]:
     """Write the page of what there is; the rows of its table."""
     shown = [
         compare_curves.Run(

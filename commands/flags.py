@@ -5,7 +5,6 @@ Only the standard library is imported here, so that a mistake is told at once.
 
 import dataclasses
 import difflib
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path

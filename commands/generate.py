@@ -58,9 +58,7 @@ def check_paths(options: GenerateOptions) -> None:
     if picture.is_dir():
         raise Refused(f"--gen-img={picture}: a folder; give the name of a file")
     if Image.registered_extensions().get(picture.suffix.lower()) not in Image.SAVE:
-        raise Refused(
-            f"--gen-img={picture}: give it a suffix that can be written, such as .png"
-        )
+        raise Refused(f"--gen-img={picture}: give it a suffix that can be written, such as .png")
 
 
 def check_height(path: Path, height: int) -> None:
@@ -118,8 +116,10 @@ def training_images(run: runs.LoadedRun, label: int | None) -> "Images":
     Raises Refused if they are gone, too few, or of other classes than the run's.
     """
     from gan import metrics
+    from gan.data import Images
 
-    images: Images = runs.open_data(run.config)
+    images = runs.open_data(run.config)
+    assert isinstance(images, Images)
     train = images.train
     if label is not None and images.class_indices is not None:
         if images.class_names != run.facts.class_names:

@@ -26,7 +26,9 @@ def flags_of(command: str) -> "CommandFlags[object]":
 
 def usage(commands: Iterable[str]) -> str:
     """A line or two for each command."""
-    lines = [f"  python main.py {line}" for name in commands for line in flags_of(name).usage.split("\n")]
+    lines = [
+        f"  python main.py {line}" for name in commands for line in flags_of(name).usage.split("\n")
+    ]
     return USAGE.format(commands="\n".join(lines))
 
 

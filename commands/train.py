@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 class TrainOptions:
     """What `train` takes beside the settings of the run."""
 
-    resume: bool | str = option(
-        False, "go on: the newest state of this run, or the file named"
-    )
+    resume: bool | str = option(False, "go on: the newest state of this run, or the file named")
     overwrite: bool = option(False, "replace the earlier run of this name")
     config: str = option("", "start from the settings in a saved config.json")
 
@@ -33,8 +31,7 @@ FLAGS = flags.CommandFlags(
     "train",
     TrainOptions,
     settings=tuple(FIELDS),
-    usage="train [--data-path=FOLDER_OR_ZIP] [--max-minutes=60] [--gpu=True] ...\n"
-    "train --resume",
+    usage="train [--data-path=FOLDER_OR_ZIP] [--max-minutes=60] [--gpu=True] ...\ntrain --resume",
     notes=(
         "Defaults are those of the family; `train --family=dcgan --help` has another one's, and",
         "leaves out the flags that it has no use for.",

@@ -78,10 +78,8 @@ def translate_picture(
     return result.resize(own, Image.Resampling.BICUBIC) if size else result
 
 
-def refusal_of(picture: "Image.Image | str", resize: bool) -> str:
-    """Why a picture cannot be translated; "" if it can. A text is why it could not be read."""
-    if isinstance(picture, str):
-        return picture
+def refusal_of(picture: "Image.Image", resize: bool) -> str:
+    """Why a picture cannot be translated; "" if it can."""
     if not resize and picture.width * picture.height > LARGEST:
         return f"larger than {LARGEST:,} pixels; give --resize"
     if not resize and min(picture.size) < SMALLEST:
@@ -90,11 +88,15 @@ def refusal_of(picture: "Image.Image | str", resize: bool) -> str:
 
 
 def _try_translation(
-    G: "nn.Module", picture: "Image.Image", size: int | None, device: "torch.device"
+    G: "nn.Module", picture: "Image.Image | str", size: int | None, device: "torch.device"
 ) -> "Image.Image | str":
-    """The translated picture, or why there is none."""
+    """The translated picture, or why there is none; of one that was not read, why not."""
     from gan import machine
 
+    if isinstance(picture, str):
+        return picture
+    if why := refusal_of(picture, resize=bool(size)):
+        return why
     try:
         return translate_picture(G, picture, size, device)
     except (MemoryError, RuntimeError) as error:
@@ -129,8 +131,7 @@ def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
     skipped: list[str] = []
     rows: list[tuple[str, Path, Path]] = []
     for name, picture in pairs.stream(options.input, "--input", channels):
-        why = refusal_of(picture, options.resize)
-        drawn = why if why or isinstance(picture, str) else _try_translation(G, picture, size, device)
+        drawn = _try_translation(G, picture, size, device)
         if isinstance(drawn, str) or isinstance(picture, str):
             skipped.append(f"{name}: {drawn}")
             continue

@@ -1,6 +1,6 @@
 """Scores of a run: those taken in mid-run, and all that `evaluate` shows, by what G is given."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,7 +34,7 @@ class Evaluation:
     """What `evaluate` prints and writes."""
 
     numbers: dict[str, object]  # for the JSON
-    table: list[list[str]]  # its first row names the columns
+    table: Sequence[Sequence[str]]  # its first row names the columns
     notes: str
     pictures: dict[str, Image.Image]  # by title
     headline: str = ""
@@ -60,9 +60,7 @@ def noise_scorer(config: Config, data: Images, device: torch.device) -> Score | 
     return score
 
 
-def compare_images(
-    fakes: Pixels, data: Images, network: str, device: torch.device
-) -> Evaluation:
+def compare_images(fakes: Pixels, data: Images, network: str, device: torch.device) -> Evaluation:
     """All scores of `fakes` against the held-out images of `data`, seen by `network`."""
     train, real = (features.Subset(data.array, part) for part in (data.train, data.held_out))
     reference = features.Reference(data.features_file)
@@ -72,7 +70,9 @@ def compare_images(
     for start in range(0, len(pairs), sample.COLUMNS):
         part = pairs[start : start + sample.COLUMNS]
         rows += [fakes[pair["fake"]] for pair in part]
-        rows += [train[pair["train"]][..., :: -1 if pair["mirrored"] else 1] for pair in part]
+        for pair in part:
+            image = train[pair["train"] : pair["train"] + 1][0]
+            rows.append(image[..., :: -1 if pair["mirrored"] else 1])
     pictures = {
         "64 of them, not chosen": _picture(list(fakes[:SHOWN_FACES])),
         "The closest to a training image: generated above, training image below": _picture(rows),

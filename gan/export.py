@@ -81,9 +81,7 @@ def write_onnx(G: nn.Module, example: Inputs, path: Path, about: Mapping[str, st
     return worst
 
 
-def write_safetensors(
-    G: nn.Module, example: Inputs, path: Path, about: Mapping[str, str]
-) -> float:
+def write_safetensors(G: nn.Module, example: Inputs, path: Path, about: Mapping[str, str]) -> float:
     """Write the weights of G alone; 0, for they are the same to the bit."""
     weights = {key: value.contiguous() for key, value in G.state_dict().items()}
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from config import write_config
 from gan import checkpoint, health, sample
 from gan.errors import Refused
 from gan.evaluation import Score
@@ -19,7 +20,6 @@ from gan.report import Report
 from gan.schedule import Schedule, Stop
 from gan.state import SavedState, State
 from gan.tasks import Data
-from config import write_config
 
 KEPT_STATES = 2  # the newest, and the one before it should the newest be damaged
 SCORED_FAKES = 256  # generated for a score in mid-run

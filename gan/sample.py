@@ -115,9 +115,7 @@ def to_uint8(images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def draw(
-    G: nn.Module, inputs: Inputs, batch_size: int, device: torch.device
-) -> Iterator[Tensor]:
+def draw(G: nn.Module, inputs: Inputs, batch_size: int, device: torch.device) -> Iterator[Tensor]:
     """The pictures of these inputs, a batch at a time: [n, C, H, W] in [-1, 1]."""
     G.eval()
     for part in zip(*(x.split(batch_size) for x in inputs), strict=True):

@@ -117,7 +117,7 @@ class Schedule:
 
     def score_due(self, images: int, fraction: float, now: float) -> bool:
         """Every `eval_every` images; without it every 20th of the budget, if time allows."""
-        if self.config.eval_every:  # whatever was scored before: a resumed run scores where it would
+        if self.config.eval_every:  # a function of the images: a resumed run scores where it would
             return images % self.config.eval_every < self.config.batch_size
         spent = self.scoring / max(now - self.began, 1e-9)
         return fraction - self.scored_at >= SCORE_SHARE and spent < SCORE_SHARE

@@ -32,7 +32,9 @@ class Ema(AveragedModel):
         super().__init__(G, multi_avg_fn=self._average)
         self.cap = cap
 
-    def _average(self, averages: Sequence[Tensor], weights: Sequence[Tensor], count: object) -> None:
+    def _average(
+        self, averages: Sequence[Tensor], weights: Sequence[Tensor], count: object
+    ) -> None:
         torch._foreach_lerp_(list(averages), list(weights), 1 - self.decay)
 
     def update(self, G: nn.Module, batch: int, seen: int) -> None:

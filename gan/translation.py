@@ -298,7 +298,9 @@ class Pool(nn.Module):
 class CycleD(nn.Module):
     """CycleGAN's two discriminators and the pools of earlier fakes that they are shown from."""
 
-    def __init__(self, there: nn.Module, back: nn.Module, pool_there: Pool, pool_back: Pool) -> None:
+    def __init__(
+        self, there: nn.Module, back: nn.Module, pool_there: Pool, pool_back: Pool
+    ) -> None:
         super().__init__()
         self.there, self.back = there, back
         self.pool_there, self.pool_back = pool_there, pool_back

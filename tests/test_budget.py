@@ -1,9 +1,9 @@
 """How far a run is and how fast it learns there, by hand."""
 
 import pytest
+from gan.budget import Budget, pace
 
 from config import Config
-from gan.budget import Budget, pace
 
 
 def test_the_first_limit_counts() -> None:

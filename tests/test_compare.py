@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import cells
 import pytest
 import torch
 from conftest import ROOT
 from PIL import Image
 
-import cells
 import config as knobs
 import main
 from config import Config

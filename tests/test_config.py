@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import usage
 
 import config as knobs
-import usage
 from config import Config, coerce, read_file, read_flags, resolve
 from gan.errors import Refused
 

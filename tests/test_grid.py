@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-import config as knobs
 from grid import Cell, cells
+
+import config as knobs
 
 
 def grid(**options: str) -> list[Cell]:

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import runs
 import torch
 from conftest import ROOT
+from faces import check_target
 from PIL import Image
 
 import main
-import runs
 from config import Config
-from faces import check_target
 from gan import checkpoint, loop
 from gan.errors import Refused
 

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pictures
 import pytest
+import runs
 import torch
 from PIL import Image, ImageOps
 
-import pictures
-import runs
 from config import Config
 from gan import checkpoint, loop, pairs, sample
 from gan.errors import Refused
