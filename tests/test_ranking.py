@@ -1,94 +1,184 @@
-"""Judges and the choice without near-copies, by hand."""
+"""Rankers, their statistics by hand, and the selection of images that differ."""
+
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
-from gan import avatars, ranking, sample
+from gan import avatars, features, metrics, ranking, sample
 from gan.losses import pair_auc
-from gan.ranking import discriminant, realism, spread_out
+from gan.ranking import RANKERS, RankingInputs, farthest_points, fit_discriminant, realism
+
+
+def no_fakes() -> Tensor:
+    raise AssertionError("this ranker must not generate images")
+
+
+def inputs(
+    D: nn.Module | None = None,
+    real: features.Features | None = None,
+    sample_fakes: Callable[[], Tensor] = no_fakes,
+) -> RankingInputs:
+    return RankingInputs(D or nn.Identity(), real, sample_fakes, "cpu")
+
+
+# ---- statistics --------------------------------------------------------------------------------
 
 
 def test_realism_by_hand() -> None:
-    # on a line: 0, 1, 2, 10; with k = 1 the radii are 1, 1, 1, 8, and 10, the odd one, has no say
+    # on a line: 0, 1, 2, 10; with k = 1 the radii are 1, 1, 1, 8, and 10 is left out as an outlier
     real = torch.tensor([[0.0], [1.0], [2.0], [10.0]])
     fake = torch.tensor([[2.5], [4.0], [10.5], [-0.25]])
     assert realism(fake, real, k=1).tolist() == pytest.approx([2.0, 0.5, 1 / 8.5, 4.0])
+    assert torch.isfinite(realism(real, real)).all(), "a copy is at distance 0"
 
 
-def test_faces_are_more_real_than_noise_and_half_finished_ones() -> None:
+def test_discriminant_by_hand() -> None:
+    # means (3, 0) and (0, 2), variances 1 and 4, no covariance: w = (3 / 1, -2 / 4); halfway is 0
+    offsets = torch.tensor([[2**0.5, 0.0], [-(2**0.5), 0.0], [0.0, 8**0.5], [0.0, -(8**0.5)]])
+    real, fake = offsets + torch.tensor([3.0, 0.0]), offsets + torch.tensor([0.0, 2.0])
+    weights, bias = fit_discriminant(real, fake, shrinkage=0.0)
+    assert weights.tolist() == pytest.approx([3.0, -0.5])
+    assert float(torch.tensor([1.5, 1.0]) @ weights + bias) == pytest.approx(0, abs=1e-5)
+    # two normal densities at (3, 0): exp(0) against exp(-(9 / 1 + 4 / 4) / 2)
+    assert float(torch.tensor([3.0, 0.0]) @ weights + bias) == pytest.approx(5.0)
+    # tr(S) / d = 2.5: w = (3 / (1 + 2.5), -2 / (4 + 2.5))
+    shrunk = fit_discriminant(real, fake, shrinkage=1.0)[0]
+    assert shrunk.tolist() == pytest.approx([3 / 3.5, -2 / 6.5])
+
+
+def test_reference_features_are_of_evenly_spaced_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranking, "MAX_REALS", 3)
+    faces = avatars.draw(0, 5, 48)
+    found = ranking.reference_features(faces)
+    assert np.array_equal(found, features.extract(faces[[0, 2, 4]], "lite0"))
+
+
+# ---- rankers -----------------------------------------------------------------------------------
+
+
+def test_realism_ranks_faces_above_noisy_ones() -> None:
     faces = avatars.draw(0, 130, 64)
-    judge = ranking.by_realism(ranking.known(faces[:100]))
-    fresh = torch.from_numpy(faces[100:]).float() / 127.5 - 1
+    judge = RANKERS["realism"].make_judge(inputs(real=ranking.reference_features(faces[:100])))
+    clean = torch.from_numpy(faces[100:]).float() / 127.5 - 1
     torch.manual_seed(0)
-    noisy = (fresh + 0.3 * torch.randn_like(fresh)).clamp(-1, 1)
-    scores = [judge(images, images) for images in (fresh, noisy)]
+    noisy = (clean + 0.3 * torch.randn_like(clean)).clamp(-1, 1)
+    scores = [judge(images, ()) for images in (clean, noisy)]
+    assert scores[0].dtype == torch.float32
     assert float((scores[0] > scores[1]).float().mean()) > 0.95
 
 
-def test_the_discriminant_by_hand() -> None:
-    # means (3, 0) and (0, 2), variances 1 and 4, no covariance: w = (3 / 1, -2 / 4); halfway is 0
-    spread = torch.tensor([[2**0.5, 0.0], [-(2**0.5), 0.0], [0.0, 8**0.5], [0.0, -(8**0.5)]])
-    real, fake = spread + torch.tensor([3.0, 0.0]), spread + torch.tensor([0.0, 2.0])
-    w, b = discriminant(real, fake, shrink=0.0)
-    assert w.tolist() == pytest.approx([3.0, -0.5])
-    assert float(torch.tensor([1.5, 1.0]) @ w + b) == pytest.approx(0, abs=1e-5)
-    # two normal densities at (3, 0): exp(0) against exp(-(9 / 1 + 4 / 4) / 2)
-    assert float(torch.tensor([3.0, 0.0]) @ w + b) == pytest.approx(5.0)
-    # tr(S) / d = 2.5: w = (3 / (1 + 2.5), -2 / (4 + 2.5))
-    assert discriminant(real, fake, shrink=1.0)[0].tolist() == pytest.approx([3 / 3.5, -2 / 6.5])
-
-
-def test_the_best_have_least_of_what_sets_a_run_apart() -> None:
+def test_ratio_ranks_images_without_the_flaw_of_the_run_higher() -> None:
     faces = avatars.draw(0, 190, 64)
     torch.manual_seed(0)
     images = torch.from_numpy(faces[100:]).float() / 127.5 - 1
-    noisy = torch.arange(90) % 3 > 0  # a third of what this run draws is flawless
+    noisy = torch.arange(90) % 3 > 0  # a third of the run's images have no flaw
     images[noisy] += 0.2 * torch.randn_like(images[noisy])
-    judge = ranking.by_ratio(ranking.known(faces[:100]), sample.to_uint8(images[:60]))
-    scores = judge(images[60:], images[60:])  # new ones
+    real = ranking.reference_features(faces[:100])
+    judge = RANKERS["ratio"].make_judge(
+        inputs(real=real, sample_fakes=lambda: sample.to_uint8(images[:60]))
+    )
+    scores = judge(images[60:], ())
     assert float(pair_auc(scores[~noisy[60:]], scores[noisy[60:]])) > 0.95
 
 
-def test_d_is_asked_in_evaluation_mode_and_about_the_class() -> None:
-    class D(torch.nn.Module):
-        def forward(self, images: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+def test_score_calls_d_in_evaluation_mode_with_the_condition() -> None:
+    class D(nn.Module):
+        def forward(self, images: Tensor, condition: Tensor) -> Tensor:
             assert not self.training
-            return images.mean((1, 2, 3)) + wanted[:, 1]
+            return (images.mean((1, 2, 3)) + condition[:, 1]).bfloat16()
 
-    judge = ranking.by_score(D(), sample.Source(0, 2, classes=2))
-    vectors = torch.tensor([[5.0, 5.0, 1.0, 0.0], [5.0, 5.0, 0.0, 1.0]])
-    assert judge(torch.full((2, 1, 2, 2), 0.5), vectors).tolist() == [0.5, 1.5]
+    judge = RANKERS["score"].make_judge(inputs(D()))
+    condition = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    scores = judge(torch.full((2, 1, 2, 2), 0.5), (condition,))
+    assert scores.tolist() == [0.5, 1.5]
+    assert scores.dtype == torch.float32
 
 
-def test_spread_out_takes_the_farthest_each_time() -> None:
+def test_none_keeps_the_order() -> None:
+    judge = RANKERS["none"].make_judge(inputs())
+    assert judge(torch.rand(3, 1, 2, 2), ()).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("name", RANKERS)
+def test_rankers_that_need_reals_say_so(name: str) -> None:
+    made = RANKERS[name].make_judge
+    fakes = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+    if RANKERS[name].needs_reals:
+        with pytest.raises(ValueError, match="needs features of training images"):
+            made(inputs(sample_fakes=lambda: fakes))
+    else:
+        assert callable(made(inputs()))
+
+
+def test_each_ranker_prints_its_own_order() -> None:
+    assert {name: ranker.order for name, ranker in RANKERS.items()} == {
+        "realism": "most real first",
+        "ratio": "most like real ones first",
+        "score": "best D score first",
+        "none": "as drawn",
+    }
+
+
+# ---- diversity ---------------------------------------------------------------------------------
+
+
+def test_farthest_points_by_hand() -> None:
     points = torch.tensor([[0.0], [1.0], [10.0], [5.2], [9.0]])
-    assert spread_out(points, 3).tolist() == [0, 2, 3]
-    assert sorted(spread_out(points, 9).tolist()) == [0, 1, 2, 3, 4]
+    assert farthest_points(points, 3).tolist() == [0, 2, 3]
+    assert sorted(farthest_points(points, 9).tolist()) == [0, 1, 2, 3, 4]
 
 
-def test_apart_has_no_copies_of_each_other_or_of_training_images() -> None:
+def ranked(images: np.ndarray) -> sample.Ranked:
+    count = len(images)
+    return sample.Ranked(
+        torch.from_numpy(images), torch.linspace(1, 0, count), torch.arange(count) + 100
+    )
+
+
+def test_diverse_images_are_no_copies_of_each_other_or_of_training_images() -> None:
     faces = avatars.draw(0, 300, 48)
     train, new = faces[:200], faces[200:]
-    copied = train[:20].copy()
-    candidates = np.concatenate([new[:30], new[:30], copied])  # every new one twice
-    count = len(candidates)
-    best = sample.Ranked(
-        torch.from_numpy(candidates), torch.linspace(1, 0, count), torch.arange(count)
-    )
-    chosen = ranking.apart(best, 25, train)
-    places = chosen.numbers.tolist()
-    assert len(places) == 25
-    assert max(places) < 60, "no copy of a training image"
-    assert len({place % 30 for place in places}) == 25, "none twice"
-    assert chosen.scores.tolist() == sorted(chosen.scores.tolist(), reverse=True)
+    candidates = np.concatenate([new[:30], new[:30], train[:20]])  # every new image twice
+    chosen = ranking.select_diverse(ranked(candidates), 25, train)
+    indices = (chosen.indices - 100).tolist()
+    assert len(indices) == 25
+    assert max(indices) < 60, "a copy of a training image"
+    assert len({index % 30 for index in indices}) == 25, "an image twice"
+    assert indices == sorted(indices), "the ranked order"
+    assert torch.equal(chosen.images, torch.from_numpy(candidates[indices]))
+    assert torch.equal(chosen.scores, torch.linspace(1, 0, len(candidates))[indices])
 
 
-def test_new_faces_are_new_however_many_were_trained_on() -> None:
-    """Of fresh pictures about 1 % are as near to a training image as 1 % of these are."""
+def test_too_few_new_images_are_filled_up_with_the_most_novel() -> None:
+    faces = avatars.draw(0, 60, 48)
+    train = faces[:50]
+    candidates = np.concatenate([train[:6], faces[50:53]])
+    distance = ranking.novelty(candidates, train)
+    chosen = ranking.select_diverse(ranked(candidates), 5, train)
+    indices = (chosen.indices - 100).tolist()
+    assert len(indices) == 5
+    assert {6, 7, 8} <= set(indices)
+    assert sorted(distance[indices]) == pytest.approx(sorted(distance)[-5:])
+
+
+def test_novelty_does_not_depend_on_the_number_of_training_images() -> None:
+    """About 1 % of new images are as near to a training image as 1 % of training images are."""
     random = np.random.RandomState(0)
     codes = random.randn(6_500, 8) @ random.randn(8, 3 * 16 * 16)
     faces = (128 + 15 * codes).clip(0, 255).astype(np.uint8).reshape(-1, 3, 16, 16)
-    fresh, train = faces[:500], faces[500:]
-    assert np.mean(ranking.newness(fresh, train) < 0) < 0.03
-    assert (ranking.newness(train[7:9], train) < 0).all()
+    new, train = faces[:500], faces[500:]
+    assert np.mean(ranking.novelty(new, train) < 0) < 0.03
+    assert (ranking.novelty(train[7:9], train) < 0).all()
+
+
+def test_novelty_by_hand() -> None:
+    faces = avatars.draw(0, 60, 48)
+    new, train = faces[40:], faces[:40]
+    queries = features.spaced(40, 10)  # a quarter of the training images
+    others = np.setdiff1d(np.arange(40), queries)
+    usual = metrics.nearest(train[queries], train[others])[0]
+    expected = metrics.nearest(new, train)[0] - np.quantile(usual, 0.01)
+    assert ranking.novelty(new, train) == pytest.approx(expected, abs=1e-5)
