@@ -151,7 +151,7 @@ def make_judge(
     real = None
     if images is not None and ranking.RANKERS[kind].needs_reals:
         train = features.Subset(images.array, images.train)
-        real = ranking.real_features(train, images.features_file)
+        real = ranking.reference_features(train, images.features_file)
     inputs = ranking.RankingInputs(run.nets.D, real, sample_fakes, str(device))
     return ranking.RANKERS[kind].make_judge(inputs)
 

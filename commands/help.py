@@ -26,10 +26,8 @@ def flags_of(command: str) -> "CommandFlags[object]":
 
 def usage(commands: Iterable[str]) -> str:
     """A line or two for each command."""
-    lines = [
-        f"  python main.py {line}" for name in commands for line in flags_of(name).usage.split("\n")
-    ]
-    return USAGE.format(commands="\n".join(lines))
+    lines = [line for name in commands for line in flags_of(name).usage.split("\n")]
+    return USAGE.format(commands="\n".join(f"  python main.py {line}" for line in lines))
 
 
 def owners(name: str, commands: Iterable[str]) -> list[str]:
