@@ -29,14 +29,14 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of 200 drawn avatars, PNG, 40 pixels."""
     folder = tmp_path_factory.mktemp("faces")
     for index in range(200):
-        avatars.portrait(index, 40).save(folder / f"{index:03}.png")
+        avatars.render_one(index, 40).save(folder / f"{index:03}.png")
     return folder
 
 
 @pytest.fixture(scope="session")
 def images(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> data.Images:
     """The same faces as a data set, 28 pixels."""
-    return data.open_images(str(faces), 28, 3, tmp_path_factory.mktemp("cache"), workers=1)
+    return data.open_images(str(faces), 28, 3, cache=tmp_path_factory.mktemp("cache"), workers=1)
 
 
 @pytest.fixture
