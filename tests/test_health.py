@@ -81,7 +81,8 @@ def test_memory_gap_by_hand() -> None:
     train, held_out, fake = (torch.full((4, 2), value) for value in (3.0, 2.0, 1.0))
     assert health.memory_gap(D, (train,), (held_out,), (fake,)) == pytest.approx(0.5)
     assert health.memory_gap(D, (train,), (train,), (fake,)) == 0
-    assert health.memory_gap(D, (train, fake), (held_out, fake), (fake, fake)) == pytest.approx(0.5)
+    zero, one = torch.zeros(4, 2), torch.ones(4, 2)  # conditions; D(held out) becomes 2 + 1
+    assert health.memory_gap(D, (train, zero), (held_out, one), (fake, zero)) == 0
     assert D.training, "the mode that D had before"
 
 
@@ -186,6 +187,11 @@ def test_collapse_needs_a_low_diversity_and_half_of_a_peak(
     assert kinds(readings(10, diversity=peak) + readings(9, diversity=then)) == expected
 
 
+def test_a_collapsed_g_is_not_called_narrow_too() -> None:
+    signals = health.Signals(0.8, 0.1, 1.0, 0.1, usual_gradient=1.0, peak_diversity=0.9)
+    assert [rule.kind for rule in health.RULES if rule.applies(signals)] == ["collapse"]
+
+
 def test_a_collapse_is_raised_each_time_it_begins() -> None:
     monitor = health.Monitor()
     course = readings(10) + readings(10, diversity=0.1)
@@ -220,9 +226,13 @@ def test_a_resumed_monitor_continues_in_the_middle_of_its_window() -> None:
     assert second.state_dict() == first.state_dict()
     assert kinds(readings(1, pair_auc=1.0), first) == ["d wins"]
     assert kinds(readings(1, pair_auc=1.0), second) == ["d wins"]
-    third = health.Monitor()
-    third.load_state_dict(second.state_dict())
-    assert kinds(readings(1, pair_auc=1.0), third) == [], "raised before the state was saved"
+
+
+def test_a_resumed_monitor_does_not_repeat_an_alarm_that_goes_on() -> None:
+    first, second = health.Monitor(), health.Monitor()
+    assert "collapse" in kinds(readings(10) + readings(10, diversity=0.1), first)
+    second.load_state_dict(first.state_dict())
+    assert kinds(readings(5, diversity=0.1), second) == []
 
 
 def test_states_keep_their_format() -> None:

@@ -178,6 +178,7 @@ def test_nearest_finds_the_copy_mirrored_darker_and_noisy(faces: Pixels) -> None
         lambda x: noise(x, 10),
         lambda x: blur(x, 1),
         lambda x: (x * 0.8).astype(np.uint8),
+        lambda x: (x * 0.5 + 120).astype(np.uint8),
     ],
 )
 def test_copies_are_caught(change: Callable[[Pixels], Pixels], faces: Pixels) -> None:
