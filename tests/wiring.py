@@ -1,0 +1,231 @@
+"""Stand-in nets and hand-made data for test_wiring_losses.py and test_wiring_feed.py.
+
+The nets keep what they are called with: G is a fixed function of its input, D's score a mean of
+pixels. So every expected number can be worked out by hand. Images are 8 x 8.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from config import Config
+from gan import sample
+from gan.data import Images
+from gan.feed import FEEDS, Feed
+from gan.losses import GAMES, Batch, Loss, adversarial, cycle, gradient_penalty, paired
+from gan.pairs import Sides
+from gan.split import Groups
+from gan.state import State
+from models import FAMILIES, Nets
+
+CPU, SIDE, NZ = torch.device("cpu"), 8, 4
+TASKS = ["noise", "paired", "unpaired"]
+Pixels = NDArray[np.uint8]
+Function = Callable[..., Tensor]
+
+# --- internal names of the code under test are used only here ------------------------------------
+
+
+def knobs(**given: Any) -> Config:
+    """A config without any chance in it but for what is `given`."""
+    still = {"augment": 0.0, "flip": False, "jitter": False, "identity": 0.0, "nz": NZ}
+    return Config(**{**still, **given})
+
+
+def make_batch(
+    real: Tensor, given: Tensor, condition: tuple[Tensor, ...] = (), augment: float = 0.0
+) -> Batch:
+    return Batch(real, given, condition, augment)
+
+
+def real_of(batch: Batch) -> Tensor:
+    return batch.real
+
+
+def given_of(batch: Batch) -> Tensor:
+    """The pictures that G translates."""
+    return batch.noise
+
+
+def condition_of(batch: Batch) -> tuple[Tensor, ...]:
+    return batch.condition
+
+
+def split_input(*given: Tensor) -> tuple[Tensor, ...]:
+    """What a G is called with, as noise and, if there are any, one-hot classes."""
+    (vectors,) = given
+    noise, classes = vectors[:, :NZ], vectors[:, NZ:]
+    return (noise, classes) if classes.shape[1] else (noise,)
+
+
+def fed_to_g(batch: Batch) -> tuple[Tensor, ...]:
+    """Noise and classes that G is called with for this batch."""
+    G = Net(lambda *_: flat(0))
+    batch.fake(Nets(G, G))
+    return split_input(*G.calls[0])
+
+
+def losses_of(task: str, own: str, penalty: bool = False) -> tuple[Loss, Loss]:
+    """D's and G's loss of a family whose own game is `own`."""
+    if task == "noise":
+        return adversarial(GAMES[own], gradient_penalty if penalty else None)
+    return {"paired": paired, "unpaired": cycle}[task](GAMES[own])
+
+
+def one_way(G: Function, D: Function) -> Nets:
+    return Nets(Net(G), Net(D))
+
+
+class Both(nn.Module):
+    """The two generators, or the two discriminators with their pools, of a cycle."""
+
+    def __init__(self, there: nn.Module, back: nn.Module, *pools: nn.Module) -> None:
+        super().__init__()
+        self.there, self.back = there, back
+        if pools:
+            self.pool_there, self.pool_back = pools
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.there(images)
+
+
+def both_ways(there: Function, back: Function, Ds: list[Function], pools: list[Function]) -> Nets:
+    return Nets(Both(Net(there), Net(back)), Both(*map(Net, Ds), *map(Net, pools)))
+
+
+def d_calls(nets: Any) -> list[list[tuple[Tensor, ...]]]:
+    """The calls of every discriminator: of a cycle that of B first."""
+    return [D.calls for D in ([nets.D] if isinstance(nets.D, Net) else [nets.D.there, nets.D.back])]
+
+
+def pool_calls(nets: Any) -> list[list[tuple[Tensor, ...]]]:
+    return [nets.D.pool_there.calls, nets.D.pool_back.calls]
+
+
+def feed_of(task: str, config: Config, data: Images | Sides) -> Feed:
+    return FEEDS[{"noise": "images", "paired": "pairs", "unpaired": "two folders"}[task]](
+        config, data, CPU
+    )
+
+
+def inputs_of(feed: Feed, first: int | None, count: int) -> tuple[Tensor, ...]:
+    """Noise and classes that G is measured with; without a `first` those that are scored."""
+    found = feed.to_score(count) if first is None else feed.inputs(first, count)
+    return split_input(found)
+
+
+def pictures_of(feed: Feed, first: int | None, count: int) -> Tensor:
+    """The same of a feed of pictures."""
+    return feed.to_score(count) if first is None else feed.inputs(first, count)
+
+
+def image_set(pixels: Pixels, labels: list[int] | None = None, held_out: int = 0) -> Images:
+    """Images to train on, but for the last `held_out`."""
+    train, held = np.split(np.arange(len(pixels)), [len(pixels) - held_out])
+    classes = tuple(map(str, sorted(set(labels or []))))
+    known = None if labels is None else np.array(labels)
+    return Images(pixels, train, held, "", {}, Path(), Groups.of(train), known, classes)
+
+
+def picture_set(a: Pixels, b: Pixels, test_a: Pixels, test_b: Pixels, pairs: bool = True) -> Sides:
+    return Sides(a, b, test_a, test_b, (), (), pairs, pairs, "", {}, Path())
+
+
+def noise_of_candidates(seed: int, count: int) -> Tensor:
+    """Noise of candidates 0 to `count - 1` of `generate`: [count, NZ]."""
+    return sample.noise(seed, 0, count, NZ)
+
+
+def initial_weights(seed: int) -> Tensor:
+    """All weights of a new run's nets."""
+    config = knobs(seed=seed, family="mlp-tiny", img_size=28, channels=1)
+    nets = State(FAMILIES[config.family], config, CPU).nets
+    return torch.cat([p.detach().flatten() for net in (nets.G, nets.D) for p in net.parameters()])
+
+
+# --- stand-ins and images ------------------------------------------------------------------------
+
+
+class Net(nn.Module):
+    """A net that is a function, and keeps what it was called with."""
+
+    def __init__(self, function: Function) -> None:
+        super().__init__()
+        self.function = function
+        self.calls: list[tuple[Tensor, ...]] = []
+
+    def forward(self, *given: Tensor) -> Tensor:
+        self.calls.append(tuple(x.detach() for x in given))
+        return self.function(*given)
+
+
+def flat(value: float, count: int = 2) -> Tensor:
+    """Images of one value."""
+    return torch.full((count, 1, SIDE, SIDE), float(value))
+
+
+def one_hot(*classes: int) -> Tensor:
+    return torch.eye(max(classes) + 1)[list(classes)]
+
+
+def mean_score(x: Tensor, *classes: Tensor) -> Tensor:
+    """The mean pixel of the last channel, and 10 more for each class above the first: [N]."""
+    return x[:, -1].flatten(1).mean(1) + sum(10 * y.argmax(1) for y in classes)
+
+
+def patch_score(x: Tensor) -> Tensor:
+    """The mean pixel of the last channel, as of a D with one patch: [N, 1, 1, 1]."""
+    return mean_score(x)[:, None, None, None]
+
+
+def scene(task: str, real: float, fake: float, count: int = 2, **more: Any) -> tuple[Nets, Batch]:
+    """Nets and a batch of flat images; in a cycle those of A are as those of B."""
+    batch = make_batch(flat(real, count), flat(real, count), **more)
+    if task != "unpaired":
+        D = mean_score if task == "noise" else patch_score
+        return one_way(lambda *_: flat(fake, count), D), batch
+
+    def to_fake(images: Tensor) -> Tensor:
+        return flat(fake, count)
+
+    return both_ways(to_fake, to_fake, [patch_score] * 2, [lambda x: x] * 2), batch
+
+
+def holes(x: Tensor) -> Tensor:
+    """Which images have a hole, as augmentation with probability 1 cuts in every one: [N]."""
+    return (x[:, -1] == 0).flatten(1).any(1)
+
+
+def numbered(count: int, first: int = 0, side: int = SIDE) -> Pixels:
+    """Image i is of value `first + i`, with a left column of 255."""
+    pixels = np.arange(first, first + count, dtype=np.uint8)[:, None, None, None]
+    pixels = pixels.repeat(side, 2).repeat(side, 3)
+    pixels[..., 0] = 255
+    return pixels
+
+
+def numbers(images: Tensor) -> list[int]:
+    """Which of `numbered` these images in -1..1 are, mirrored or not."""
+    return ((images[:, 0, 0, SIDE // 2] + 1) * 127.5).round().int().tolist()
+
+
+def mirrored(images: Tensor) -> list[bool]:
+    return (images[:, 0, 0, -1] == 1).tolist()
+
+
+def cell(grid: Tensor, row: int, column: int) -> list[int]:
+    """Left-most and right-most pixel of an image of a grid: of 8 pixels, 2 beside it."""
+    top, left = 2 + row * (SIDE + 2), 2 + column * (SIDE + 2)
+    return [int(grid[0, top, left]), int(grid[0, top, left + SIDE - 1])]
+
+
+def pairs_of(count: int = 20, tests: int = 5) -> Sides:
+    """A from 0, B from 100; those to score with from 50 and from 150."""
+    a, b, test_a, test_b = (numbered(n, first) for n, first in
+                            ((count, 0), (count, 100), (tests, 50), (tests, 150)))  # fmt: skip
+    return picture_set(a, b, test_a, test_b)
