@@ -219,9 +219,8 @@ def paint(*given: Tensor) -> Tensor:
     """An image whose left is its class in fifths, and whose right is the first number of noise."""
     noise, *classes = split_input(*given)
     image = torch.zeros(len(noise), 1, SIDE, SIDE)
-    image[..., : SIDE // 2] = (
-        sum(y.argmax(1) for y in classes).view(-1, 1, 1, 1) / 5 if classes else 0
-    )
+    if classes:
+        image[..., : SIDE // 2] = classes[0].argmax(1).view(-1, 1, 1, 1) / 5
     image[..., SIDE // 2 :] = noise[:, 0].tanh().view(-1, 1, 1, 1)
     return image
 
