@@ -19,9 +19,10 @@ from wiring import (
     image_set,
     initial_weights,
     inputs_of,
-    knobs,
     losses_of,
+    make_config,
     mirrored,
+    nets_and_batch,
     noise_of_candidates,
     numbered,
     numbers,
@@ -29,13 +30,12 @@ from wiring import (
     picture_set,
     pictures_of,
     real_of,
-    scene,
     split_input,
 )
 
 
 def feed_of_task(task: str, **given: object) -> Feed:
-    config = knobs(**{"batch_size": 10, **given})
+    config = make_config(**{"batch_size": 10, **given})
     data = image_set(numbered(100)) if task == "noise" else pairs_of(100)
     return feed_of(task, config, data)
 
@@ -75,8 +75,10 @@ def test_chance_in_a_step_is_a_function_of_the_seed_and_of_the_step(task: str) -
             for disturbance in (5, 6):
                 torch.manual_seed(disturbance)
                 batch = feed_of_task(task, seed=seed, augment=0.9, flip=True).batch(step)
-                nets, _ = scene(task, 1, 3, 10)  # fakes are all the same but for augmentation
-                losses_of(task, "hinge")[1](nets, batch, knobs())
+                nets, _ = nets_and_batch(
+                    task, 1, 3, 10
+                )  # fakes are all the same but for augmentation
+                losses_of(task, "hinge")[1](nets, batch, make_config())
                 holed = d_calls(nets)[0][0][0][:, -1:]
                 seen = torch.cat([real_of(batch), holed])
                 assert torch.equal(seen, found.setdefault((seed, step), seen))
@@ -115,7 +117,7 @@ def test_crops_are_moved_with_jitter_alone(task: str) -> None:
     tests = numbered(1)
     data = picture_set(ramp, ramp, tests, tests, task == "paired")
     for jitter, tops in ((True, {0, 1, 2, 3, 4}), (False, {2})):
-        batch = feed_of(task, knobs(jitter=jitter, batch_size=50), data).batch(0)
+        batch = feed_of(task, make_config(jitter=jitter, batch_size=50), data).batch(0)
         for images in (real_of(batch), given_of(batch)):
             top = ((images[:, 0, 0, 0] + 1) * 127.5).round().int()
             assert set(top.tolist()) == tops
@@ -127,7 +129,9 @@ def test_crops_are_moved_with_jitter_alone(task: str) -> None:
 def of_classes(labels: list[int], held_out: int = 0, **given: object) -> tuple[Feed, Images]:
     names = "/".join(map(str, sorted(set(labels))))
     data = image_set(numbered(len(labels)), labels, held_out)
-    return feed_of("noise", knobs(**{"classes": names, "batch_size": 10, **given}), data), data
+    return feed_of(
+        "noise", make_config(**{"classes": names, "batch_size": 10, **given}), data
+    ), data
 
 
 def test_a_batch_has_the_classes_of_its_images_and_g_is_fed_them() -> None:
@@ -197,7 +201,7 @@ def test_the_direction_says_which_side_is_given(
 
 
 def test_pictures_to_score_are_spread_over_those_there_are() -> None:
-    feed = feed_of("paired", knobs(), pairs_of(tests=5))
+    feed = feed_of("paired", make_config(), pairs_of(tests=5))
     assert numbers(pictures_of(feed, None, 3)) == [50, 52, 54]
     assert numbers(pictures_of(feed, None, 99)) == [50, 51, 52, 53, 54]
     assert numbers(pictures_of(feed, 3, 99)) == [53, 54]
@@ -205,7 +209,7 @@ def test_pictures_to_score_are_spread_over_those_there_are() -> None:
 
 def test_without_test_pictures_some_to_train_on_stand_in_unchanged() -> None:
     data = pairs_of(20, tests=0)
-    config = knobs(flip=True, jitter=True, batch_size=8)
+    config = make_config(flip=True, jitter=True, batch_size=8)
     tests = pictures_of(feed_of("paired", config, data), 0, 99)
     assert len(tests) == 8
     assert set(numbers(tests)) < set(range(20))
@@ -260,7 +264,7 @@ class Cycle(Net):
 
 @pytest.mark.parametrize("direction", ["AtoB", "BtoA"])
 def test_the_third_column_of_a_preview_is_wanted_or_of_a_cycle_the_way_back(direction: str) -> None:
-    data, config = pairs_of(tests=15), knobs(direction=direction)
+    data, config = pairs_of(tests=15), make_config(direction=direction)
     first, other = (50, 150) if direction == "AtoB" else (150, 50)
     for task, G in {"paired": Net(lambda x: -x), "unpaired": Cycle()}.items():
         grid = feed_of(task, config, data).preview(G)

@@ -19,17 +19,17 @@ from wiring import (
     flat,
     holes,
     image_set,
-    knobs,
     losses_of,
     make_batch,
+    make_config,
     mean_score,
+    nets_and_batch,
     numbered,
     one_hot,
     one_way,
     pairs_of,
     patch_score,
     pool_calls,
-    scene,
 )
 
 # --- classes -------------------------------------------------------------------------------------
@@ -38,7 +38,7 @@ from wiring import (
 def test_d_is_given_the_class_in_its_own_loss() -> None:
     nets, classes = one_way(lambda *_: flat(3), mean_score), one_hot(0, 1)
     d_loss, _ = losses_of("noise", "least-squares")
-    loss, _ = d_loss(nets, make_batch(flat(1), torch.zeros(2, NZ), (classes,)), knobs())
+    loss, _ = d_loss(nets, make_batch(flat(1), torch.zeros(2, NZ), (classes,)), make_config())
     # reals score 1 and 11, fakes 3 and 13: ((0 + 100) / 2 + (9 + 169) / 2) / 2
     assert loss.item() == pytest.approx((50 + 89) / 2)
     assert [torch.equal(y, classes) for _, y in d_calls(nets)[0]] == [True, True]
@@ -47,7 +47,7 @@ def test_d_is_given_the_class_in_its_own_loss() -> None:
 def test_d_is_given_the_class_in_the_loss_of_g() -> None:
     nets, classes = one_way(lambda *_: flat(3), mean_score), one_hot(0, 1)
     _, g_loss = losses_of("noise", "least-squares")
-    loss, _ = g_loss(nets, make_batch(flat(1), torch.zeros(2, NZ), (classes,)), knobs())
+    loss, _ = g_loss(nets, make_batch(flat(1), torch.zeros(2, NZ), (classes,)), make_config())
     assert loss.item() == pytest.approx((4 + 144) / 2 / 2)  # fakes score 3 and 13, 1 is wanted
     assert [torch.equal(y, classes) for _, y in d_calls(nets)[0]] == [True]
 
@@ -58,8 +58,8 @@ def test_d_is_given_the_class_in_the_loss_of_g() -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_d_sees_reals_and_fakes_augmented(task: str) -> None:
     torch.manual_seed(0)
-    nets, batch = scene(task, 1, 3, augment=1.0)
-    losses_of(task, "hinge")[0](nets, batch, knobs())
+    nets, batch = nets_and_batch(task, 1, 3, augment=1.0)
+    losses_of(task, "hinge")[0](nets, batch, make_config())
     for calls in d_calls(nets):
         assert [x[:, -1].max().item() for x, *_ in calls] == [1, 3]  # the real, then the fake
         assert [holes(x).all().item() for x, *_ in calls] == [True, True]
@@ -68,8 +68,8 @@ def test_d_sees_reals_and_fakes_augmented(task: str) -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_d_sees_fakes_augmented_in_the_loss_of_g(task: str) -> None:
     torch.manual_seed(0)
-    nets, batch = scene(task, 1, 3, augment=1.0)
-    losses_of(task, "hinge")[1](nets, batch, knobs())
+    nets, batch = nets_and_batch(task, 1, 3, augment=1.0)
+    losses_of(task, "hinge")[1](nets, batch, make_config())
     for ((x, *_),) in d_calls(nets):
         assert x[:, -1].max() == 3
         assert holes(x).all()
@@ -79,9 +79,9 @@ def test_d_sees_fakes_augmented_in_the_loss_of_g(task: str) -> None:
 def test_the_probability_of_augmentation_is_that_of_the_batch(task: str) -> None:
     torch.manual_seed(0)
     for share in (0.0, 0.3):
-        nets, batch = scene(task, 1, 3, 2000, augment=share)
+        nets, batch = nets_and_batch(task, 1, 3, 2000, augment=share)
         for loss in losses_of(task, "hinge"):
-            loss(nets, batch, knobs())
+            loss(nets, batch, make_config())
         for calls in d_calls(nets):
             for x, *_ in calls:
                 assert holes(x).float().mean() == pytest.approx(share, abs=0.05)  # 5 deviations
@@ -91,9 +91,9 @@ def test_the_probability_of_augmentation_is_that_of_the_batch(task: str) -> None
 def test_the_probability_of_augmentation_is_that_of_the_config(task: str) -> None:
     data = image_set(numbered(100)) if task == "noise" else pairs_of(100)
     for share in (0.0, 0.25, 0.8):
-        batch = feed_of(task, knobs(augment=share, batch_size=100), data).batch(0)
-        nets, _ = scene(task, 1, 3, 100)
-        losses_of(task, "hinge")[0](nets, batch, knobs())
+        batch = feed_of(task, make_config(augment=share, batch_size=100), data).batch(0)
+        nets, _ = nets_and_batch(task, 1, 3, 100)
+        losses_of(task, "hinge")[0](nets, batch, make_config())
         for calls in d_calls(nets):
             for x, *_ in calls:
                 assert holes(x).float().mean() == pytest.approx(share, abs=0.18)  # 4 deviations
@@ -105,7 +105,7 @@ def test_both_pictures_of_a_pair_are_augmented_alike() -> None:
     batch = make_batch(given + 100, given, augment=0.7)
     nets = one_way(lambda x: x + 200, patch_score)
     for loss in losses_of("paired", "hinge"):
-        loss(nets, batch, knobs())
+        loss(nets, batch, make_config())
     for (x,), offset in zip(d_calls(nets)[0], (100, 200, 200), strict=True):
         kept = x[:, 0] != 0
         assert torch.equal(kept, x[:, 1] != 0)
@@ -128,8 +128,8 @@ OF_GAMES = {  # D's and G's loss where reals score 0.5 and fakes -2
 def test_the_game_is_that_of_the_loss_flag_else_the_own(task: str, asked: str) -> None:
     own = "least-squares" if asked != "least-squares" else "logistic"
     expected_d, expected_g = OF_GAMES[asked or own]
-    nets, batch = scene(task, 0.5, -2)
-    config = knobs(loss=asked, l1=0.0, cycle=0.0)
+    nets, batch = nets_and_batch(task, 0.5, -2)
+    config = make_config(loss=asked, l1=0.0, cycle=0.0)
     d, g = (loss(nets, batch, config)[0].item() for loss in losses_of(task, own))
     # pix2pix halves D's loss; a cycle halves it too but has two, and two of G's
     assert d == pytest.approx(expected_d / (2 if task == "paired" else 1))
@@ -137,13 +137,15 @@ def test_the_game_is_that_of_the_loss_flag_else_the_own(task: str, asked: str) -
 
 
 def test_the_label_of_fakes_takes_from_the_logistic_loss_of_d() -> None:
-    nets, batch = scene("noise", 0, math.log(3))
+    nets, batch = nets_and_batch("noise", 0, math.log(3))
     d_loss, g_loss = losses_of("noise", "logistic")
     for label in (0.0, 0.25, 1.0):
         # softplus(0) of the real, softplus(log 3) - label * log 3 of the fake
         expected = math.log(2) + math.log(4) - label * math.log(3)
-        assert d_loss(nets, batch, knobs(fake_label=label))[0].item() == pytest.approx(expected)
-        assert g_loss(nets, batch, knobs(fake_label=label))[0].item() == pytest.approx(
+        assert d_loss(nets, batch, make_config(fake_label=label))[0].item() == pytest.approx(
+            expected
+        )
+        assert g_loss(nets, batch, make_config(fake_label=label))[0].item() == pytest.approx(
             math.log(4 / 3)
         )
 
@@ -155,24 +157,26 @@ def test_the_loss_of_d_has_no_gradient_for_g_and_that_of_g_has(task: str) -> Non
     D = nn.Parameter(torch.ones(1))
     nets = one_way(lambda x: x * weight, lambda x: D * patch_score(x)[:, 0, 0])
     d_loss, g_loss = losses_of(task, "critic")
-    d_loss(nets, batch, knobs())[0].backward()
+    d_loss(nets, batch, make_config())[0].backward()
     assert weight.grad is None
-    g_loss(nets, batch, knobs(l1=0.0))[0].backward()
+    g_loss(nets, batch, make_config(l1=0.0))[0].backward()
     assert weight.grad is not None
     assert weight.grad.item() == -1
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_scores_are_logged_by_their_names(task: str) -> None:
-    nets, batch = scene(task, 0.5, -2)
+    nets, batch = nets_and_batch(task, 0.5, -2)
     d_loss, g_loss = losses_of(task, "critic")
-    loss, logs = d_loss(nets, batch, knobs())
+    loss, logs = d_loss(nets, batch, make_config())
     for name in [" A", " B"] if task == "unpaired" else [""]:
         assert logs[f"D(x){name}"].item() == 0.5
         assert logs[f"D(G(z)){name}"].item() == -2
     assert logs["pair_auc"].item() == 1
     assert logs["loss_d"].item() == loss.item()
-    assert g_loss(nets, batch, knobs())[1]["loss_g"].item() == (4 if task == "unpaired" else 2)
+    assert g_loss(nets, batch, make_config())[1]["loss_g"].item() == (
+        4 if task == "unpaired" else 2
+    )
 
 
 # --- gradient penalty ----------------------------------------------------------------------------
@@ -189,7 +193,7 @@ def penalised(classes: Tensor, weight: float) -> tuple[float, float]:
     nets = one_way(lambda *_: flat(0), sloped)
     batch = make_batch(flat(0), torch.zeros(2, NZ), (classes,))
     d_loss, _ = losses_of("noise", "critic", penalty=True)
-    loss, logs = d_loss(nets, batch, knobs(penalty=weight))
+    loss, logs = d_loss(nets, batch, make_config(penalty=weight))
     return loss.item(), logs["penalty"].item()
 
 
@@ -205,8 +209,8 @@ def test_the_penalty_is_weighed_by_its_flag() -> None:
 
 def test_the_penalty_is_taken_between_what_d_sees_of_a_real_and_of_a_fake() -> None:
     torch.manual_seed(0)
-    nets, batch = scene("noise", 1, 3, 16, augment=1.0)
-    losses_of("noise", "critic", penalty=True)[0](nets, batch, knobs())
+    nets, batch = nets_and_batch("noise", 1, 3, 16, augment=1.0)
+    losses_of("noise", "critic", penalty=True)[0](nets, batch, make_config())
     (real,), (fake,), (x,) = d_calls(nets)[0]
     differ = real != fake
     for i in range(16):
@@ -223,7 +227,7 @@ def test_the_penalty_is_taken_between_what_d_sees_of_a_real_and_of_a_fake() -> N
 def test_d_of_pix2pix_sees_the_given_picture_first() -> None:
     nets, batch = one_way(lambda x: x * 0 + 3, patch_score), make_batch(flat(2), flat(1))
     for loss in losses_of("paired", "critic"):
-        loss(nets, batch, knobs())
+        loss(nets, batch, make_config())
     seen = [x[0, :, 0, 0].tolist() for (x,) in d_calls(nets)[0]]
     assert seen == [[1, 2], [1, 3], [1, 3]]  # given and wanted, given and fake, and for G
 
@@ -231,9 +235,9 @@ def test_d_of_pix2pix_sees_the_given_picture_first() -> None:
 def test_the_loss_of_pix2pix_by_hand() -> None:
     nets, batch = one_way(lambda x: x * 0 - 3, patch_score), make_batch(flat(2), flat(1))
     d_loss, g_loss = losses_of("paired", "critic")
-    assert d_loss(nets, batch, knobs())[0].item() == (-3 - 2) / 2
+    assert d_loss(nets, batch, make_config())[0].item() == (-3 - 2) / 2
     for weight in (0.0, 7.0):
-        loss, logs = g_loss(nets, batch, knobs(l1=weight))
+        loss, logs = g_loss(nets, batch, make_config(l1=weight))
         assert loss.item() == 3 + weight * 5  # -D(fake) + weight |fake - wanted|
         assert (logs["loss_g"].item(), logs["l1"].item()) == (3, 5)
 
@@ -254,7 +258,7 @@ def first_pixels(calls: list[tuple[Tensor, ...]]) -> list[float]:
 
 def test_each_d_of_a_cycle_judges_its_own_side_and_is_halved() -> None:
     nets, batch = cycle_of_1_and_7()
-    loss, _ = losses_of("unpaired", "critic")[0](nets, batch, knobs())
+    loss, _ = losses_of("unpaired", "critic")[0](nets, batch, make_config())
     assert [[x[0, 0, 0, 0].item() for (x,) in calls] for calls in d_calls(nets)] == [
         [7, 2],
         [1, 10],
@@ -265,7 +269,7 @@ def test_each_d_of_a_cycle_judges_its_own_side_and_is_halved() -> None:
 def test_d_of_a_cycle_sees_what_its_pool_makes_of_the_fakes_and_g_does_not() -> None:
     nets, batch = cycle_of_1_and_7([lambda x: x + 50, lambda x: x + 60])
     for loss in losses_of("unpaired", "critic"):
-        loss(nets, batch, knobs())
+        loss(nets, batch, make_config())
     seen = [first_pixels(calls) for calls in d_calls(nets)]
     assert seen == [[7, 52, 2], [1, 70, 10]]  # real, out of the pool, and for G
     assert [first_pixels(calls) for calls in pool_calls(nets)] == [[2], [10]]
@@ -275,10 +279,10 @@ def test_the_loss_of_a_cycle_by_hand() -> None:
     nets, batch = cycle_of_1_and_7()
     _, g_loss = losses_of("unpaired", "critic")
     # back(there(1)) = 5 is 4 from 1, there(back(7)) = 20 is 13 from 7
-    loss, logs = g_loss(nets, batch, knobs(cycle=3.0))
+    loss, logs = g_loss(nets, batch, make_config(cycle=3.0))
     assert (logs["loss_g"].item(), logs["cycle"].item()) == (-2 - 100, 4 + 13)
     assert loss.item() == -102 + 3 * 17
     # there(7) = 14 is 7 from 7, back(1) = 4 is 3 from 1
-    loss, logs = g_loss(nets, batch, knobs(cycle=3.0, identity=0.25))
+    loss, logs = g_loss(nets, batch, make_config(cycle=3.0, identity=0.25))
     assert logs["identity"].item() == 7 + 3
     assert loss.item() == -102 + 3 * 17 + 3 * 0.25 * 10

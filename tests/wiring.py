@@ -31,7 +31,7 @@ Function = Callable[..., Tensor]
 # --- internal names of the code under test are used only here ------------------------------------
 
 
-def knobs(**given: Any) -> Config:
+def make_config(**given: Any) -> Config:
     """A config without any chance in it but for what is `given`."""
     still = {"augment": 0.0, "flip": False, "jitter": False, "identity": 0.0, "nz": NZ}
     return Config(**{**still, **given})
@@ -143,7 +143,7 @@ def noise_of_candidates(seed: int, count: int) -> Tensor:
 
 def initial_weights(seed: int) -> Tensor:
     """All weights of a new run's nets."""
-    config = knobs(seed=seed, family="mlp-tiny", img_size=28, channels=1)
+    config = make_config(seed=seed, family="mlp-tiny", img_size=28, channels=1)
     nets = State(FAMILIES[config.family], config, CPU).nets
     return torch.cat([p.detach().flatten() for net in (nets.G, nets.D) for p in net.parameters()])
 
@@ -183,7 +183,9 @@ def patch_score(x: Tensor) -> Tensor:
     return mean_score(x)[:, None, None, None]
 
 
-def scene(task: str, real: float, fake: float, count: int = 2, **more: Any) -> tuple[Nets, Batch]:
+def nets_and_batch(
+    task: str, real: float, fake: float, count: int = 2, **more: Any
+) -> tuple[Nets, Batch]:
     """Nets and a batch of flat images; in a cycle those of A are as those of B."""
     batch = make_batch(flat(real, count), flat(real, count), **more)
     if task != "unpaired":
