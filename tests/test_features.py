@@ -54,7 +54,7 @@ def test_lite0_with_folded_batch_norm_is_the_same_function(monkeypatch: pytest.M
 
 @pytest.mark.parametrize("name", ["lite0", "random"])
 def test_features_of_an_image_do_not_depend_on_its_batch(name: str) -> None:
-    faces = avatars.draw(0, 20, 48)
+    faces = avatars.render(0, 20, 48)
     many = features.extract(faces, name)
     assert many.dtype == np.float32
     assert many.shape == (20, {"lite0": 1280, "random": 512}[name])

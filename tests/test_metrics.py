@@ -46,7 +46,7 @@ def stripes(images: Pixels, strength: int) -> Pixels:
 @pytest.fixture(scope="module")
 def faces() -> Pixels:
     """320 rendered avatars, uint8 [320, 3, 48, 48]."""
-    return avatars.draw(0, 320, 48)
+    return avatars.render(0, 320, 48)
 
 
 def random_images(count: int, side: int = 16, channels: int = 3, seed: int = 0) -> Pixels:

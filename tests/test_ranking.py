@@ -51,7 +51,7 @@ def test_discriminant_by_hand() -> None:
 
 def test_reference_features_are_of_evenly_spaced_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranking, "MAX_REALS", 3)
-    faces = avatars.draw(0, 5, 48)
+    faces = avatars.render(0, 5, 48)
     found = ranking.reference_features(faces)
     assert np.array_equal(found, features.extract(faces[[0, 2, 4]], "lite0"))
 
@@ -60,7 +60,7 @@ def test_reference_features_are_of_evenly_spaced_images(monkeypatch: pytest.Monk
 
 
 def test_realism_ranks_faces_above_noisy_ones() -> None:
-    faces = avatars.draw(0, 130, 64)
+    faces = avatars.render(0, 130, 64)
     judge = RANKERS["realism"].make_judge(inputs(real=ranking.reference_features(faces[:100])))
     clean = torch.from_numpy(faces[100:]).float() / 127.5 - 1
     torch.manual_seed(0)
@@ -71,7 +71,7 @@ def test_realism_ranks_faces_above_noisy_ones() -> None:
 
 
 def test_ratio_ranks_images_without_the_flaw_of_the_run_higher() -> None:
-    faces = avatars.draw(0, 190, 64)
+    faces = avatars.render(0, 190, 64)
     torch.manual_seed(0)
     images = torch.from_numpy(faces[100:]).float() / 127.5 - 1
     noisy = torch.arange(90) % 3 > 0  # a third of the run's images have no flaw
@@ -139,7 +139,7 @@ def ranked(images: np.ndarray) -> sample.Ranked:
 
 
 def test_diverse_images_are_no_copies_of_each_other_or_of_training_images() -> None:
-    faces = avatars.draw(0, 300, 48)
+    faces = avatars.render(0, 300, 48)
     train, new = faces[:200], faces[200:]
     candidates = np.concatenate([new[:30].repeat(2, axis=0), train[:20]])  # every new image twice
     chosen = ranking.select_diverse(ranked(candidates), 25, train)
@@ -153,7 +153,7 @@ def test_diverse_images_are_no_copies_of_each_other_or_of_training_images() -> N
 
 
 def test_too_few_new_images_are_filled_up_with_the_most_novel() -> None:
-    faces = avatars.draw(0, 60, 48)
+    faces = avatars.render(0, 60, 48)
     train = faces[:50]
     candidates = np.concatenate([train[:6], faces[50:53]])
     distance = ranking.novelty(candidates, train)
@@ -175,7 +175,7 @@ def test_novelty_does_not_depend_on_the_number_of_training_images() -> None:
 
 
 def test_novelty_by_hand() -> None:
-    faces = avatars.draw(0, 60, 48)
+    faces = avatars.render(0, 60, 48)
     new, train = faces[40:], faces[:40]
     queries = features.spaced(40, 10)  # a quarter of the training images
     others = np.setdiff1d(np.arange(40), queries)
