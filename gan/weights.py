@@ -10,7 +10,7 @@ from gan.errors import Refused
 from gan.translation import ThereAndBack
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-WAY_OUT = "give the --family, --img-size, --ngf and the like that these weights were trained with"
+WAY_OUT = "give the --family, --img-size, --channels, --ngf etc. these weights were trained with"
 
 
 def load_weights(net: nn.Module, weights: object, path: Path | str) -> None:
