@@ -9,18 +9,8 @@ from torch import Tensor, nn
 
 from config import Config
 from gan.errors import Refused
-from models import (
-    FAMILIES,
-    ModernD,
-    ModernG,
-    NetD,
-    NetG,
-    family_of,
-    judged,
-    load_weights,
-    pyramid,
-    restore,
-)
+from gan.weights import load_weights
+from models import FAMILIES, ModernD, ModernG, NetD, NetG, find_family, project, pyramid, restore
 
 
 def count(net: nn.Module) -> int:
@@ -70,7 +60,7 @@ def test_parameter_counts_of_the_other_sources() -> None:
     }
     for name, counts in expected.items():
         family = FAMILIES[name]
-        nets = family.build(Config(**family.defaults))
+        nets = family.build(Config(**family.defaults), 0)
         assert (count(nets.G), count(nets.D)) == counts, name
 
 
@@ -94,21 +84,20 @@ def test_only_batch_norm_or_spectral_norm_or_none() -> None:
 
 def test_a_conditional_score_is_the_score_and_that_of_its_class() -> None:
     scores = torch.tensor([[1.0, 10.0, 100.0], [2.0, 20.0, 200.0]])
-    assert judged(scores[:, :1]).tolist() == [1, 2]
-    assert judged(scores, torch.eye(2)).tolist() == [11, 202]
+    assert project(scores[:, :1]).tolist() == [1, 2]
+    assert project(scores, torch.eye(2)).tolist() == [11, 202]
 
 
-@pytest.mark.parametrize("name", [n for n, row in FAMILIES.items() if row.data == "images"])
+@pytest.mark.parametrize("name", [n for n, row in FAMILIES.items() if row.task.name == "noise"])
 def test_every_family_can_be_conditional(name: str) -> None:
     defaults = {**FAMILIES[name].defaults, "ngf": 4, "ndf": 4, "nz": 6, "img_size": 28}
-    nets = FAMILIES[name].build(Config(**defaults, classes="a/b/c"))
-    vectors = torch.cat([torch.randn(3, 6), torch.eye(3)], 1)
-    images = nets.G(vectors)
-    one, other = nets.D(images, torch.eye(3)), nets.D(images, torch.eye(3)[[1, 2, 0]])
-    assert one.shape == (3,)
-    assert not torch.equal(one, other)
-    swapped = nets.G(torch.cat([vectors[:, :6], torch.eye(3)[[1, 2, 0]]], 1))
-    assert not torch.equal(images, swapped)
+    nets = FAMILIES[name].build(Config(**defaults), 3)
+    z, classes, others = torch.randn(3, 6), torch.eye(3), torch.eye(3)[[1, 2, 0]]
+    images = nets.G(z, classes)
+    scores = nets.D(images, classes)
+    assert scores.shape == (3,)
+    assert not torch.equal(scores, nets.D(images, others))
+    assert not torch.equal(images, nets.G(z, others))
 
 
 def test_sides_of_the_layers() -> None:
@@ -229,9 +218,9 @@ def test_weights_older_than_the_batch_counter_load() -> None:
 
 
 def test_an_unknown_family_is_refused_with_the_nearest() -> None:
-    assert family_of("dcgan") is FAMILIES["dcgan"]
+    assert find_family("dcgan") is FAMILIES["dcgan"]
     with pytest.raises(Refused, match=r"did you mean dcgan\?"):
-        family_of("dcgann")
+        find_family("dcgann")
 
 
 def test_a_file_that_is_no_state_is_refused(tmp_path: Path) -> None:

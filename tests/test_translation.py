@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gan.errors import Refused
-from gan.translation import PatchD, Pool, ResNetG, UNet, init_weights, load_reference
+from gan.translation import PatchD, Pool, ResNetG, UNet, init_weights
+from gan.weights import load_weights
 
 SIZES = [28, 30, 50, 64, 96, 100, 128, 144, 256]
 NORMED = (nn.BatchNorm2d, nn.InstanceNorm2d)
@@ -37,12 +38,12 @@ def test_a_picture_keeps_its_sides(make: Callable[..., nn.Module], size: int) ->
         net = make(channels_in, channels_out, size, 2).eval()
         for height, width in [(size, size), (size, size + 13), (size // 2 + 3, size)]:
             with torch.no_grad():
-                drawn = net(torch.randn(1, channels_in, height, width))
-            assert drawn.shape == (1, channels_out, height, width)
-            assert drawn.abs().max() <= 1
+                generated = net(torch.randn(1, channels_in, height, width))
+            assert generated.shape == (1, channels_out, height, width)
+            assert generated.abs().max() <= 1
 
 
-def test_sizes_just_beside_the_powers_of_two() -> None:
+def test_sizes_next_to_the_powers_of_two() -> None:
     for size in (29, 31, 33, 47, 63, 65, 99, 127, 129, 191, 255):
         images = torch.zeros(1, 3, size, size)
         for make in (UNet, ResNetG):
@@ -223,7 +224,7 @@ def test_the_pool_fills_and_then_swaps_or_passes() -> None:
             slots.append(before.index(shown))
             before[slots[-1]] = new
             assert values(pool.images) == before
-    # 2,000 throws: 1,000 +- 4 standard deviations of 22; a third of about 1,000 swaps in each slot
+    # 2,000 fakes: 1,000 +- 4 standard deviations of 22; a third of about 1,000 swaps in each slot
     assert abs(passed - 1000) < 89
     assert all(abs(slots.count(slot) - 333) < 60 for slot in range(3))
 
@@ -235,7 +236,7 @@ def test_one_of_a_batch_may_come_back_for_a_later_one(monkeypatch: pytest.Monkey
     assert values(pool.images) == [4]
 
 
-def test_what_the_pool_returns_is_apart_from_it_and_from_the_graph() -> None:
+def test_what_the_pool_returns_shares_nothing_with_it_or_the_graph() -> None:
     torch.manual_seed(0)
     pool = Pool((1, 2, 2), size=1)
     fakes = picture(1).requires_grad_()
@@ -301,10 +302,8 @@ def norm_weights(weights: Weights, key: str, c: int, norm: str) -> None:
     """Add what the reference stores: all of batch norm, the statistics alone of instance norm."""
     if norm == "batch":
         weights[f"{key}.weight"], weights[f"{key}.bias"] = torch.randn(c), torch.randn(c)
-    weights[f"{key}.running_mean"], weights[f"{key}.running_var"] = (
-        torch.randn(c),
-        torch.rand(c) + 1,
-    )
+    weights[f"{key}.running_mean"] = torch.randn(c)
+    weights[f"{key}.running_var"] = torch.rand(c) + 1
     weights[f"{key}.num_batches_tracked"] = torch.tensor(9)
 
 
@@ -337,11 +336,11 @@ def reference_resnet(c_in: int, c_out: int, ngf: int, blocks: int) -> Weights:
         for inside in (1, 5):
             stages.append((f"{block}.conv_block.{inside}", 4 * ngf, 4 * ngf, 3))
     stages += [(f"{10 + blocks}", 4 * ngf, 2 * ngf, 3), (f"{13 + blocks}", 2 * ngf, ngf, 3)]
-    for place, before, after, kernel in stages:
-        transposed = place.isdigit() and int(place) >= 10
+    for key, before, after, kernel in stages:
+        transposed = key.isdigit() and int(key) >= 10
         shape = (before, after) if transposed else (after, before)
-        conv_weights(weights, f"model.{place}", (*shape, kernel, kernel), after)
-        root, _, last = f"model.{place}".rpartition(".")
+        conv_weights(weights, f"model.{key}", (*shape, kernel, kernel), after)
+        root, _, last = f"model.{key}".rpartition(".")
         norm_weights(weights, f"{root}.{int(last) + 1}", after, "instance")
     conv_weights(weights, f"model.{17 + blocks}", (c_out, ngf, 7, 7), c_out)
     return weights
@@ -351,10 +350,9 @@ def reference_patch_d(c_in: int, ndf: int) -> Weights:
     """A state dict of its NLayerDiscriminator, 3 layers and instance norm, key by key."""
     weights: Weights = {}
     wide = [c_in, ndf, 2 * ndf, 4 * ndf, 8 * ndf, 1]
-    for layer, place in enumerate((0, 2, 5, 8, 11)):
-        conv_weights(
-            weights, f"model.{place}", (wide[layer + 1], wide[layer], 4, 4), wide[layer + 1]
-        )
+    for layer, index in enumerate((0, 2, 5, 8, 11)):
+        before, after = wide[layer : layer + 2]
+        conv_weights(weights, f"model.{index}", (after, before, 4, 4), after)
     return weights
 
 
@@ -391,54 +389,52 @@ def resnet_by_hand(weights: Weights, x: Tensor, blocks: int) -> Tensor:
         return F.pad(x, (by, by, by, by), mode="reflect")
 
     y = F.conv2d(reflected(x, 3), *parts(weights, "model.1"))
-    for place in ("model.4", "model.7"):
-        y = F.conv2d(F.relu(F.instance_norm(y)), *parts(weights, place), 2, 1)
+    for key in ("model.4", "model.7"):
+        y = F.conv2d(F.relu(F.instance_norm(y)), *parts(weights, key), 2, 1)
     y = F.relu(F.instance_norm(y))
     for block in range(10, 10 + blocks):
         z = F.conv2d(reflected(y, 1), *parts(weights, f"model.{block}.conv_block.1"))
         z = reflected(F.relu(F.instance_norm(z)), 1)
         z = F.conv2d(z, *parts(weights, f"model.{block}.conv_block.5"))
         y = y + F.instance_norm(z)
-    for place in (f"model.{10 + blocks}", f"model.{13 + blocks}"):
-        y = F.conv_transpose2d(y, *parts(weights, place), 2, 1, output_padding=1)
+    for key in (f"model.{10 + blocks}", f"model.{13 + blocks}"):
+        y = F.conv_transpose2d(y, *parts(weights, key), 2, 1, output_padding=1)
         y = F.relu(F.instance_norm(y))
     return torch.tanh(F.conv2d(reflected(y, 3), *parts(weights, f"model.{17 + blocks}")))
 
 
 @pytest.mark.parametrize("norm", ["batch", "instance"])
-def test_a_published_u_net_draws_what_the_reference_draws(norm: str) -> None:
+def test_a_published_u_net_gives_what_the_reference_gives(norm: str) -> None:
     torch.manual_seed(0)
     weights, images = reference_unet(1, 3, 4, 6, norm), torch.randn(2, 1, 64, 128)
     net = UNet(1, 3, 64, 4, norm)
-    load_reference(net, weights, "latest_net_G.pth")
+    load_weights(net, weights, "latest_net_G.pth")
     with torch.no_grad():
-        drawn, expected = net.eval()(images), unet_by_hand(weights, images)
+        generated, expected = net.eval()(images), unet_by_hand(weights, images)
     assert 0.1 < expected.std() < 0.9  # neither silent nor all at the ends of tanh
-    torch.testing.assert_close(drawn, expected)
+    torch.testing.assert_close(generated, expected)
 
 
 @pytest.mark.parametrize(("size", "blocks"), [(64, 6), (256, 9)])
-def test_a_published_resnet_draws_what_the_reference_draws(size: int, blocks: int) -> None:
+def test_a_published_resnet_gives_what_the_reference_gives(size: int, blocks: int) -> None:
     torch.manual_seed(0)
     weights, images = reference_resnet(3, 1, 4, blocks), torch.randn(2, 3, 64, 40)
     net = ResNetG(3, 1, size, 4)
-    load_reference(net, weights, "latest_net_G_A.pth")
+    load_weights(net, weights, "latest_net_G_A.pth")
     with torch.no_grad():
-        drawn, expected = net.eval()(images), resnet_by_hand(weights, images, blocks)
+        generated, expected = net.eval()(images), resnet_by_hand(weights, images, blocks)
     assert 0.1 < expected.std() < 0.9
-    torch.testing.assert_close(drawn, expected)
+    torch.testing.assert_close(generated, expected)
 
 
 def test_published_discriminators_load_too() -> None:
     weights, net = reference_patch_d(3, 4), PatchD(3, 4)
-    load_reference(net, weights, "latest_net_D.pth")
+    load_weights(net, weights, "latest_net_D.pth")
     x = images = torch.randn(1, 3, 64, 64)
-    for place, stride in [(0, 2), (2, 2), (5, 2), (8, 1), (11, 1)]:
-        if place > 2:
-            x = F.instance_norm(x)
-        x = F.conv2d(
-            F.leaky_relu(x, 0.2) if place else x, *parts(weights, f"model.{place}"), stride, 1
-        )
+    for index, stride in [(0, 2), (2, 2), (5, 2), (8, 1), (11, 1)]:
+        x = F.instance_norm(x) if index > 2 else x
+        x = F.leaky_relu(x, 0.2) if index else x
+        x = F.conv2d(x, *parts(weights, f"model.{index}"), stride, 1)
     torch.testing.assert_close(net(images), x)
 
 
@@ -447,7 +443,7 @@ def test_names_of_other_ages_load_too() -> None:
     bare = {key: value for key, value in weights.items() if not key.endswith("num_batches_tracked")}
     wrapped = {f"module.{key}": value for key, value in bare.items()}
     net = UNet(3, 3, 64, 2)
-    load_reference(net, wrapped, "old.pth")
+    load_weights(net, wrapped, "old.pth")
     for key, value in bare.items():
         assert torch.equal(net.state_dict()[key], value), key
 
@@ -458,12 +454,12 @@ REFUSALS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any], str]] = {
     "other width": (
         lambda: UNet(3, 3, 64, 2),
         lambda: reference_unet(3, 3, 4, 6),
-        r"model\.model\.0\.weight is \[4, 3, 4, 4\], this net's \[2, 3, 4, 4\].*--ngf",
+        r"model\.model\.0\.weight is \[4, 3, 4, 4\], this network's \[2, 3, 4, 4\].*--ngf",
     ),
     "other channels": (
         lambda: ResNetG(1, 3, 64, 2),
         lambda: reference_resnet(3, 3, 2, 6),
-        r"model\.1\.weight is \[2, 3, 7, 7\], this net's \[2, 1, 7, 7\].*--channels",
+        r"model\.1\.weight is \[2, 3, 7, 7\], this network's \[2, 1, 7, 7\].*--channels",
     ),
     "fewer levels": (
         lambda: UNet(3, 3, 128, 2),
@@ -494,7 +490,7 @@ def test_weights_of_another_net_are_refused(case: str) -> None:
     net = make()
     before = {key: value.clone() for key, value in net.state_dict().items()}
     with pytest.raises(Refused, match=message) as refusal:
-        load_reference(net, weights(), "some/net_G.pth")
+        load_weights(net, weights(), "some/net_G.pth")
     assert str(refusal.value).startswith("some/net_G.pth: ")
     assert "\n" not in str(refusal.value)
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())

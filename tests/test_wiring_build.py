@@ -9,13 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from config import Config
+from config import Config, RunFacts
 from gan import checkpoint
 from gan.errors import Refused
-from gan.translation import PatchD, ThereAndBack, UNet
-from models import FAMILIES, MlpD, MlpG, ModernD, ModernG, NetD, NetG, Nets, load_weights, restore
+from gan.losses import Nets
+from gan.translation import CycleD, PatchD, ThereAndBack, UNet
+from gan.weights import load_weights
+from models import FAMILIES, MlpD, MlpG, ModernD, ModernG, NetD, NetG, restore
 
-# What the code calls things: all access to internal names is here.
+Weights = dict[str, Tensor]
 
 
 def config_of(name: str, **flags: Any) -> Config:
@@ -23,39 +25,37 @@ def config_of(name: str, **flags: Any) -> Config:
     return Config(**{**FAMILIES[name].defaults, **small, "family": name, **flags})
 
 
-def build(name: str, **flags: Any) -> Nets:
-    return FAMILIES[name].build(config_of(name, **flags))
+def build(name: str, classes: int = 0, **flags: Any) -> Nets:
+    return FAMILIES[name].build(config_of(name, **flags), classes)
 
 
-def classes(*names: str) -> dict[str, str]:
-    """The flag that holds the classes a conditional run has found."""
-    return {"classes": "/".join(names)}
-
-
-def generate(G: nn.Module, noise: Tensor, *condition: Tensor) -> Tensor:
-    return G(torch.cat([noise, *condition], 1))
-
-
-def load(net: nn.Module, weights: Any) -> None:
+def load(net: nn.Module, weights: object) -> None:
     load_weights(net, weights, "w.pth")
 
 
-def save_state(path: Path, config: Config, nets: Nets, average: Mapping[str, Any] | None) -> None:
+def save_state(
+    path: Path, config: Config, nets: Nets, average: Mapping[str, Tensor] | None, *names: str
+) -> None:
+    """A state as the loop saves it; `names` are its classes."""
     weights = {"G": nets.G.state_dict(), "D": nets.D.state_dict()}
     fields = {**vars(config), "a_flag_of_an_older_version": 1}
-    checkpoint.save(path, {"config": fields, "nets": weights, "ema": average})
+    facts = {"class_names": list(names), "mixed_precision": False}
+    checkpoint.save(path, {"config": fields, "facts": facts, "nets": weights, "ema": average})
 
 
-def two_ways(G: Any) -> tuple[nn.Module, nn.Module]:
+def two_ways(G: nn.Module) -> tuple[nn.Module, nn.Module]:
+    assert isinstance(G, ThereAndBack)
     return G.there, G.back
 
 
-def two_judges(D: Any) -> tuple[nn.Module, nn.Module]:
+def two_discriminators(D: nn.Module) -> tuple[nn.Module, nn.Module]:
+    assert isinstance(D, CycleD)
     return D.there, D.back
 
 
-def pools(D: Any) -> tuple[Tensor, Tensor]:
+def pools(D: nn.Module) -> tuple[Tensor, Tensor]:
     """The pictures that the pools hold."""
+    assert isinstance(D, CycleD)
     return D.pool_there.images, D.pool_back.images
 
 
@@ -99,6 +99,7 @@ MODERN_D = 4 * 3 * 9 + 3 + 3 * 4 * 16 + 4 + 4 * 4 * 9 + 4 + 4 * 49 * 3 + 3
 # G, D, their parameters, norms of D, its spectral convolutions
 BUILDS: dict[str, tuple[type, type, int, int, set[str], int]] = {
     "modern": (ModernG, ModernD, MODERN_G, MODERN_D, set(), 3),
+    "rpgan": (ModernG, ModernD, MODERN_G, MODERN_D, set(), 0),
     "dcgan": (NetG, NetD, DCGAN_G, DCGAN_D + 12, {"batch"}, 0),
     "dcgan-64": (NetG, NetD, DCGAN_G, DCGAN_D + 12, {"batch"}, 0),
     "dcgan-144": (NetG, NetD, DCGAN_G, DCGAN_D + 12, {"batch"}, 0),
@@ -113,13 +114,13 @@ BUILDS: dict[str, tuple[type, type, int, int, set[str], int]] = {
 
 @pytest.mark.parametrize("name", BUILDS)
 def test_nets_of_noise(name: str) -> None:
-    nets = build(name, channels=1, **classes("a", "b"))
+    nets = build(name, 2, channels=1)
     G, D, g_count, d_count, d_norms, d_spectral = BUILDS[name]
     assert (type(nets.G), type(nets.D)) == (G, D)
     assert (count(nets.G), count(nets.D)) == (g_count, d_count)
     assert (norms(nets.D), spectral(nets.D), spectral(nets.G)) == (d_norms, d_spectral, 0)
     one_hot = torch.eye(2)
-    images = generate(nets.G, torch.randn(2, 5), one_hot)
+    images = nets.G(torch.randn(2, 5), one_hot)
     assert images.shape == (2, 1, 28, 28)
     assert nets.D(images, one_hot).shape == (2,)
 
@@ -127,7 +128,7 @@ def test_nets_of_noise(name: str) -> None:
 @pytest.mark.parametrize("name", BUILDS)
 def test_size_and_channels_without_classes(name: str) -> None:
     nets = build(name, img_size=32, channels=3)
-    images = generate(nets.G, torch.randn(2, 5))
+    images = nets.G(torch.randn(2, 5))
     assert images.shape == (2, 3, 32, 32)
     assert nets.D(images).shape == (2,)
 
@@ -153,7 +154,7 @@ def test_pix2pix_goes_from_the_given_to_the_wanted(direction: str, given: int, w
     assert isinstance(nets.D, PatchD)
     images = torch.zeros(1, given, 28, 28)
     assert nets.G(images).shape == (1, wanted, 28, 28)
-    # D judges both side by side
+    # D is shown both together
     assert nets.D(torch.cat([images, nets.G(images)], 1)).shape == (1, 1, 1, 1)
     assert convolutions(nets.D)[0].in_channels == given + wanted
 
@@ -166,7 +167,7 @@ def test_cyclegan_goes_there_and_back(direction: str, given: int, wanted: int) -
     images = torch.zeros(1, given, 28, 28)
     assert there(images).shape == nets.G(images).shape == (1, wanted, 28, 28)
     assert back(there(images)).shape == (1, given, 28, 28)
-    d_there, d_back = two_judges(nets.D)
+    d_there, d_back = two_discriminators(nets.D)
     assert d_there(there(images)).shape == d_back(images).shape == (1, 1, 1, 1)
     held_there, held_back = pools(nets.D)
     assert held_there.shape == (4, wanted, 28, 28)
@@ -187,21 +188,21 @@ def test_cyclegan_has_instance_norm_at_any_batch(batch: int) -> None:
 
 @pytest.mark.parametrize("name", ["pix2pix", "cyclegan"])
 def test_spectral_norm_is_asked_for(name: str) -> None:
-    judges = 1 if name == "pix2pix" else 2
+    discriminators = 1 if name == "pix2pix" else 2
     assert spectral(build(name).D) == 0
     nets = build(name, spectral=True)
-    assert (spectral(nets.D), spectral(nets.G), norms(nets.D)) == (5 * judges, 0, set())
+    assert (spectral(nets.D), spectral(nets.G), norms(nets.D)) == (5 * discriminators, 0, set())
 
 
 @pytest.mark.parametrize("name", ["pix2pix", "cyclegan"])
 def test_widths(name: str) -> None:
     nets = build(name, ngf=2, ndf=3)
     ways = (nets.G,) if name == "pix2pix" else two_ways(nets.G)
-    judges = (nets.D,) if name == "pix2pix" else two_judges(nets.D)
+    discriminators = (nets.D,) if name == "pix2pix" else two_discriminators(nets.D)
     for way in ways:
         assert convolutions(way)[0].out_channels == 2
-    for judge in judges:
-        assert [conv.out_channels for conv in convolutions(judge)] == [3, 6, 12, 24, 1]
+    for patch_d in discriminators:
+        assert [conv.out_channels for conv in convolutions(patch_d)] == [3, 6, 12, 24, 1]
 
 
 @pytest.mark.parametrize("size", [28, 64, 256])
@@ -242,6 +243,7 @@ LOADED: dict[str, Callable[[], nn.Module]] = {
     "MlpD": lambda: MlpD((4,), 28, 1),
     "ModernG": lambda: build("modern").G,
     "ModernD": lambda: build("modern").D,
+    "ModernD-none": lambda: build("rpgan").D,
     "UNet": lambda: build("pix2pix", batch_size=2).G,
     "UNet-instance": lambda: build("pix2pix").G,
     "PatchD": lambda: build("pix2pix", batch_size=2).D,
@@ -255,7 +257,6 @@ MAY_LACK = {
     "NetD-spectral": "main.4.bias",
     "NetD-none": "main.4.bias",
 }
-Weights = dict[str, Tensor]
 
 
 def weights_of(net: nn.Module) -> Weights:
@@ -374,12 +375,12 @@ def test_cyclegan_takes_both_ways_or_is_refused() -> None:
 def test_restore_gives_the_average_if_there_is_one(
     name: str, averaged: bool, tmp_path: Path
 ) -> None:
-    config, path = config_of(name, channels=1, **classes("a", "b")), tmp_path / "state.pth"
-    nets = build(name, channels=1, **classes("a", "b"))
+    config, path = config_of(name, channels=1), tmp_path / "state.pth"
+    nets = build(name, 2, channels=1)
     average = other(nets.G)
-    save_state(path, config, nets, average if averaged else None)
-    restored, stored = restore(path)
-    assert stored == config
+    save_state(path, config, nets, average if averaged else None, "a", "b")
+    restored, stored, facts = restore(path)
+    assert (stored, facts) == (config, RunFacts(("a", "b"), False))
     assert differing(restored.G, average if averaged else weights_of(nets.G)) == []
     assert differing(restored.D, weights_of(nets.D)) == []
 
@@ -393,10 +394,21 @@ def test_restore_of_pictures(name: str, tmp_path: Path) -> None:
         for held in pools(nets.D):
             held.normal_()
     save_state(path, config_of(name, **flags), nets, None)
-    restored, stored = restore(path)
-    assert stored == config_of(name, **flags)
+    restored, stored, facts = restore(path)
+    assert (stored, facts) == (config_of(name, **flags), RunFacts())
     assert differing(restored.G, weights_of(nets.G)) == []
     assert differing(restored.D, weights_of(nets.D)) == []
+
+
+def test_restore_of_an_earlier_version(tmp_path: Path) -> None:
+    """Which kept the classes, and whether it computed in bfloat16, among the settings."""
+    path, nets = tmp_path / "state.pth", build("dcgan", 2)
+    fields = {**vars(config_of("dcgan")), "classes": "a/b", "amp": True}
+    weights = {"G": nets.G.state_dict(), "D": nets.D.state_dict()}
+    checkpoint.save(path, {"config": fields, "nets": weights, "ema": None})
+    restored, stored, facts = restore(path)
+    assert (stored, facts) == (config_of("dcgan", amp=True), RunFacts(("a", "b"), True))
+    assert differing(restored.G, weights_of(nets.G)) == []
 
 
 @pytest.mark.parametrize("missing", ["config", "nets", "ema"])

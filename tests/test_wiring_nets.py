@@ -14,31 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from gan.translation import Level, PatchD, ResNetBlock, ResNetG, ThereAndBack, UNet
-from models import MlpD, MlpG, ModernD, ModernG, NetD, NetG, judged
-
-# What the code calls things: all access to internal names is here.
+from models import MlpD, MlpG, ModernD, ModernG, NetD, NetG, project
 
 CLASSES = 3
-
-
-def classic_g(nz: int, ngf: int, size: int, channels: int, classes: int = 0) -> nn.Module:
-    return NetG(nz + classes, ngf, size, channels)
-
-
-def dense_g(nz: int, hidden: tuple[int, ...], size: int, classes: int = 0) -> nn.Module:
-    return MlpG(nz + classes, hidden, size, 1)
-
-
-def modern_g(nz: int, ngf: int, size: int, channels: int, classes: int = 0) -> nn.Module:
-    return ModernG(nz + classes, ngf, size, channels)
-
-
-def generate(G: nn.Module, noise: Tensor, *condition: Tensor) -> Tensor:
-    return G(torch.cat([noise, *condition], 1))
-
-
-def score_with_class(scores: Tensor, *condition: Tensor) -> Tensor:
-    return judged(scores, *condition)
 
 
 # Frozen answers
@@ -116,10 +94,10 @@ Case = tuple[Callable[[], nn.Module], Callable[..., Tensor], Callable[[], tuple[
 # fmt: off
 CASES: dict[str, Case] = {
     # sides that halve evenly, odd ones, and a first stride of 3
-    "NetG": (lambda: classic_g(5, 2, 28, 1), generate, lambda: (noise(5),)),
-    "NetG-classes": (lambda: classic_g(5, 2, 48, 3, 3), generate, lambda: (noise(5), one_hot())),
-    "NetG-odd": (lambda: classic_g(5, 2, 29, 3), generate, lambda: (noise(5),)),
-    "NetG-96": (lambda: classic_g(4, 2, 96, 1), generate, lambda: (noise(4),)),
+    "NetG": (lambda: NetG(5, 2, 28, 1), call, lambda: (noise(5),)),
+    "NetG-classes": (lambda: NetG(5, 2, 48, 3, 3), call, lambda: (noise(5), one_hot())),
+    "NetG-odd": (lambda: NetG(5, 2, 29, 3), call, lambda: (noise(5),)),
+    "NetG-96": (lambda: NetG(4, 2, 96, 1), call, lambda: (noise(4),)),
     "NetD": (lambda: NetD(2, 28, 3), call, lambda: (pictures(3, 28),)),
     "NetD-classes": (lambda: NetD(2, 28, 3, 3), call, lambda: (pictures(3, 28), one_hot())),
     "NetD-none": (lambda: NetD(2, 48, 1, 3, "none"), call, lambda: (pictures(1, 48), one_hot())),
@@ -127,12 +105,12 @@ CASES: dict[str, Case] = {
         lambda: NetD(2, 28, 3, 3, "spectral"), call, lambda: (pictures(3, 28), one_hot()),
     ),
     "NetD-96": (lambda: NetD(1, 96, 1), call, lambda: (pictures(1, 96),)),
-    "MlpG": (lambda: dense_g(5, (6, 7), 28), generate, lambda: (noise(5),)),
-    "MlpG-classes": (lambda: dense_g(5, (6,), 28, 3), generate, lambda: (noise(5), one_hot())),
+    "MlpG": (lambda: MlpG(5, (6, 7), 28, 1), call, lambda: (noise(5),)),
+    "MlpG-classes": (lambda: MlpG(5, (6,), 28, 1, 3), call, lambda: (noise(5), one_hot())),
     "MlpD": (lambda: MlpD((7, 6), 28, 1), call, lambda: (pictures(1, 28),)),
     "MlpD-classes": (lambda: MlpD((7,), 28, 1, 3), call, lambda: (pictures(1, 28), one_hot())),
-    "ModernG": (lambda: modern_g(5, 2, 28, 3), generate, lambda: (noise(5),)),
-    "ModernG-odd": (lambda: modern_g(5, 2, 29, 1, 3), generate, lambda: (noise(5), one_hot())),
+    "ModernG": (lambda: ModernG(5, 2, 28, 3), call, lambda: (noise(5),)),
+    "ModernG-odd": (lambda: ModernG(5, 2, 29, 1, 3), call, lambda: (noise(5), one_hot())),
     "ModernD": (lambda: ModernD(2, 36, 3), call, lambda: (pictures(3, 36),)),
     "ModernD-odd": (lambda: ModernD(2, 29, 1, 3), call, lambda: (pictures(1, 29), one_hot())),
     "UNet": (lambda: UNet(3, 2, 28, 2), call, lambda: (pictures(3, 28),)),
@@ -241,13 +219,28 @@ def test_a_net_answers_as_it_did(name: str) -> None:
         assert ours == pytest.approx(frozen, rel=1e-3, abs=1e-5)
 
 
+@pytest.mark.parametrize("name", ["NetG", "MlpG", "ModernG"])
+def test_a_class_is_given_to_g_after_the_noise(name: str) -> None:
+    """So weights fit that were trained when G was fed one vector, [noise, one-hot class]."""
+    make: dict[str, Callable[[int, int], nn.Module]] = {
+        "NetG": lambda nz, classes: NetG(nz, 2, 28, 1, classes),
+        "MlpG": lambda nz, classes: MlpG(nz, (6,), 28, 1, classes),
+        "ModernG": lambda nz, classes: ModernG(nz, 2, 28, 1, classes),
+    }
+    one_vector, with_class = fill(make[name](5 + CLASSES, 0)), make[name](5, CLASSES).double()
+    with_class.load_state_dict(one_vector.state_dict())
+    expected = one_vector(torch.cat([noise(5), one_hot()], 1))
+    assert torch.equal(with_class(noise(5), one_hot()), expected)
+    assert not torch.equal(with_class(noise(5), one_hot().roll(1, 1)), expected)
+
+
 def test_the_score_with_a_class() -> None:
     """psi + y V h: the first number, plus that of the class asked for."""
     scores = torch.tensor([[1.0, 10, 20, 30], [2, 40, 50, 60]])
     wanted = torch.tensor([[0.0, 1, 0], [0, 0, 1]])
-    assert score_with_class(scores, wanted).tolist() == [21, 62]
-    assert score_with_class(scores[:, :1]).tolist() == [1, 2]
-    assert score_with_class(scores[:, :, None, None], wanted).tolist() == [21, 62]
+    assert project(scores, wanted).tolist() == [21, 62]
+    assert project(scores[:, :1]).tolist() == [1, 2]
+    assert project(scores[:, :, None, None], wanted).tolist() == [21, 62]
 
 
 def test_dropout_of_a_level_is_last_and_half() -> None:
