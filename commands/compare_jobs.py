@@ -84,8 +84,7 @@ def conflict(folder: Path, saved: "SavedState | None", config: Config, digest: s
         other = "" if saved.get("data") == digest else "other images"
         return difference(saved_settings(saved), config) or other
     try:
-        settings = json.loads((folder / "config.json").read_text("utf-8"))
-        return difference(settings if config.amp != "auto" else {**settings, "amp": "auto"}, config)
+        return difference(json.loads((folder / "config.json").read_text("utf-8")), config)
     except (OSError, ValueError, AttributeError, TypeError):
         return "no config.json"
 
