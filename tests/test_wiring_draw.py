@@ -1,0 +1,422 @@
+"""What `generate` and `export` draw, flag by flag, against the same faces drawn by hand."""
+
+import dataclasses
+import json
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors import safe_open
+from torch import Tensor
+
+import faces as drawing
+import main
+from config import Config
+from gan import checkpoint, export, features, metrics, ranking, sample
+from gan.errors import Refused
+from models import CLASSIC, FAMILIES, load_weights
+
+CPU = torch.device("cpu")
+Pixels = NDArray[np.uint8]
+ELSEWHERE, RATIO_SAMPLES = 2**48, 256
+SMALL = {"img_size": 28, "nz": 6, "ngf": 4, "ndf": 4, "batch_size": 20, "gpu": False}
+
+
+# ---- names of the code under test ---------------------------------------------------------------
+
+
+def brightness(images: Any, name: str = "lite0", scale: int = 1, device: str = "cpu") -> Any:
+    """Features in no time: 3 x 3 thumbnails, [N, 27]."""
+    pixels = torch.from_numpy(np.array(images[:])).float()
+    return torch.nn.functional.adaptive_avg_pool2d(pixels, 3).flatten(1).numpy() / 25
+
+
+def nets_of(config: Config, state: dict[str, Any]) -> Any:
+    nets = FAMILIES[config.family].build(config)
+    load_weights(nets.G, state["ema"] or state["nets"]["G"], "G")
+    load_weights(nets.D, state["nets"]["D"], "D")
+    nets.G.eval()
+    nets.D.eval()
+    return nets
+
+
+def numbers(seed: int, first: int, count: int, nz: int = SMALL["nz"]) -> Tensor:
+    """Noise of faces `first` to `first + count - 1`: [count, nz]."""
+    return sample.noise(seed, first, count, nz)
+
+
+@torch.no_grad()
+def faces_of(nets: Any, z: Tensor, wanted: Tensor | None = None) -> Tensor:
+    """Faces of noise z, of classes `wanted` (one-hot): [N, C, H, W] in -1..1."""
+    return nets.G(z if wanted is None else torch.cat([z, wanted], 1))
+
+
+@torch.no_grad()
+def d_scores(nets: Any, images: Tensor, *wanted: Tensor) -> list[float]:
+    return nets.D(images, *wanted).tolist()
+
+
+def pixels(images: Tensor) -> NDArray[np.int64]:
+    return images.add(1).mul(127.5).round().clamp(0, 255).numpy().astype(int)
+
+
+def save_run(folder: Path, config: Config, states: dict[str, int]) -> None:
+    """A run with these state files, each of weights from a seed of its own, as `train` leaves it.
+
+    Its generators have no two faces alike: wide weights.
+    """
+    for name, seed in states.items():
+        torch.manual_seed(seed)
+        both = [FAMILIES[config.family].build(config) for _ in range(2)]
+        for nets in both:
+            for weight in [*nets.G.parameters(), *nets.D.parameters()]:
+                if weight.ndim > 1:
+                    torch.nn.init.normal_(weight, std=0.2)
+        state = {
+            "config": dataclasses.asdict(config),
+            "nets": {"G": both[0].G.state_dict(), "D": both[0].D.state_dict()},
+            "ema": both[1].G.state_dict(),
+            "step": seed,
+        }
+        checkpoint.save(folder / name, state)
+    config.save(folder / "config.json")
+
+
+# ---- two runs, made once ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def room(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the run `plain` and the run `classes`, which draws left and right ones."""
+    top = tmp_path_factory.mktemp("runs")
+    made = {**CLASSIC, **SMALL, "family": "dcgan", "held_out": 0.15, "data_path": str(faces)}
+    states = {"best.pth": 3, "state_00000009.pth": 9}
+    save_run(top / "checkpoints" / "plain", Config(**made), states)
+    folder = top / "in"
+    for place, file in enumerate(sorted(faces.iterdir())[:120]):
+        path = folder / ("left" if place % 3 else "right") / file.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(file.read_bytes())
+    made |= {"data_path": "in", "conditional": True, "classes": "left/right"}
+    save_run(top / "checkpoints" / "classes", Config(**made), {"state_00000007.pth": 7})
+    return top
+
+
+class Drawn:
+    """What one call of `generate` wrote."""
+
+    def __init__(self, folder: Path) -> None:
+        self.about = json.loads((folder / "result.json").read_text())
+        self.faces = self.about["faces"]
+        self.indices = [face["index"] for face in self.faces]
+        self.files = [Path(face["file"]) for face in self.faces]
+        self.images = np.stack([np.asarray(Image.open(x)) for x in self.files]).astype(int)
+        self.images = self.images.transpose(0, 3, 1, 2)
+        self.grid = np.asarray(Image.open(folder / "result.png"))
+
+    def are(self, expected: Tensor) -> bool:
+        """Whether the faces are these; batches of another size round differently."""
+        return bool(np.abs(self.images - pixels(expected)).max() <= 1)
+
+
+Generate = Callable[..., Drawn]
+
+
+@pytest.fixture
+def generate(room: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Generate]:
+    monkeypatch.chdir(room)
+    monkeypatch.setattr(features, "extract", brightness)
+    monkeypatch.setattr(metrics, "extract", brightness)
+
+    def call(*words: str, run: str = "plain") -> Drawn:
+        out = [f"--gen-dir={tmp_path / 'faces'}", f"--gen-img={tmp_path / 'result.png'}"]
+        main.run(["generate", f"--name={run}", "--gpu=False", *out, *words])
+        return Drawn(tmp_path)
+
+    yield call
+
+
+def nets(room: Path, run: str = "plain", file: str = "best.pth") -> Any:
+    state = checkpoint.load(room / "checkpoints" / run / file)
+    return nets_of(Config(**state["config"]), state)
+
+
+# ---- which faces --------------------------------------------------------------------------------
+
+
+def test_the_faces_are_those_of_the_seed_in_order(generate: Generate, room: Path) -> None:
+    plain = generate("--rank=none", "--gen-num=5")
+    assert plain.indices == [0, 1, 2, 3, 4]
+    assert plain.are(faces_of(nets(room), numbers(0, 0, 5)))
+    assert np.abs(np.diff(plain.images, axis=0)).max((1, 2, 3)).min() > 20  # no two are alike
+    other = generate("--rank=none", "--gen-num=5", "--seed=5")
+    assert other.are(faces_of(nets(room), numbers(5, 0, 5)))
+    assert [face["seed"] for face in other.faces] == [5] * 5
+
+
+def test_mean_and_deviation_of_the_noise(generate: Generate, room: Path) -> None:
+    z = numbers(0, 0, 3)
+    for words, wanted in (
+        (["--gen-std=0.3"], 0.3 * z),
+        (["--gen-mean=0.7"], z + 0.7),
+        (["--gen-std=0.3", "--gen-mean=0.7"], 0.3 * z + 0.7),
+    ):
+        found = generate("--rank=none", "--gen-num=3", *words)
+        assert found.are(faces_of(nets(room), wanted)), words
+        assert not found.are(faces_of(nets(room), z)), words
+    assert (found.about["gen_std"], found.about["gen_mean"]) == (0.3, 0.7)
+
+
+def test_the_noise_of_a_class_is_scaled_and_the_class_is_not(
+    generate: Generate, room: Path
+) -> None:
+    found = generate("--rank=none", "--gen-num=4", "--gen-std=0.3", "--gen-mean=0.7", run="classes")
+    wanted = torch.eye(2)[[0, 1, 0, 1]]
+    z = 0.3 * numbers(0, 0, 4) + 0.7
+    assert found.are(faces_of(nets(room, "classes", "state_00000007.pth"), z, wanted))
+
+
+def test_the_best_state_or_the_newest(generate: Generate, room: Path) -> None:
+    for word, file in (("--best=True", "best.pth"), ("--best=False", "state_00000009.pth")):
+        found = generate(word, "--rank=none", "--gen-num=2")
+        assert found.are(faces_of(nets(room, file=file), numbers(0, 0, 2)))
+        assert found.about["checkpoint"] == f"checkpoints/plain/{file}"
+
+
+def test_an_index_names_a_face(generate: Generate, room: Path) -> None:
+    found = generate("--gen-index=40,7", "--rank=none")
+    assert sorted(found.indices) == [7, 40]
+    z = torch.cat([numbers(0, index, 1) for index in found.indices])
+    assert found.are(faces_of(nets(room), z))
+
+
+@pytest.mark.parametrize(("label", "number"), [("right", 1), ("0", 0)])
+def test_a_label_is_a_class(
+    label: str, number: int, generate: Generate, room: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    known = ranking.known
+
+    def recorded(real: Any, cache: Any) -> Any:
+        asked.append(len(real))
+        return known(real, cache)
+
+    monkeypatch.setattr(ranking, "known", recorded)
+    found = generate(f"--label={label}", "--gen-index=0,1,2,3", run="classes")
+    ours = nets(room, "classes", "state_00000007.pth")
+    wanted = torch.eye(2)[[number] * 4]
+    z = torch.cat([numbers(0, index, 1) for index in found.indices])
+    assert found.are(faces_of(ours, z, wanted))
+    assert found.about["label"] == label
+    # ranked among real ones of that class alone: 40 of 120 are right, 92 of them trained on
+    assert asked[0] < (50 if number else 75)
+
+
+# ---- which are best -----------------------------------------------------------------------------
+
+
+def ranked(scores: list[float], keep: int) -> list[int]:
+    return sorted(range(len(scores)), key=lambda i: -scores[i])[:keep]
+
+
+def test_ranked_by_d(generate: Generate, room: Path) -> None:
+    found = generate("--rank=score", "--gen-num=4", "--gen-search-num=30")
+    expected = d_scores(nets(room), faces_of(nets(room), numbers(0, 0, 30)))
+    assert found.indices == ranked(expected, 4)
+    assert [face["score"] for face in found.faces] == pytest.approx(
+        sorted(expected, reverse=True)[:4], rel=1e-3
+    )
+
+
+def test_ranked_by_d_that_is_told_the_class(generate: Generate, room: Path) -> None:
+    ours = nets(room, "classes", "state_00000007.pth")
+    wanted = torch.eye(2)[torch.arange(20) % 2]
+    found = generate("--rank=score", "--gen-num=5", "--gen-search-num=20", run="classes")
+    images = faces_of(ours, numbers(0, 0, 20), wanted)
+    expected = d_scores(ours, images, wanted)
+    assert found.indices == ranked(expected, 5)
+    assert found.indices != ranked(d_scores(ours, images, wanted.flip(1)), 5)
+
+
+def test_ranked_by_realism_among_training_images_unless_said_otherwise(
+    generate: Generate, room: Path
+) -> None:
+    from gan import data
+
+    images = data.open_images(
+        json.loads((room / "checkpoints/plain/config.json").read_text())["data_path"],
+        28, 3, Path("data/cache"), held_out=0.15, workers=1,
+    )  # fmt: skip
+    real = torch.from_numpy(brightness(images.array[images.train])).double()
+    fakes = sample.to_uint8(faces_of(nets(room), numbers(0, 0, 30)))
+    expected = ranking.realism(torch.from_numpy(brightness(fakes.numpy())).double(), real)
+    for words in ([], ["--rank=realism"]):
+        found = generate("--gen-num=6", "--gen-search-num=30", *words)
+        assert [face["realism"] for face in found.faces] == pytest.approx(
+            sorted(expected.tolist(), reverse=True)[:6], rel=1e-2
+        )
+        assert found.about["ranked_by"] == "realism"
+
+
+def test_the_ratio_is_told_by_faces_that_are_not_ranked(
+    generate: Generate, room: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Tensor] = []
+    by_ratio = ranking.by_ratio
+
+    def recorded(real: Any, fakes: Tensor, device: str) -> Any:
+        told.append(fakes)
+        assert len(real) == 170  # those trained on
+        return by_ratio(real, fakes, device)
+
+    monkeypatch.setattr(ranking, "by_ratio", recorded)
+    found = generate("--rank=ratio", "--gen-num=4", "--gen-search-num=20", "--gen-std=0.5")
+    assert len(told[0]) == RATIO_SAMPLES
+    wanted = faces_of(nets(room), 0.5 * numbers(0, ELSEWHERE, RATIO_SAMPLES))
+    assert np.abs(told[0].numpy().astype(int) - pixels(wanted)).max() <= 1
+    scores = [face["ratio"] for face in found.faces]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_how_many_are_drawn_and_kept(generate: Generate, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+    candidates = sample.candidates
+
+    def recorded(vectors: Any, count: int, *rest: Any) -> Any:
+        drawn.append(count)
+        return candidates(vectors, count, *rest)
+
+    monkeypatch.setattr(sample, "candidates", recorded)
+    assert len(generate("--gen-num=3", "--gen-search-num=17").faces) == 3
+    assert drawn == [17]
+
+
+@pytest.mark.parametrize(("search", "pool"), [(100, 12), (20, 10), (4, 3)])
+def test_diverse_faces_are_chosen_among_the_best(
+    search: int, pool: int, generate: Generate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int, int]] = []
+
+    def apart(best: Any, count: int, train: Any) -> Any:
+        asked.append((len(best.images), count, len(train)))
+        return sample.Ranked(*(part[-count:] for part in best))
+
+    monkeypatch.setattr(ranking, "apart", apart)
+    words = ["--rank=none", "--gen-num=3", f"--gen-search-num={search}"]
+    assert generate(*words, "--diverse").indices == [pool - 3, pool - 2, pool - 1]
+    assert asked == [(pool, 3, 170)]
+    assert generate(*words).indices == [0, 1, 2]
+
+
+def test_diverse_faces_are_new_and_stay_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six faces on a line; 1 and 4 are nearly training images, 5 just is not."""
+    monkeypatch.setattr(
+        ranking, "newness", lambda images, train: np.array([1, -0.01, 0.5, 2, -3, 0.0])
+    )
+    monkeypatch.setattr(ranking, "seen", lambda images: images.flatten(1)[:, :1].double())
+    shades = torch.tensor([10, 90, 12, 50, 200, 80], dtype=torch.uint8)
+    images = shades[:, None, None, None].expand(-1, 3, 4, 4)
+    best = sample.Ranked(images, torch.linspace(1, 0, 6), torch.arange(6))
+    assert ranking.apart(best, 3, images.numpy()).numbers.tolist() == [0, 3, 5]
+    # too few are new: the newest of the others too
+    assert ranking.apart(best, 5, images.numpy()).numbers.tolist() == [0, 1, 2, 3, 5]
+
+
+# ---- how they are written -----------------------------------------------------------------------
+
+
+def test_the_grid_the_files_and_the_list_have_one_order(generate: Generate, tmp_path: Path) -> None:
+    found = generate("--rank=score", "--gen-num=10", "--gen-search-num=12")
+    side, gap, columns = 28, 2, 8
+    assert found.grid.shape == (2 * (side + gap) + gap, columns * (side + gap) + gap, 3)
+    blank = np.ones(found.grid.shape[:2], bool)
+    for place, image in enumerate(found.images):
+        row, column = divmod(place, columns)
+        top, left = gap + row * (side + gap), gap + column * (side + gap)
+        tile = found.grid[top : top + side, left : left + side]
+        assert np.array_equal(tile.transpose(2, 0, 1), image), place
+        blank[top : top + side, left : left + side] = False
+    assert (found.grid[blank] == 255).all()  # gaps, and where there is no face
+    assert [face["place"] for face in found.faces] == list(range(10))
+    scores = [face["score"] for face in found.faces]
+    assert scores == sorted(scores, reverse=True)
+    assert [file.name for file in found.files] == [
+        f"{place:04}_{index}.png" for place, index in enumerate(found.indices)
+    ]
+    assert sorted(found.files) == sorted((tmp_path / "faces").iterdir())
+
+
+def test_a_grid_without_a_score_and_without_files(room: Path, tmp_path: Path) -> None:
+    best = sample.Ranked(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.ones(2), torch.arange(2))
+    config = Config(gen_img=str(tmp_path / "deep" / "x.png"), label="b", seed=4)
+    drawing.write_faces(best, config, "somewhere", "none")
+    about = json.loads((tmp_path / "deep" / "x.json").read_text())
+    assert about == {
+        "checkpoint": "somewhere", "ranked_by": "none", "gen_mean": 0.0, "gen_std": 1.0,
+        "label": "b",
+        "faces": [{"place": i, "seed": 4, "index": i} for i in range(2)],
+    }  # fmt: skip
+    assert sample.grid_height(17, 28) == 3 * 30 + 2
+    assert sample.grid_height(8, 28) == 30 + 2
+
+
+# ---- export -------------------------------------------------------------------------------------
+
+
+def test_the_averaged_generator_is_exported_with_its_config(
+    room: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(room)
+    for word, state in (("--best=True", "best.pth"), ("--best=False", "state_00000009.pth")):
+        path = tmp_path / f"{state}.safetensors"
+        main.run(["export", "--name=plain", f"--file={path}", word])
+        saved = checkpoint.load(Path("checkpoints/plain") / state)
+        with safe_open(path, "pt") as file:
+            assert set(file.keys()) == set(saved["ema"])
+            for key in file.keys():  # noqa: SIM118 (it is no dict)
+                assert torch.equal(file.get_tensor(key), saved["ema"][key]), key
+            config = json.loads(file.metadata()["config"])
+        asked = {"name": "plain", "file": str(path), "best": word == "--best=True"}
+        assert config == {**saved["config"], **asked}
+
+
+@pytest.mark.parametrize(("off", "fits"), [(0.0009, True), (0.0011, False)])
+def test_an_onnx_file_is_within_a_thousandth(
+    off: float, fits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The largest difference counts, and batches larger than the example are tried too."""
+    import onnxruntime
+
+    G, about = torch.nn.Linear(2, 2), {}
+
+    class Session:
+        def __init__(self, path: str, providers: list[str]) -> None:
+            assert Path(path).read_text() == "program"
+
+        def run(self, names: Any, given: dict[str, Any]) -> list[Any]:
+            found = G(torch.from_numpy(given["input"])).numpy().copy()
+            if len(found) > 2:
+                found[-1, 1] -= off
+            return [found]
+
+    program = types.SimpleNamespace(
+        model=types.SimpleNamespace(metadata_props=about),
+        save=lambda path: Path(path).write_text("program"),
+    )
+    monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: program)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    path = tmp_path / "x.onnx"
+    if fits:
+        assert export.export(G, torch.ones(2, 2), path, {"config": "c"}) == pytest.approx(off, 1e-2)
+        assert about == {"config": "c"}
+        assert path.exists()
+    else:
+        with pytest.raises(Refused, match="other pictures, up to 0.0011 off"):
+            export.export(G, torch.ones(2, 2), path, {"config": "c"})
+        assert not list(tmp_path.iterdir())
