@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +129,7 @@ Generate = Callable[..., Drawn]
 
 
 @pytest.fixture
-def generate(room: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Generate]:
+def generate(room: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generate:
     monkeypatch.chdir(room)
     monkeypatch.setattr(features, "extract", brightness)
     monkeypatch.setattr(metrics, "extract", brightness)
@@ -139,7 +139,7 @@ def generate(room: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
         main.run(["generate", f"--name={run}", "--gpu=False", *out, *words])
         return Drawn(tmp_path)
 
-    yield call
+    return call
 
 
 def nets(room: Path, run: str = "plain", file: str = "best.pth") -> Any:
@@ -417,6 +417,6 @@ def test_an_onnx_file_is_within_a_thousandth(
         assert about == {"config": "c"}
         assert path.exists()
     else:
-        with pytest.raises(Refused, match="other pictures, up to 0.0011 off"):
+        with pytest.raises(Refused, match=r"other pictures, up to 0\.0011 off"):
             export.export(G, torch.ones(2, 2), path, {"config": "c"})
         assert not list(tmp_path.iterdir())
