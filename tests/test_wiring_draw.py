@@ -46,9 +46,9 @@ def nets_of(config: Config, state: dict[str, Any]) -> Any:
     return nets
 
 
-def numbers(seed: int, first: int, count: int, nz: int = SMALL["nz"]) -> Tensor:
+def numbers(seed: int, first: int, count: int) -> Tensor:
     """Noise of faces `first` to `first + count - 1`: [count, nz]."""
-    return sample.noise(seed, first, count, nz)
+    return sample.noise(seed, first, count, int(SMALL["nz"]))
 
 
 @torch.no_grad()
@@ -95,7 +95,8 @@ def save_run(folder: Path, config: Config, states: dict[str, int]) -> None:
 def room(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the run `plain` and the run `classes`, which draws left and right ones."""
     top = tmp_path_factory.mktemp("runs")
-    made = {**CLASSIC, **SMALL, "family": "dcgan", "held_out": 0.15, "data_path": str(faces)}
+    made: dict[str, Any] = {**CLASSIC, **SMALL, "family": "dcgan", "held_out": 0.15}
+    made |= {"data_path": str(faces), "num_workers": 1}
     states = {"best.pth": 3, "state_00000009.pth": 9}
     save_run(top / "checkpoints" / "plain", Config(**made), states)
     folder = top / "in"
@@ -393,7 +394,8 @@ def test_an_onnx_file_is_within_a_thousandth(
     """The largest difference counts, and batches larger than the example are tried too."""
     import onnxruntime
 
-    G, about = torch.nn.Linear(2, 2), {}
+    G = torch.nn.Linear(2, 2)
+    about: dict[str, str] = {}
 
     class Session:
         def __init__(self, path: str, providers: list[str]) -> None:

@@ -60,9 +60,13 @@ def dark_and_bright(folder: Path, train: int = 20, held_out: int = 20) -> data.I
 
 def picture_set(folder: Path, test_paired: bool) -> pairs.Sides:
     """A and B in four shades: those to train on, then those to score with."""
-    parts = [shades(12, shade, seed=shade) for shade in (10 + DARK, MIDDLE, 90, BRIGHT)]
+    a, b, test_a, test_b = (
+        shades(12, shade, seed=shade) for shade in (10 + DARK, MIDDLE, 90, BRIGHT)
+    )
     names = tuple(f"{i}.png" for i in range(12))
-    return pairs.Sides(*parts, names, names, True, test_paired, "digest", {}, folder)
+    return pairs.Sides(
+        a, b, test_a, test_b, names, names, True, test_paired, "digest", {}, folder
+    )  # fmt: skip
 
 
 def mid_run_score(images: Any, config: Config) -> Callable[[Any], dict[str, float]]:
@@ -319,9 +323,12 @@ def test_what_a_run_logs_and_under_which_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Tiny
 ) -> None:
     boards: list[Board] = []
-    monkeypatch.setattr(
-        report, "SummaryWriter", lambda *x, **y: boards.append(Board(*x, **y)) or boards[-1]
-    )
+
+    def board_of(folder: str, purge_step: int | None = None) -> Board:
+        boards.append(Board(folder, purge_step))
+        return boards[-1]
+
+    monkeypatch.setattr(report, "SummaryWriter", board_of)
     drawn: list[tuple[Any, ...]] = []
 
     def score(fakes: Any) -> dict[str, float]:
