@@ -329,6 +329,27 @@ def test_diverse_faces_are_new_and_stay_in_order(monkeypatch: pytest.MonkeyPatch
     assert ranking.apart(best, 5, images.numpy()).numbers.tolist() == [0, 1, 2, 3, 5]
 
 
+def test_evaluate_scores_new_faces_against_held_out_images(
+    room: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(room)
+    told: list[Any] = []
+
+    def enough(*given: Any) -> None:
+        told.extend(given)
+        raise Refused("enough")
+
+    monkeypatch.setattr(metrics, "evaluate", enough)
+    monkeypatch.setattr(features, "extractor", lambda *_: None)
+    with pytest.raises(Refused, match="enough"):
+        main.run(["evaluate", "--name=plain", "--gen-num=9", "--seed=5", "--features=random"])
+    fakes, train, held_out, name = told[:4]
+    assert np.abs(fakes.astype(int) - pixels(faces_of(nets(room), numbers(5, 0, 9)))).max() <= 1
+    assert (len(train), len(held_out), name) == (170, 30, "random")
+    seen = {image.tobytes() for image in train[:]}
+    assert not seen & {image.tobytes() for image in held_out[:]}
+
+
 # ---- how they are written -----------------------------------------------------------------------
 
 
