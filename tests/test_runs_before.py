@@ -1,0 +1,110 @@
+"""Runs made with older code go on with today's: same steps, same pictures (`runs_before/`)."""
+
+import dataclasses
+import functools
+import json
+import math
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from runs_before import data
+
+import models
+
+Inside = Callable[..., None]
+
+KEPT = Path(__file__).parent / "runs_before"
+RUNS = [*models.FAMILIES, "conditional"]
+NARROW = {"mlp": (4, 4), "mlp-tiny": (4,)}  # widths of the layers in the kept states
+CLOSE = 1e-3  # of a value: other machines round otherwise
+LEVELS = 2  # of 255, that a pixel may be off
+
+
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fully connected families with layers as narrow as those of the kept runs."""
+    for name, hidden in NARROW.items():
+        build = functools.partial(models.mlp_nets, hidden=hidden)
+        row = dataclasses.replace(models.FAMILIES[name], build=build)
+        monkeypatch.setitem(models.FAMILIES, name, row)
+
+
+def unpack(run: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Put the kept run into checkpoints/, and its pictures into pictures/; what is expected."""
+    narrow(monkeypatch)
+    expected: dict[str, Any] = json.loads((KEPT / run / "expected.json").read_text())
+    data.write(expected["data"], expected["channels"], Path("pictures"))
+    shutil.copytree(KEPT / run, Path("checkpoints", run))
+    return expected
+
+
+def of_noise(expected: dict[str, Any]) -> bool:
+    return expected["data"] in ("images", "classes")
+
+
+def off(weights: Mapping[str, torch.Tensor], expected: dict[str, list[float]]) -> list[str]:
+    """The tensors whose mean or norm is another than expected."""
+    found = []
+    for name, (mean, norm) in expected.items():
+        value = weights[name].double()
+        size = norm / math.sqrt(value.numel())  # the mean may be 0 by chance, this is not
+        if abs(value.mean() - mean) > CLOSE * size or abs(value.norm() - norm) > CLOSE * norm:
+            found.append(f"{name}: mean {value.mean():.7g}, norm {value.norm():.7g}")
+    return found
+
+
+def check_pictures(folder: str, expected: list[dict[str, Any]]) -> None:
+    for file, wanted in zip(sorted(Path(folder).iterdir()), expected, strict=False):
+        values = list(Image.open(file).tobytes())
+        assert sum(values) / len(values) == pytest.approx(wanted["mean"], abs=LEVELS)
+        assert values[:8] == pytest.approx(wanted["first"], abs=LEVELS)
+    assert len(list(Path(folder).iterdir())) >= len(expected)
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_it_goes_on_as_it_would_have(
+    run: str, inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = unpack(run, monkeypatch)
+    Path("pictures").rename("elsewhere")
+    state = f"checkpoints/{run}/state_00000003.pth"
+    inside("train", f"--resume={state}", "--data-path=elsewhere", "--name=again", "--gpu=False")
+    new = torch.load("checkpoints/again/state_00000006.pth", weights_only=True)
+    weights = {**new["nets"], "ema": new["ema"]}
+    wrong = {part: off(weights[part], rows) for part, rows in expected["tensors_at_6"].items()}
+    assert not any(wrong.values()), wrong
+    log = [json.loads(line) for line in Path("runs/again/log.jsonl").open()]
+    [line] = [line for line in log if line["step"] == 5 and "loss_d" in line]
+    logged = {name: line[name] for name in expected["logged_at_5"]}
+    assert logged == pytest.approx(expected["logged_at_5"], rel=CLOSE)
+
+
+@pytest.mark.parametrize("source", ["state", "weights"])
+@pytest.mark.parametrize("run", RUNS)
+def test_it_draws_the_same_pictures(
+    run: str, source: str, inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = unpack(run, monkeypatch)
+    given = {"state": f"--name={run}", "weights": f"--netg-path=checkpoints/{run}/netg_1.pth"}
+    if of_noise(expected):
+        how = ["--rank=none", "--gen-num=2", "--gen-search-num=2", "--gen-dir=out", "--gpu=False"]
+        inside("generate", given[source], *how)
+    else:
+        how = ["--input=pictures/testA", "--output=out", "--gpu=False"]
+        inside("translate", given[source], *how)
+    check_pictures("out", expected["drawn_at_3"])
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_it_is_evaluated(run: str, inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = unpack(run, monkeypatch)
+    how = ["--features=random", "--gen-num=8"] if of_noise(expected) else []
+    inside("evaluate", f"--name={run}", "--data-path=pictures", "--gpu=False", *how)
+    found = json.loads(Path("evaluate.json").read_text())
+    assert found["drawn_by"] == f"checkpoints/{run}/state_00000003.pth"
+    assert found["n_fake"] == 8
+    assert found["scores"]
