@@ -3,9 +3,10 @@
 Kept so that one sees what the files are. Each run was trained for 6 steps without a stop; on its
 way it saved the state after 3 of them, which is kept with what `generate` or `translate` drew
 from it, and of the state after 6 the mean and the norm of every tensor. `test_runs_before.py`
-goes on from the former and expects the latter.
+goes on from the former and expects the latter. The moving average of `average` matters more: it
+was saved after 59 of 62 steps, and half of its average after 62 is what it was after 59.
 
-    cd EMPTY_FOLDER && PYTHONPATH=REPOSITORY:REPOSITORY/tests python REPOSITORY/tests/runs_before/make.py
+In an empty folder: PYTHONPATH=REPO:REPO/tests python REPO/tests/runs_before/make.py
 """
 
 import dataclasses
@@ -17,17 +18,19 @@ from typing import Any
 
 import torch
 from PIL import Image
+from runs_before import data
 
 import main
 import models
 from gan import loop
-from runs_before import data
 
 HERE = Path(__file__).parent
-STEPS, SAVED_AT, LOGGED_AT = 6, 3, 5
+STEPS = {"average": 62}  # of a run; else 6
+LEFT = 3  # steps from the state that is kept to the end
+OTHER_FAMILY = {"conditional": "modern", "average": "dcgan"}  # of runs not called by theirs
 SMALL = {
     "img_size": data.SIZE, "ngf": 2, "ndf": 2, "nz": 4, "seed": 3, "lr1": 0.005, "lr2": 0.005,
-    "gpu": False, "amp": False, "log_every": LOGGED_AT, "num_workers": 1, "data_path": "pictures",
+    "gpu": False, "amp": False, "log_every": 5, "num_workers": 1, "data_path": "pictures",
     "held_out": 0.0,
 }  # fmt: skip
 OF_NOISE = {"batch_size": 8}
@@ -49,13 +52,17 @@ def narrow() -> None:
         models.FAMILIES[name] = dataclasses.replace(models.FAMILIES[name], build=build)
 
 
+def steps_of(run: str) -> int:
+    return STEPS.get(run, 6)
+
+
 def flags(run: str, family: str) -> list[str]:
     row = models.FAMILIES[family]
     knobs = {**SMALL, **(OF_NOISE if row.data == "images" else OF_PICTURES), **MORE.get(run, {})}
     for name in models.ONLY_SOME:
         if name not in row.knobs:
             knobs.pop(name, None)
-    knobs |= {"family": family, "name": run, "max_images": STEPS * knobs["batch_size"]}
+    knobs |= {"family": family, "name": run, "max_images": steps_of(run) * knobs["batch_size"]}
     return [f"--{name.replace('_', '-')}={value}" for name, value in knobs.items()]
 
 
@@ -101,8 +108,11 @@ def drawn(run: str, of_noise: bool) -> list[dict[str, Any]]:
     return found
 
 
-def make(run: str, family: str) -> None:
+def make(run: str) -> None:
     print(run)
+    family, end = OTHER_FAMILY.get(run, run), steps_of(run)
+    saved_at = end - LEFT
+    loop.Run.save_due = lambda self: self.state.step == saved_at  # type: ignore[method-assign]
     for folder in ("pictures", "out", "checkpoints", "imgs", "runs"):
         shutil.rmtree(folder, ignore_errors=True)
     row = models.FAMILIES[family]
@@ -111,30 +121,30 @@ def make(run: str, family: str) -> None:
     data.write(kind, channels, Path("pictures"))
     main.run(["train", *flags(run, family)])
     folder, kept = Path("checkpoints", run), HERE / run
-    last = torch.load(folder / f"state_{STEPS:08}.pth", weights_only=True)
-    (folder / f"state_{STEPS:08}.pth").unlink()
+    last = torch.load(folder / f"state_{end:08}.pth", weights_only=True)
+    (folder / f"state_{end:08}.pth").unlink()
     (folder / "best.pth").unlink(missing_ok=True)
-    lines = [json.loads(line) for line in Path("runs", run, "log.jsonl").open()]
-    log = next(line for line in lines if line["step"] == LOGGED_AT and "loss_d" in line)
+    lines = [json.loads(line) for line in Path("runs", run, "log.jsonl").read_text().splitlines()]
+    log = next(line for line in lines if line["step"] > saved_at and "loss_d" in line)
     expected = {
         "family": family,
+        "steps": [saved_at, end],
         "data": kind,
         "channels": channels,
-        "drawn_at_3": drawn(run, row.data == "images"),
-        "logged_at_5": {name: float(f"{log[name]:.6g}") for name in LOGGED if name in log},
-        "tensors_at_6": numbers(last),
+        "drawn": drawn(run, row.data == "images"),
+        "logged": {name: float(f"{log[name]:.6g}") for name in LOGGED if name in log},
+        "tensors": numbers(last),
     }
     shutil.rmtree(kept, ignore_errors=True)
     kept.mkdir()
-    for name in (f"state_{SAVED_AT:08}.pth", "netg_1.pth", "config.json"):
-        shutil.copy(folder / name, kept / name)
+    weights = min(folder.glob("netg_*.pth"), key=lambda path: int(path.stem[5:]))
+    for path in (folder / f"state_{saved_at:08}.pth", weights, folder / "config.json"):
+        shutil.copy(path, kept / path.name)
     text = json.dumps(expected, indent=1)
     (kept / "expected.json").write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
     narrow()
-    loop.Run.save_due = lambda self: self.state.step == SAVED_AT  # type: ignore[method-assign]
-    for name in models.FAMILIES:
-        make(name, name)
-    make("conditional", "modern")
+    for name in (*models.FAMILIES, *OTHER_FAMILY):
+        make(name)
