@@ -1,11 +1,13 @@
 """Losses by hand."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 
 from config import Config
+from gan.loop import train_step
 from gan.losses import (
     Batch,
     adversarial,
@@ -21,6 +23,7 @@ from gan.losses import (
     logistic_g,
     nonsaturating,
 )
+from gan.state import State
 from models import FAMILIES, Nets
 
 
@@ -134,5 +137,15 @@ def test_the_penalty_enters_with_its_weight_and_its_log() -> None:
     assert logs["penalty"].item() == pytest.approx(2)
 
 
-def test_wgan_clips_after_every_update_of_d() -> None:
-    assert FAMILIES["wgan"].after_d is clip_weights
+def test_wgan_clips_after_every_update_of_d(tiny: Callable[..., Config]) -> None:
+    wgan = FAMILIES["wgan"]
+    knobs = {**wgan.defaults, "img_size": 28, "ngf": 2, "ndf": 2, "nz": 2, "batch_size": 2}
+    state = State(wgan, tiny(**knobs, clip=0.003, d_every=2), torch.device("cpu"))
+    largest = []
+    for _ in range(4):
+        train_step(wgan, state, Batch(torch.rand(2, 3, 28, 28), torch.randn(2, 2)))
+        weights = list(state.nets.D.parameters())
+        largest.append(max(weight.abs().max().item() for weight in weights))
+        torch.nn.init.constant_(weights[0], 1.0)
+    # D is updated in the first step and the third; rmsprop's first steps are longer than the bound
+    assert largest == pytest.approx([0.003, 1.0, 0.003, 1.0])
