@@ -1,15 +1,19 @@
 """What the feed takes from the data and from the config: seeds, classes, sides, previews."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from picture_files import save, solid
+from torch import Tensor
 from wiring import (
     NZ,
     SIDE,
     Feed,
     Images,
     Net,
+    both_ways,
     cell,
     condition_of,
     d_calls,
@@ -26,17 +30,19 @@ from wiring import (
     noise_of_candidates,
     numbered,
     numbers,
+    open_data,
     pairs_of,
+    patch_score,
     picture_set,
     pictures_of,
     real_of,
-    split_input,
 )
 
 
 def feed_of_task(task: str, **given: object) -> Feed:
     config = make_config(**{"batch_size": 10, **given})
-    data = image_set(numbered(100)) if task == "noise" else pairs_of(100)
+    direction = str(given.get("direction", "AtoB"))
+    data = image_set(numbered(100)) if task == "noise" else pairs_of(100, direction=direction)
     return feed_of(task, config, data)
 
 
@@ -115,7 +121,7 @@ def test_half_are_mirrored_but_not_without_flip(task: str, jitter: bool) -> None
 def test_crops_are_moved_with_jitter_alone(task: str) -> None:
     ramp = np.arange(12, dtype=np.uint8).repeat(12).reshape(1, 1, 12, 12).repeat(50, 0)
     tests = numbered(1)
-    data = picture_set(ramp, ramp, tests, tests, task == "paired")
+    data = picture_set(ramp, ramp, tests, tests)
     for jitter, tops in ((True, {0, 1, 2, 3, 4}), (False, {2})):
         batch = feed_of(task, make_config(jitter=jitter, batch_size=50), data).batch(0)
         for images in (real_of(batch), given_of(batch)):
@@ -127,11 +133,8 @@ def test_crops_are_moved_with_jitter_alone(task: str) -> None:
 
 
 def of_classes(labels: list[int], held_out: int = 0, **given: object) -> tuple[Feed, Images]:
-    names = "/".join(map(str, sorted(set(labels))))
     data = image_set(numbered(len(labels)), labels, held_out)
-    return feed_of(
-        "noise", make_config(**{"classes": names, "batch_size": 10, **given}), data
-    ), data
+    return feed_of("noise", make_config(**{"batch_size": 10, **given}), data), data
 
 
 def test_a_batch_has_the_classes_of_its_images_and_g_is_fed_them() -> None:
@@ -169,7 +172,7 @@ def test_inputs_to_score_are_the_first() -> None:
 def test_unseen_images_are_spread_over_those_held_out_with_their_classes() -> None:
     labels = [i % 2 for i in range(40)] + [i % 3 // 2 for i in range(19)]
     feed, _ = of_classes(labels, held_out=19)
-    unseen = feed.unseen()
+    unseen = feed.held_out()
     assert unseen is not None
     images, condition = unseen
     assert numbers(images) == list(range(40, 59, 2))  # 10, a batch, of 40 to 58
@@ -178,8 +181,8 @@ def test_unseen_images_are_spread_over_those_held_out_with_their_classes() -> No
 
 
 def test_nothing_is_unseen_where_nothing_is_held_out_or_pictures_are_translated() -> None:
-    assert feed_of_task("noise").unseen() is None
-    assert feed_of_task("paired").unseen() is None
+    assert feed_of_task("noise").held_out() is None
+    assert feed_of_task("paired").held_out() is None
 
 
 # --- pictures to pictures ------------------------------------------------------------------------
@@ -198,6 +201,24 @@ def test_the_direction_says_which_side_is_given(
     assert numbers(real_of(batch)) == [n + shift for n in numbers(given_of(batch))]
     # those to score with are from 50 and from 150 on
     assert numbers(pictures_of(feed, 1, 3)) == [given + n for n in (51, 52, 53)]
+
+
+@pytest.mark.parametrize("task", ["paired", "unpaired"])
+def test_pictures_are_opened_in_the_direction_of_the_config(
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the cache is in the working directory
+    for side, value in {"A": 50, "B": 200}.items():
+        for part in ("train", "test"):
+            picture = solid((value,) * 3)
+            save(tmp_path / "data" / f"{part}{side}", {"1.png": picture, "2.png": picture})
+    for direction, expected in {"AtoB": (50, 200), "BtoA": (200, 50)}.items():
+        config = make_config(
+            data_path=str(tmp_path / "data"), direction=direction, img_size=32, num_workers=1
+        )
+        data = open_data(task, config)
+        assert (data.given.max(), data.wanted.max()) == expected
+        assert (data.test_given.max(), data.test_wanted.max()) == expected
 
 
 def test_pictures_to_score_are_spread_over_those_there_are() -> None:
@@ -219,9 +240,8 @@ def test_without_test_pictures_some_to_train_on_stand_in_unchanged() -> None:
 # --- previews ------------------------------------------------------------------------------------
 
 
-def paint(*given: Tensor) -> Tensor:
+def paint(noise: Tensor, *classes: Tensor) -> Tensor:
     """An image whose left is its class in fifths, and whose right is the first number of noise."""
-    noise, *classes = split_input(*given)
     image = torch.zeros(len(noise), 1, SIDE, SIDE)
     if classes:
         image[..., : SIDE // 2] = classes[0].argmax(1).view(-1, 1, 1, 1) / 5
@@ -254,19 +274,12 @@ def test_each_row_of_a_preview_is_a_class() -> None:
             assert right == pytest.approx(shade(noise[3 * column + row]), abs=1)
 
 
-class Cycle(Net):
-    """x -> -x, and back x -> x / 2."""
-
-    def __init__(self) -> None:
-        super().__init__(lambda x: -x)
-        self.back: nn.Module = Net(lambda x: x / 2)
-
-
 @pytest.mark.parametrize("direction", ["AtoB", "BtoA"])
 def test_the_third_column_of_a_preview_is_wanted_or_of_a_cycle_the_way_back(direction: str) -> None:
-    data, config = pairs_of(tests=15), make_config(direction=direction)
+    data, config = pairs_of(tests=15, direction=direction), make_config(direction=direction)
     first, other = (50, 150) if direction == "AtoB" else (150, 50)
-    for task, G in {"paired": Net(lambda x: -x), "unpaired": Cycle()}.items():
+    there_and_back = both_ways(torch.neg, lambda x: x / 2, [patch_score] * 2, [torch.neg] * 2)
+    for task, G in {"paired": Net(torch.neg), "unpaired": there_and_back.G}.items():
         grid = feed_of(task, config, data).preview(G)
         assert grid.shape[1:] == (2 + 8 * (SIDE + 2), 2 + 3 * (SIDE + 2))
         for row in range(8):  # test pictures 0, 2, ... 14

@@ -120,6 +120,7 @@ OF_GAMES = {  # D's and G's loss where reals score 0.5 and fakes -2
     "hinge": (0.5 + 0, 2.0),
     "least-squares": ((0.25 + 4) / 2, 9 / 2),
     "critic": (-2 - 0.5, 2.0),
+    "relativistic": (math.log1p(math.exp(-2.5)), math.log1p(math.exp(2.5))),
 }
 
 
@@ -179,7 +180,43 @@ def test_scores_are_logged_by_their_names(task: str) -> None:
     )
 
 
-# --- gradient penalty ----------------------------------------------------------------------------
+def test_a_relativistic_g_compares_with_reals_that_are_augmented_and_of_its_classes() -> None:
+    torch.manual_seed(0)
+    nets, classes = one_way(lambda *_: flat(3), mean_score), one_hot(0, 1)
+    batch = make_batch(flat(1), torch.zeros(2, NZ), (classes,), augment=1.0)
+    losses_of("noise", "relativistic")[1](nets, batch, make_config())
+    ((real, real_classes), (fake, fake_classes)) = d_calls(nets)[0]
+    assert [x.max().item() for x in (real, fake)] == [1, 3]
+    assert [holes(x).all().item() for x in (real, fake)] == [True, True]
+    assert torch.equal(real_classes, classes)
+    assert torch.equal(fake_classes, classes)
+
+
+def test_a_relativistic_loss_compares_the_scores_of_one_real_and_one_fake() -> None:
+    values = torch.tensor([0.0, 4.0]).view(2, 1, 1, 1).expand(2, 1, SIDE, SIDE)
+    nets = one_way(lambda *_: values + 1, mean_score)
+    d_loss, g_loss = losses_of("noise", "relativistic")
+    batch = make_batch(values, torch.zeros(2, NZ))  # each fake scores 1 more than its real
+    assert d_loss(nets, batch, make_config())[0].item() == pytest.approx(math.log1p(math.e))
+    assert g_loss(nets, batch, make_config())[0].item() == pytest.approx(math.log1p(1 / math.e))
+
+
+def test_a_relativistic_g_has_the_gradient_of_its_fakes_alone() -> None:
+    weight = torch.ones(1, requires_grad=True)
+    slope = torch.ones(1, requires_grad=True)
+    nets = one_way(lambda x: x * weight, lambda x: slope * mean_score(x))
+    loss, _ = losses_of("noise", "relativistic")[1](
+        nets, make_batch(flat(1), flat(1)), make_config()
+    )
+    loss.backward()
+    # softplus(real - fake) has the slope -1/2 where they are equal
+    assert weight.grad is not None
+    assert weight.grad.item() == pytest.approx(-0.5)
+    assert slope.grad is not None
+    assert slope.grad.item() == pytest.approx(-0.5)  # 0 if the real's score had one too
+
+
+# --- penalties -----------------------------------------------------------------------------
 
 
 def sloped(x: Tensor, *classes: Tensor) -> Tensor:
@@ -188,11 +225,13 @@ def sloped(x: Tensor, *classes: Tensor) -> Tensor:
     return slope * x.flatten(1).sum(1) / SIDE  # 64 pixels of 1 / 8: a norm of 1
 
 
-def penalised(classes: Tensor, weight: float) -> tuple[float, float]:
-    """What the penalty adds to D's loss, and its log."""
+def penalised(
+    classes: Tensor, weight: float, penalties: tuple[str, ...] = ("gradient",)
+) -> tuple[float, float]:
+    """What the penalties add to D's loss, and their log."""
     nets = one_way(lambda *_: flat(0), sloped)
     batch = make_batch(flat(0), torch.zeros(2, NZ), (classes,))
-    d_loss, _ = losses_of("noise", "critic", penalty=True)
+    d_loss, _ = losses_of("noise", "critic", penalties)
     loss, logs = d_loss(nets, batch, make_config(penalty=weight))
     return loss.item(), logs["penalty"].item()
 
@@ -210,7 +249,7 @@ def test_the_penalty_is_weighed_by_its_flag() -> None:
 def test_the_penalty_is_taken_between_what_d_sees_of_a_real_and_of_a_fake() -> None:
     torch.manual_seed(0)
     nets, batch = nets_and_batch("noise", 1, 3, 16, augment=1.0)
-    losses_of("noise", "critic", penalty=True)[0](nets, batch, make_config())
+    losses_of("noise", "critic", penalties=("gradient",))[0](nets, batch, make_config())
     (real,), (fake,), (x,) = d_calls(nets)[0]
     differ = real != fake
     for i in range(16):
@@ -219,6 +258,39 @@ def test_the_penalty_is_taken_between_what_d_sees_of_a_real_and_of_a_fake() -> N
         assert float(shares.max() - shares.min()) < 1e-4  # one share of the real for an image
     assert torch.equal(x[~differ], real[~differ])
     assert (~differ).any()  # holes in both
+
+
+def test_r1_and_r2_are_half_the_squared_norm_and_know_the_class() -> None:
+    half = (0.5**2 + 3**2) / 2 / 2  # the mean over the classes, halved
+    for names in (("r1",), ("r2",)):
+        assert penalised(one_hot(0, 1), 7.0, names) == pytest.approx((7 * half, half))
+    assert penalised(one_hot(0, 1), 7.0, ("r1", "r2")) == pytest.approx((14 * half, 2 * half))
+
+
+@pytest.mark.parametrize(("name", "where"), [("r1", 0), ("r2", 1)])
+def test_r1_is_taken_at_the_reals_that_d_sees_and_r2_at_the_fakes(name: str, where: int) -> None:
+    torch.manual_seed(0)
+    nets, batch = nets_and_batch("noise", 1, 3, augment=1.0)
+    losses_of("noise", "critic", (name,))[0](nets, batch, make_config())
+    *seen, (x,) = d_calls(nets)[0]
+    assert torch.equal(x, seen[where][0])
+    assert not torch.equal(seen[0][0], seen[1][0])
+
+
+@pytest.mark.parametrize("d_every", [1, 2])
+def test_a_lazy_penalty_comes_in_every_so_many_updates_of_d_and_weighs_as_much_more(
+    d_every: int,
+) -> None:
+    config = make_config(penalty=7.0, penalty_every=3, d_every=d_every)
+    losses = []
+    for update in range(7):
+        nets = one_way(lambda *_: flat(0), sloped)
+        batch = make_batch(flat(0), torch.zeros(2, NZ), (one_hot(0, 1),), step=update * d_every)
+        loss, logs = losses_of("noise", "critic", ("r1",))[0](nets, batch, config)
+        losses.append(loss.item())
+        assert ("penalty" in logs) == (update % 3 == 0)
+    term = 7 * 3 * (0.5**2 + 3**2) / 4
+    assert losses == pytest.approx([term, 0, 0, term, 0, 0, term])
 
 
 # --- pix2pix -------------------------------------------------------------------------------------

@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from states import new_state
 from torch import Tensor, nn
 
 from config import Config
-from gan import sample
+from gan import sample, tasks
 from gan.data import Images
-from gan.feed import FEEDS, Feed
-from gan.losses import GAMES, Batch, Loss, adversarial, cycle, gradient_penalty, paired
-from gan.pairs import Sides
+from gan.feed import Feed
+from gan.losses import Batch, Loss, Nets, adversarial, cycle, fake_label, paired
+from gan.pairs import PictureSet
 from gan.split import Groups
-from gan.state import State
-from models import FAMILIES, Nets
+from gan.translation import CycleD, ThereAndBack
 
 CPU, SIDE, NZ = torch.device("cpu"), 8, 4
 TASKS = ["noise", "paired", "unpaired"]
@@ -38,9 +38,13 @@ def make_config(**given: Any) -> Config:
 
 
 def make_batch(
-    real: Tensor, given: Tensor, condition: tuple[Tensor, ...] = (), augment: float = 0.0
+    real: Tensor,
+    given: Tensor,
+    condition: tuple[Tensor, ...] = (),
+    augment: float = 0.0,
+    step: int = 0,
 ) -> Batch:
-    return Batch(real, given, condition, augment)
+    return Batch(real, given, condition, augment, step)
 
 
 def real_of(batch: Batch) -> Tensor:
@@ -49,53 +53,35 @@ def real_of(batch: Batch) -> Tensor:
 
 def given_of(batch: Batch) -> Tensor:
     """The pictures that G translates."""
-    return batch.noise
+    return batch.given
 
 
 def condition_of(batch: Batch) -> tuple[Tensor, ...]:
     return batch.condition
 
 
-def split_input(*given: Tensor) -> tuple[Tensor, ...]:
-    """What a G is called with, as noise and, if there are any, one-hot classes."""
-    (vectors,) = given
-    noise, classes = vectors[:, :NZ], vectors[:, NZ:]
-    return (noise, classes) if classes.shape[1] else (noise,)
-
-
 def fed_to_g(batch: Batch) -> tuple[Tensor, ...]:
     """Noise and classes that G is called with for this batch."""
     G = Net(lambda *_: flat(0))
-    batch.fake(Nets(G, G))
-    return split_input(*G.calls[0])
+    batch.generate(Nets(G, G))
+    return G.calls[0]
 
 
-def losses_of(task: str, own: str, penalty: bool = False) -> tuple[Loss, Loss]:
+def losses_of(task: str, own: str, penalties: tuple[str, ...] = ()) -> tuple[Loss, Loss]:
     """D's and G's loss of a family whose own game is `own`."""
     if task == "noise":
-        return adversarial(GAMES[own], gradient_penalty if penalty else None)
-    return {"paired": paired, "unpaired": cycle}[task](GAMES[own])
+        return adversarial(own, penalties, fake_label if own == "logistic" else None)
+    return {"paired": paired, "unpaired": cycle}[task](own)
 
 
 def one_way(G: Function, D: Function) -> Nets:
     return Nets(Net(G), Net(D))
 
 
-class Both(nn.Module):
-    """The two generators, or the two discriminators with their pools, of a cycle."""
-
-    def __init__(self, there: nn.Module, back: nn.Module, *pools: nn.Module) -> None:
-        super().__init__()
-        self.there, self.back = there, back
-        if pools:
-            self.pool_there, self.pool_back = pools
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.there(images)
-
-
 def both_ways(there: Function, back: Function, Ds: list[Function], pools: list[Function]) -> Nets:
-    return Nets(Both(Net(there), Net(back)), Both(*map(Net, Ds), *map(Net, pools)))
+    """The nets of a cycle, with functions in place of the pools of earlier fakes."""
+    D = CycleD(*map(Net, Ds), *map(Net, pools))  # type: ignore[arg-type]
+    return Nets(ThereAndBack(Net(there), Net(back)), D)
 
 
 def d_calls(nets: Any) -> list[list[tuple[Tensor, ...]]]:
@@ -107,33 +93,63 @@ def pool_calls(nets: Any) -> list[list[tuple[Tensor, ...]]]:
     return [nets.D.pool_there.calls, nets.D.pool_back.calls]
 
 
-def feed_of(task: str, config: Config, data: Images | Sides) -> Feed:
-    return FEEDS[{"noise": "images", "paired": "pairs", "unpaired": "two folders"}[task]](
-        config, data, CPU
-    )
+def feed_of(task: str, config: Config, data: Images | PictureSet) -> Feed:
+    classes = len(data.class_names) if isinstance(data, Images) else 0
+    return tasks.TASKS[task].feed(config, classes, data, CPU)
 
 
 def inputs_of(feed: Feed, first: int | None, count: int) -> tuple[Tensor, ...]:
     """Noise and classes that G is measured with; without a `first` those that are scored."""
-    found = feed.to_score(count) if first is None else feed.inputs(first, count)
-    return split_input(found)
+    return feed.scored_inputs(count) if first is None else feed.inputs(first, count)
 
 
 def pictures_of(feed: Feed, first: int | None, count: int) -> Tensor:
     """The same of a feed of pictures."""
-    return feed.to_score(count) if first is None else feed.inputs(first, count)
+    (pictures,) = inputs_of(feed, first, count)
+    return pictures
 
 
 def image_set(pixels: Pixels, labels: list[int] | None = None, held_out: int = 0) -> Images:
     """Images to train on, but for the last `held_out`."""
     train, held = np.split(np.arange(len(pixels)), [len(pixels) - held_out])
-    classes = tuple(map(str, sorted(set(labels or []))))
-    known = None if labels is None else np.array(labels)
-    return Images(pixels, train, held, "", {}, Path(), Groups.of(train), known, classes)
+    return Images(
+        array=pixels,
+        train=train,
+        held_out=held,
+        groups=Groups.of(train),
+        class_indices=None if labels is None else np.array(labels),
+        class_names=tuple(map(str, sorted(set(labels or [])))),
+        digest="",
+        skipped={},
+        folder=Path(),
+    )
 
 
-def picture_set(a: Pixels, b: Pixels, test_a: Pixels, test_b: Pixels, pairs: bool = True) -> Sides:
-    return Sides(a, b, test_a, test_b, (), (), pairs, pairs, "", {}, Path())
+def picture_set(
+    a: Pixels, b: Pixels, test_a: Pixels, test_b: Pixels, direction: str = "AtoB"
+) -> PictureSet:
+    """A and B, drawn from together: picture i of B comes with picture i of A."""
+    pictures = PictureSet(
+        given=a,
+        wanted=b,
+        test_given=test_a,
+        test_wanted=test_b,
+        test_names_given=(),
+        test_names_wanted=(),
+        paired=True,
+        test_paired=True,
+        streams=(0, 0),
+        digest="",
+        skipped={},
+        folder=Path(),
+    )
+    return pictures if direction == "AtoB" else pictures.reversed()
+
+
+def open_data(task: str, config: Config) -> PictureSet:
+    """The pictures at `config.data_path`, as a run opens them."""
+    pictures: PictureSet = tasks.TASKS[task].open_data(config, 1)
+    return pictures
 
 
 def noise_of_candidates(seed: int, count: int) -> Tensor:
@@ -143,8 +159,7 @@ def noise_of_candidates(seed: int, count: int) -> Tensor:
 
 def initial_weights(seed: int) -> Tensor:
     """All weights of a new run's nets."""
-    config = make_config(seed=seed, family="mlp-tiny", img_size=28, channels=1)
-    nets = State(FAMILIES[config.family], config, CPU).nets
+    nets = new_state(make_config(seed=seed, family="mlp-tiny", img_size=28, channels=1)).nets
     return torch.cat([p.detach().flatten() for net in (nets.G, nets.D) for p in net.parameters()])
 
 
@@ -226,8 +241,8 @@ def cell(grid: Tensor, row: int, column: int) -> list[int]:
     return [int(grid[0, top, left]), int(grid[0, top, left + SIDE - 1])]
 
 
-def pairs_of(count: int = 20, tests: int = 5) -> Sides:
+def pairs_of(count: int = 20, tests: int = 5, direction: str = "AtoB") -> PictureSet:
     """A from 0, B from 100; those to score with from 50 and from 150."""
     a, b, test_a, test_b = (numbered(n, first) for n, first in
                             ((count, 0), (count, 100), (tests, 50), (tests, 150)))  # fmt: skip
-    return picture_set(a, b, test_a, test_b)
+    return picture_set(a, b, test_a, test_b, direction)
