@@ -134,7 +134,8 @@ def test_crops_are_moved_with_jitter_alone(task: str) -> None:
 
 def of_classes(labels: list[int], held_out: int = 0, **given: object) -> tuple[Feed, Images]:
     data = image_set(numbered(len(labels)), labels, held_out)
-    return feed_of("noise", make_config(**{"batch_size": 10, **given}), data), data
+    config = make_config(**{"batch_size": 10, "conditional": True, **given})
+    return feed_of("noise", config, data), data
 
 
 def test_a_batch_has_the_classes_of_its_images_and_g_is_fed_them() -> None:
@@ -149,6 +150,15 @@ def test_a_batch_has_the_classes_of_its_images_and_g_is_fed_them() -> None:
         for one_hot in (condition, classes):
             assert one_hot.argmax(1).tolist() == expected
             assert one_hot.sum(1).tolist() == [1] * 10
+
+
+def test_a_run_without_classes_is_fed_none_though_its_images_have_some() -> None:
+    feed, _ = of_classes([0, 1] * 30, held_out=20, conditional=False)
+    assert condition_of(feed.batch(0)) == ()
+    assert len(fed_to_g(feed.batch(0))) == len(inputs_of(feed, 0, 4)) == 1
+    held_out = feed.held_out()
+    assert held_out is not None
+    assert len(held_out) == 1
 
 
 def test_inputs_are_of_each_class_as_often_as_the_images_to_train_on() -> None:

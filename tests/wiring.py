@@ -94,7 +94,7 @@ def pool_calls(nets: Any) -> list[list[tuple[Tensor, ...]]]:
 
 
 def feed_of(task: str, config: Config, data: Images | PictureSet) -> Feed:
-    classes = len(data.class_names) if isinstance(data, Images) else 0
+    classes = len(data.class_names) if isinstance(data, Images) and config.conditional else 0
     return tasks.TASKS[task].feed(config, classes, data, CPU)
 
 
