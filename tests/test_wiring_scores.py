@@ -14,12 +14,22 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from states import new_state
 
-import main
-import pictures
 from config import Config
-from gan import checkpoint, data, features, health, loop, metrics, pairs, ranking, report, split
-from models import FAMILIES
+from gan import (
+    checkpoint,
+    data,
+    evaluation,
+    features,
+    health,
+    loop,
+    metrics,
+    pairs,
+    ranking,
+    report,
+    split,
+)
 
 CPU = torch.device("cpu")
 Pixels = NDArray[np.uint8]
@@ -53,32 +63,55 @@ def dark_and_bright(folder: Path, train: int = 20, held_out: int = 20) -> data.I
     """A data set that is dark where it is trained on and bright where it is held out."""
     array = np.concatenate([shades(train, DARK), shades(held_out, BRIGHT)])
     return data.Images(
-        array, np.arange(train), np.arange(train, train + held_out), "digest", {}, folder,
-        split.Groups.of(np.arange(train)),
-    )  # fmt: skip
+        array=array,
+        train=np.arange(train),
+        held_out=np.arange(train, train + held_out),
+        groups=split.Groups.of(np.arange(train)),
+        digest="digest",
+        skipped={},
+        folder=folder,
+    )
 
 
-def picture_set(folder: Path, test_paired: bool) -> pairs.Sides:
+def picture_set(folder: Path, direction: str, test_paired: bool) -> pairs.PictureSet:
     """A and B in four shades: those to train on, then those to score with."""
     a, b, test_a, test_b = (
         shades(12, shade, seed=shade) for shade in (10 + DARK, MIDDLE, 90, BRIGHT)
     )
     names = tuple(f"{i}.png" for i in range(12))
-    return pairs.Sides(
-        a, b, test_a, test_b, names, names, True, test_paired, "digest", {}, folder
-    )  # fmt: skip
+    pictures = pairs.PictureSet(
+        given=a,
+        wanted=b,
+        test_given=test_a,
+        test_wanted=test_b,
+        test_names_given=names,
+        test_names_wanted=names,
+        paired=True,
+        test_paired=test_paired,
+        streams=(0, 0),
+        digest="digest",
+        skipped={},
+        folder=folder,
+    )
+    return pictures if direction == "AtoB" else pictures.reversed()
 
 
 def mid_run_score(images: Any, config: Config) -> Callable[[Any], dict[str, float]]:
     noise = isinstance(images, data.Images)
-    score = (main.scorer if noise else pictures.scorer)(config, images, CPU)
+    scorer = evaluation.noise_scorer if noise else evaluation.picture_scorer
+    score = scorer(config, images, CPU)
     assert score is not None
     return score
 
 
-def fit(config: Config, images: data.Images, top: Path, **more: Any) -> loop.Outcome:
+def fit(
+    config: Config, images: data.Images, top: Path, saved: Any = None, **more: Any
+) -> loop.Outcome:
     folders = loop.Folders(top / "checkpoints", top / "imgs", top / "runs")
-    return loop.fit(FAMILIES["dcgan"], config, images, folders, CPU, **more)
+    state = new_state(config)
+    if saved is not None:
+        loop.resume(state, saved, images, folders)
+    return loop.fit(state, images, folders, **more)
 
 
 def reading(step: int, **signals: Any) -> health.Reading:
@@ -92,7 +125,7 @@ def alarms(*readings: health.Reading) -> list[str]:
 
 
 def atomic_write(path: Path, write: Callable[[Path], Any]) -> None:
-    checkpoint.write_beside(path, write)
+    checkpoint.atomic_write(path, write)
 
 
 def column(*values: float) -> NDArray[np.float32]:
@@ -119,9 +152,10 @@ def test_translations_are_scored_with_the_test_pictures_wanted(
 ) -> None:
     use_features(monkeypatch, brightness)
     config = Config(family="pix2pix", direction=direction)
-    sides = picture_set(tmp_path, test_paired=True)
-    wanted = sides.test_b if direction == "AtoB" else sides.test_a
-    score = mid_run_score(sides, config)
+    wanted = shades(
+        12, BRIGHT if direction == "AtoB" else 90, seed=BRIGHT if direction == "AtoB" else 90
+    )
+    score = mid_run_score(picture_set(tmp_path, direction, test_paired=True), config)
     found = score(wanted)
     assert (found["score"], found["L1"], found["PSNR"]) == (0, 0, 100)
     assert found["KID (lite0), both sizes"] < 0.1
@@ -129,7 +163,7 @@ def test_translations_are_scored_with_the_test_pictures_wanted(
     # fewer translations than test pictures: each is compared with its own
     assert score(wanted[features.spaced(12, 9)])["score"] == 0
     # no pairs: the score is the KID
-    loose = mid_run_score(picture_set(tmp_path, test_paired=False), config)
+    loose = mid_run_score(picture_set(tmp_path, direction, test_paired=False), config)
     assert loose(255 - wanted)["score"] > 1
     assert "L1" not in loose(wanted)
 
@@ -250,7 +284,7 @@ def test_a_face_is_new_beyond_one_percent_of_the_training_images(
         return (np.arange(101.0) if len(queries) == 101 else np.array([0.5, 1.5]),)
 
     monkeypatch.setattr(metrics, "nearest", nearest)
-    assert ranking.newness(fresh, train).tolist() == pytest.approx([-0.5, 0.5])
+    assert ranking.novelty(fresh, train).tolist() == pytest.approx([-0.5, 0.5])
     assert asked == [(101, 303), (2, 404)]  # a quarter is told from the others
 
 
@@ -258,7 +292,7 @@ def test_a_face_is_new_beyond_one_percent_of_the_training_images(
 
 
 @pytest.mark.parametrize(
-    ("signal", "silent", "told", "kind"),
+    ("signal", "silent", "raised", "kind"),
     [
         ("pair_auc", 0.9895, 0.9905, "d wins"),
         ("pair_auc", 0.5005, 0.4995, "g wins"),
@@ -267,9 +301,9 @@ def test_a_face_is_new_beyond_one_percent_of_the_training_images(
         ("gradient", 0.094, 0.092, "no gradient"),  # the mean goes down to 0.93 meanwhile
     ],
 )
-def test_where_an_alarm_begins(signal: str, silent: float, told: float, kind: str) -> None:
+def test_where_an_alarm_begins(signal: str, silent: float, raised: float, kind: str) -> None:
     before = [reading(1000 + i) for i in range(20)]
-    for value, expected in ((silent, []), (told, [kind])):
+    for value, expected in ((silent, []), (raised, [kind])):
         assert alarms(*before, *(reading(1020 + i, **{signal: value}) for i in range(5))) == (
             expected
         )
@@ -301,7 +335,7 @@ def test_five_readings_have_to_agree_and_none_of_the_first_400_steps() -> None:
 
 
 class Board:
-    """What TensorBoard is told."""
+    """Keeps what TensorBoard is given."""
 
     def __init__(self, folder: str, purge_step: int | None = None) -> None:
         self.folder, self.purge_step = folder, purge_step
