@@ -1,4 +1,4 @@
-"""Every row of FAMILIES trains, resumes and draws."""
+"""Every row of FAMILIES trains, resumes and generates."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,64 +7,67 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image, ImageOps
+from states import CPU, new_state
 
-import config as knobs
-from config import Config
+from config import FIELDS, Config, RunFacts
 from gan import checkpoint, loop, pairs, sample
 from gan.data import Images
-from gan.feed import FEEDS
 from gan.losses import Batch
-from gan.state import State
+from gan.state import SavedState
 from models import FAMILIES, ONLY_SOME, restore
-
-CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def pairs_of(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The same faces as every kind of data a family may want: grey ones as A, coloured as B."""
+def pictures(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, pairs.PictureSet]:
+    """The same faces for each task of pictures: grey ones as A, coloured ones as B."""
     root = tmp_path_factory.mktemp("pairs")
-    for place, file in enumerate(sorted(faces.iterdir())[:80]):
+    for index, file in enumerate(sorted(faces.iterdir())[:80]):
         face = Image.open(file).convert("RGB")
         for part, picture in (("A", ImageOps.grayscale(face).convert("RGB")), ("B", face)):
-            folder = root / "two" / f"{'test' if place < 12 else 'train'}{part}"
+            folder = root / "two" / f"{'test' if index < 12 else 'train'}{part}"
             folder.mkdir(parents=True, exist_ok=True)
-            picture.save(folder / f"{place:03}.png")
-    cache = root / "cache"
-    two = str(root / "two")
+            picture.save(folder / f"{index:03}.png")
     return {
-        "pairs": pairs.open_sides("pairs", two, 28, 3, 3, cache, workers=1),
-        "two folders": pairs.open_sides("two folders", two, 28, 3, 3, cache, workers=1),
+        task: pairs.open_pictures(
+            task == "paired", str(root / "two"), 28, 3, 3, cache=root / "cache", workers=1
+        )
+        for task in ("paired", "unpaired")
     }
 
 
+def train(config: Config, data: Any, folder: Path, steps: int, saved: SavedState | None) -> Path:
+    """The state that a run of `steps` steps ends with; it goes on from `saved`."""
+    config.max_images = steps * config.batch_size
+    folders = loop.Folders(*(folder / kind for kind in "cir"))
+    state = new_state(config)
+    if saved:
+        loop.resume(state, saved, data, folders)
+    return loop.fit(state, data, folders).state
+
+
 @pytest.mark.parametrize("name", FAMILIES)
-def test_it_trains_ten_steps_resumes_and_draws(
+def test_it_trains_ten_steps_resumes_and_generates(
     name: str,
     tiny: Callable[..., Config],
     images: Images,
-    pairs_of: dict[str, Any],
+    pictures: dict[str, pairs.PictureSet],
     tmp_path: Path,
 ) -> None:
     family = FAMILIES[name]
-    assert set(family.defaults) <= set(knobs.FIELDS)
-    assert set(family.uses) <= set(ONLY_SOME) <= set(knobs.FIELDS)
+    assert set(family.defaults) <= set(FIELDS)
+    assert set(family.uses) <= set(ONLY_SOME) <= set(FIELDS)
     given = {k: v for k, v in family.defaults.items() if k not in ("img_size", "channels")}
-    small = {"ngf": 4, "ndf": 4, "nz": 8, "batch_size": 20 if family.data == "images" else 4}
+    small = {"ngf": 4, "ndf": 4, "nz": 8, "batch_size": 20 if family.task.name == "noise" else 4}
     still = {"warm_up": 0, "lr_end": 1.0}  # or the rates would depend on the budget
     config = tiny(**{**given, **small, **still}, family=name, max_epoch=0)
-    data = {"images": images, **pairs_of}[family.data]
+    data = {"noise": images, **pictures}[family.task.name]
 
-    def train(folder: str, steps: int, saved: Any = None) -> Path:
-        config.max_images = steps * config.batch_size
-        folders = loop.Folders(*(tmp_path / folder / kind for kind in "cir"))
-        return loop.fit(family, config, data, folders, CPU, saved=saved).state
-
-    part = checkpoint.load(train("parts", 6))
-    last = train("parts", 10, part)
-    whole, found = checkpoint.load(train("whole", 10)), checkpoint.load(last)
+    part = checkpoint.load(train(config, data, tmp_path / "parts", 6, None))
+    last = train(config, data, tmp_path / "parts", 10, part)
+    whole = checkpoint.load(train(config, data, tmp_path / "whole", 10, None))
+    found = checkpoint.load(last)
     assert (part["step"], found["step"], whole["step"]) == (6, 10, 10)
-    before = State(family, config, CPU).nets
+    before = new_state(config).nets
     for player in ("G", "D"):
         new, started = found["nets"][player], getattr(before, player).state_dict()
         # not the biases: that of a critic's last layer is in its reals' scores and its fakes' alike
@@ -72,33 +75,35 @@ def test_it_trains_ten_steps_resumes_and_draws(
         assert not any(torch.equal(new[key], started[key]) for key in kernels)
         for key, value in whole["nets"][player].items():
             assert torch.equal(new[key], value), key
-    nets, stored = restore(last)
-    assert stored == config
-    z = FEEDS[family.data](config, data, CPU).inputs(0, 5)
-    drawn, at_first = (sample.draw_uint8(net.G, z, 2, CPU) for net in (nets, before))
-    assert drawn.shape == (5, 3, 28, 28)
-    assert not torch.equal(drawn, at_first)
-    assert all(not torch.equal(drawn[0], other) for other in drawn[1:])
+    nets, stored, facts = restore(last)
+    assert (stored, facts) == (config, RunFacts())
+    inputs = family.task.feed(config, 0, data, CPU).inputs(0, 5)
+    fakes, at_first = (sample.draw_uint8(net.G, inputs, 2, CPU) for net in (nets, before))
+    assert fakes.shape == (5, 3, 28, 28)
+    assert not torch.equal(fakes, at_first)
+    assert all(not torch.equal(fakes[0], other) for other in fakes[1:])
 
 
 @pytest.mark.parametrize("name", ["pix2pix", "cyclegan"])
 @pytest.mark.parametrize("batch", [1, 4])
 def test_8_steps_of_pictures_are_3_and_5(
-    name: str, batch: int, tiny: Callable[..., Config], pairs_of: dict[str, Any], tmp_path: Path
+    name: str,
+    batch: int,
+    tiny: Callable[..., Config],
+    pictures: dict[str, pairs.PictureSet],
+    tmp_path: Path,
 ) -> None:
     """The pool, dropout, crops and batch norm included."""
     family = FAMILIES[name]
-    data = pairs_of[family.data]
+    data = pictures[family.task.name]
 
     def run(folder: Path, *budgets: int) -> dict[str, Any]:
-        saved = None
+        saved: SavedState | None = None
         for steps in budgets:
             small = {"ngf": 4, "ndf": 4, "batch_size": batch, "pool": 5, "augment": 0.3}
             config = tiny(**{**family.defaults, **small, "img_size": 28}, family=name, max_epoch=0)
-            config.max_images, config.lr_end = steps * batch, 1.0
-            folders = loop.Folders(folder / "c", folder / "i", folder / "r")
-            done = loop.fit(family, config, data, folders, CPU, saved=saved)
-            saved = checkpoint.load(done.state)
+            config.lr_end = 1.0  # or the rates would depend on the budget
+            saved = checkpoint.load(train(config, data, folder, steps, saved))
         assert saved is not None
         return saved["nets"]
 
@@ -110,13 +115,28 @@ def test_8_steps_of_pictures_are_3_and_5(
         assert int(whole["D"]["pool_there.filled"]) == 5
 
 
+def test_rpgan_pays_its_penalty_in_every_third_update_of_d(
+    tiny: Callable[..., Config], images: Images
+) -> None:
+    config = tiny(family="rpgan", augment=0.0, d_every=2, penalty_every=3)
+    state = new_state(config)
+    feed = state.family.task.feed(config, 0, images, CPU)
+    logs = [loop.train_step(state, feed.batch(state.step)) for _ in range(13)]
+    assert [step for step in range(13) if "loss_d" in logs[step]] == list(range(0, 13, 2))
+    assert [step for step in range(13) if "penalty" in logs[step]] == [0, 6, 12]
+
+
 def test_a_cycle_between_grey_and_colour(tiny: Callable[..., Config]) -> None:
-    """Where B cannot be taken for A there is no loss of identity."""
+    """Where one generator cannot take the pictures of the other there is no loss of identity."""
     family = FAMILIES["cyclegan"]
     small = {"ngf": 4, "ndf": 4, "img_size": 28, "batch_size": 2}
     config = tiny(**{**family.defaults, **small}, family="cyclegan", channels_a=1)
-    nets = family.build(config)
+    nets = family.build(config, 0)
     batch = Batch(torch.rand(2, 3, 28, 28), torch.rand(2, 1, 28, 28))
     loss, logs = family.g_loss(nets, batch, config)
-    assert torch.isfinite(loss)
+    loss.backward()
+    assert all(w.grad is not None and w.grad.isfinite().all() for w in nets.G.parameters())
     assert "identity" not in logs
+    both_grey = Batch(torch.rand(2, 1, 28, 28), torch.rand(2, 1, 28, 28))
+    config.channels_b = 1
+    assert "identity" in family.g_loss(family.build(config, 0), both_grey, config)[1]

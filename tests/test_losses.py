@@ -238,24 +238,25 @@ def test_only_a_relativistic_g_scores_the_reals_and_without_a_graph(task: str, g
 
 def test_the_relativistic_loss_of_g_by_hand() -> None:
     """Reals score 9 and 25, fakes 1 and 4; the gradient of a is that of the fakes alone."""
-    nets = Nets(nn.Identity(), Quadratic())
+    D = Quadratic()
     _, g_loss = adversarial("relativistic")
-    loss, logs = g_loss(nets, Batch(REALS / 4, FAKES / 4), Config())
+    loss, logs = g_loss(Nets(nn.Identity(), D), Batch(REALS / 4, FAKES / 4), Config())
     gaps = [(9 - 1) / 16, (25 - 4) / 16]  # with a = 2 a score is |x|^2
     assert loss.item() == pytest.approx(sum(math.log1p(math.exp(g)) for g in gaps) / 2)
     assert logs["loss_g"].item() == pytest.approx(loss.item())
     loss.backward()
     pull = [1 / (1 + math.exp(-g)) for g in gaps]
     # d/da of the scores of the fakes: |x|^2 / 2
-    assert nets.D.a.grad.item() == pytest.approx(-(pull[0] * 1 / 32 + pull[1] * 4 / 32) / 2)
+    assert D.a.grad is not None
+    assert D.a.grad.item() == pytest.approx(-(pull[0] * 1 / 32 + pull[1] * 4 / 32) / 2)
 
 
 def test_clipping_bounds_every_weight() -> None:
-    nets = Nets(Linear(1), Linear(5, -7, 0.001))
-    clip_weights(nets, Config(clip=0.05))
-    assert nets.D.weight.abs().max().item() == pytest.approx(0.05)
-    assert nets.D.weight[2, 0].item() == pytest.approx(0.0006)
-    assert nets.G.weight.abs().max().item() > 0.05
+    G, D = Linear(1), Linear(5, -7, 0.001)
+    clip_weights(Nets(G, D), Config(clip=0.05))
+    assert D.weight.abs().max().item() == pytest.approx(0.05)
+    assert D.weight[2, 0].item() == pytest.approx(0.0006)
+    assert G.weight.abs().max().item() > 0.05
 
 
 def test_the_label_of_a_fake_is_that_of_cross_entropy() -> None:

@@ -13,44 +13,22 @@ import torch
 from torch import Tensor, nn
 
 from config import Config
-from gan.losses import Batch, clip_weights
-from models import FAMILIES, Family, Nets
-
-# What the code calls things: all access to internal names is here.
-
-
-def row(name: str) -> Family:
-    return FAMILIES[name]
+from gan.losses import Batch, Nets, clip_weights
+from gan.schedule import alternate, critic_first
+from models import FAMILIES
 
 
 def settings(name: str, **flags: Any) -> Config:
     """The config a user gets who gives `--family=name` and these flags."""
-    return Config(**{**row(name).defaults, "family": name, **flags})
+    return Config(**{**FAMILIES[name].defaults, "family": name, **flags})
 
 
-def batch_of(real: Tensor, given: Tensor, condition: tuple[Tensor, ...] = ()) -> Batch:
-    return Batch(real, given, condition)
-
-
-def play(name: str, nets: Any, batch: Batch, **flags: Any) -> tuple[Tensor, Tensor]:
+def play(name: str, nets: Nets, batch: Batch, **flags: Any) -> tuple[Tensor, Tensor]:
     """D's loss and G's loss of the family on one batch."""
     config = settings(name, **flags)
-    d_loss, _ = row(name).d_loss(nets, batch, config)
-    g_loss, _ = row(name).g_loss(nets, batch, config)
+    d_loss, _ = FAMILIES[name].d_loss(nets, batch, config)
+    g_loss, _ = FAMILIES[name].g_loss(nets, batch, config)
     return d_loss, g_loss
-
-
-def data_of(name: str) -> str:
-    return {"images": "noise", "pairs": "paired", "two folders": "unpaired"}[row(name).data]
-
-
-def own_flags(name: str) -> tuple[set[str], set[str]]:
-    """Flags of its losses, and those that it alone of its kind of data does not take."""
-    return set(row(name).uses), set(row(name).lacks)
-
-
-def after_d(name: str) -> Any:
-    return row(name).after_d
 
 
 # The formulas, over lists of scores
@@ -80,16 +58,24 @@ def d_critic(real: list[float], fake: list[float]) -> float:
     return mean(fake) - mean(real)
 
 
-def g_logistic(fake: list[float]) -> float:
+def g_logistic(real: list[float], fake: list[float]) -> float:
     return mean([softplus(-f) for f in fake])
 
 
-def g_squares(fake: list[float]) -> float:
+def g_squares(real: list[float], fake: list[float]) -> float:
     return mean([(f - 1) ** 2 for f in fake]) / 2
 
 
-def g_linear(fake: list[float]) -> float:
+def g_linear(real: list[float], fake: list[float]) -> float:
     return -mean(fake)
+
+
+def d_relativistic(real: list[float], fake: list[float]) -> float:
+    return mean([softplus(f - r) for r, f in zip(real, fake, strict=True)])
+
+
+def g_relativistic(real: list[float], fake: list[float]) -> float:
+    return mean([softplus(r - f) for r, f in zip(real, fake, strict=True)])
 
 
 FORMULAS: dict[str, tuple[Callable[..., float], Callable[..., float]]] = {
@@ -97,9 +83,11 @@ FORMULAS: dict[str, tuple[Callable[..., float], Callable[..., float]]] = {
     "hinge": (d_hinge, g_linear),
     "least-squares": (d_squares, g_squares),
     "critic": (d_critic, g_linear),
+    "relativistic": (d_relativistic, g_relativistic),
 }
 GAME_OF = {
     "modern": "hinge",
+    "rpgan": "relativistic",
     "dcgan": "logistic",
     "dcgan-64": "logistic",
     "dcgan-144": "logistic",
@@ -114,6 +102,17 @@ GAME_OF = {
 }
 OF_NOISE = [name for name in GAME_OF if name not in ("pix2pix", "cyclegan")]
 SLOPES = (0.5, 3.0)  # |dD/dx| of the toy D, by class
+PENALTIES: dict[str, tuple[float, Callable[[float], float]]] = {
+    # weight, and the penalty of a slope: (s - 1)^2; s^2 / 2 at the reals and as much at the fakes,
+    # of four times the weight, since it is there in every fourth update
+    "wgan-gp": (10.0, lambda s: (s - 1) ** 2),
+    "rpgan": (4 * 5.0, lambda s: s**2 / 2 + s**2 / 2),
+}
+
+
+def penalty_of(name: str, slopes: Sequence[float]) -> float:
+    weight, penalty = PENALTIES.get(name, (0.0, abs))
+    return weight * mean([penalty(slope) for slope in slopes])
 
 
 class ToyG(nn.Module):
@@ -122,8 +121,10 @@ class ToyG(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.ones(()))
+        self.conditions: list[tuple[Tensor, ...]] = []
 
     def forward(self, noise: Tensor, *condition: Tensor) -> Tensor:
+        self.conditions.append(condition)
         return self.scale * noise[:, :4].reshape(-1, 1, 2, 2)
 
 
@@ -163,36 +164,39 @@ def test_every_family_is_in_this_file() -> None:
 @pytest.mark.parametrize("loss", ["", *FORMULAS])
 @pytest.mark.parametrize("name", OF_NOISE)
 def test_the_game_of_noise(name: str, loss: str) -> None:
-    """Its own game, or the one `--loss` names; wgan-gp keeps its penalty in any of them."""
+    """Its own game, or the one `--loss` names; wgan-gp and rpgan keep their penalties in any."""
     nets = toys()
-    d_loss, g_loss = play(name, nets, batch_of(REAL, NOISE), loss=loss)
+    d_loss, g_loss = play(name, nets, Batch(REAL, NOISE), loss=loss)
     by_d, by_g = FORMULAS[loss or GAME_OF[name]]
-    penalty = 10 * (SLOPES[0] - 1) ** 2 if name == "wgan-gp" else 0.0
+    penalty = penalty_of(name, SLOPES[:1])
     assert d_loss.item() == pytest.approx(by_d(REAL_SCORES, FAKE_SCORES) + penalty, rel=1e-5)
-    assert g_loss.item() == pytest.approx(by_g(FAKE_SCORES), rel=1e-5)
+    assert g_loss.item() == pytest.approx(by_g(REAL_SCORES, FAKE_SCORES), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", OF_NOISE)
 def test_the_game_of_noise_with_classes(name: str) -> None:
-    """D gets the class with the real, with the fake, in the penalty and in G's loss."""
-    d_loss, g_loss = play(name, toys(), batch_of(REAL, NOISE, (ONE_HOT,)))
+    """G gets the class; D gets it with the real, with the fake, in the penalty, in G's loss."""
+    G, D = ToyG(), ToyD()
+    d_loss, g_loss = play(name, Nets(G, D), Batch(REAL, NOISE, (ONE_HOT,)))
+    assert [list(map(id, condition)) for condition in G.conditions] == [[id(ONE_HOT)]]
     slopes = [0.5, 3.0, 3.0]
     real = [2 * s * score for s, score in zip(slopes, REAL_SCORES, strict=True)]
     fake = [2 * s * score for s, score in zip(slopes, FAKE_SCORES, strict=True)]
     by_d, by_g = FORMULAS[GAME_OF[name]]
-    penalty = 10 * mean([(s - 1) ** 2 for s in slopes]) if name == "wgan-gp" else 0.0
+    penalty = penalty_of(name, slopes)
     assert d_loss.item() == pytest.approx(by_d(real, fake) + penalty, rel=1e-5)
-    assert g_loss.item() == pytest.approx(by_g(fake), rel=1e-5)
+    assert g_loss.item() == pytest.approx(by_g(real, fake), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", OF_NOISE)
 def test_flags_of_the_losses_of_noise(name: str) -> None:
-    batch = batch_of(REAL, NOISE)
+    batch = Batch(REAL, NOISE)
     plain, _ = play(name, toys(), batch)
     shift = play(name, toys(), batch, penalty=14.0)[0] - plain
-    expected = 4 * (SLOPES[0] - 1) ** 2 if name == "wgan-gp" else 0.0
+    share = 14.0 / settings(name).penalty - 1  # that its weight grows by
+    expected = share * penalty_of(name, SLOPES[:1])
     assert shift.item() == pytest.approx(expected, abs=1e-5)
-    if "fake_label" in own_flags(name)[0]:  # cross-entropy with label t: softplus(s) - t s
+    if "fake_label" in FAMILIES[name].uses:  # cross-entropy with label t: softplus(s) - t s
         shift = play(name, toys(), batch, fake_label=0.3)[0] - plain
         assert shift.item() == pytest.approx(-0.3 * mean(FAKE_SCORES), abs=1e-5)
 
@@ -200,7 +204,7 @@ def test_flags_of_the_losses_of_noise(name: str) -> None:
 @pytest.mark.parametrize("name", OF_NOISE)
 def test_d_does_not_train_g_and_g_is_trained_through_d(name: str) -> None:
     G, D = ToyG(), ToyD()
-    d_loss, g_loss = play(name, Nets(G, D), batch_of(REAL, NOISE))
+    d_loss, g_loss = play(name, Nets(G, D), Batch(REAL, NOISE))
     d_loss.backward(retain_graph=True)
     assert G.scale.grad is None
     assert D.weight.grad is not None
@@ -247,7 +251,7 @@ def test_the_game_of_pix2pix(loss: str) -> None:
     """D sees the given picture first and its loss is halved; G's has 100 |fake - real|."""
     G = Affine(0.5, 0.3)
     nets = Nets(G, PixelD((2.0, -3.0), 0.25))
-    batch = batch_of(torch.tensor(WANTED).view(2, 1, 2, 1), torch.tensor(GIVEN).view(2, 1, 2, 1))
+    batch = Batch(torch.tensor(WANTED).view(2, 1, 2, 1), torch.tensor(GIVEN).view(2, 1, 2, 1))
     fake = [0.5 * x + 0.3 for x in GIVEN]
     real_scores = [2 * x - 3 * y + 0.25 for x, y in zip(GIVEN, WANTED, strict=True)]
     fake_scores = [2 * x - 3 * y + 0.25 for x, y in zip(GIVEN, fake, strict=True)]
@@ -257,7 +261,7 @@ def test_the_game_of_pix2pix(loss: str) -> None:
             "pix2pix", nets, batch, loss=loss, **({} if l1 == 100 else {"l1": l1})
         )
         assert d_loss.item() == pytest.approx(by_d(real_scores, fake_scores) / 2, rel=1e-5)
-        expected = by_g(fake_scores) + l1 * gap(fake, WANTED)
+        expected = by_g(real_scores, fake_scores) + l1 * gap(fake, WANTED)
         assert g_loss.item() == pytest.approx(expected, rel=1e-5)
     assert not d_loss.requires_grad  # D's loss does not reach G, and this D has no weights
     g_loss.backward()
@@ -274,7 +278,7 @@ class ToyCycle(nn.Module):
         return self.there(x)
 
 
-class ToyJudges(nn.Module):
+class ToyCycleD(nn.Module):
     """The pools show other pictures than they are given, so that their use is seen."""
 
     def __init__(self) -> None:
@@ -287,8 +291,8 @@ class ToyJudges(nn.Module):
 def test_the_game_of_cyclegan(loss: str) -> None:
     """Both D halved, shown from their pools; G: both scores, 10 cycle and 5 identity."""
     a, b = GIVEN, WANTED
-    batch = batch_of(torch.tensor(b).view(2, 1, 2, 1), torch.tensor(a).view(2, 1, 2, 1))
-    nets = Nets(ToyCycle(), ToyJudges())
+    batch = Batch(torch.tensor(b).view(2, 1, 2, 1), torch.tensor(a).view(2, 1, 2, 1))
+    nets = Nets(ToyCycle(), ToyCycleD())
 
     def there(xs: list[float]) -> list[float]:
         return [0.5 * x + 0.3 for x in xs]
@@ -305,7 +309,7 @@ def test_the_game_of_cyclegan(loss: str) -> None:
     by_d, by_g = FORMULAS[loss or "least-squares"]
     d_expected = by_d(d_there(b), d_there([x + 0.125 for x in there(a)])) / 2
     d_expected += by_d(d_back(a), d_back([x - 0.25 for x in back(b)])) / 2
-    scores = by_g(d_there(there(a))) + by_g(d_back(back(b)))
+    scores = by_g(d_there(b), d_there(there(a))) + by_g(d_back(a), d_back(back(b)))
     round_trip = gap(back(there(a)), a) + gap(there(back(b)), b)
     same = gap(there(b), b) + gap(back(a), a)
     for flags, cycle, identity in (
@@ -332,6 +336,9 @@ DEFAULTS = {
     # docs/recipe.md
     "modern": (96, 3, 64, "normal", 32, 32, 16,
                "adam", 4e-4, 4e-4, 0.0, 0.99, 200, 0.125, "cosine", 0.8, 1, 1, 0, True, True),
+    # Huang et al. 2024 (arXiv:2501.05441) for the loss, the rest as in modern
+    "rpgan": (96, 3, 64, "normal", 32, 32, 16,
+              "adam", 4e-4, 4e-4, 0.0, 0.99, 200, 0.125, "cosine", 0.8, 1, 1, 0, True, True),
     # Radford et al. 2016 (arXiv:1511.06434), sections 4 and 4.1: batch 128 there, 64 in its code;
     # Adam 2e-4 with beta1 0.5, nz 100; the 96-pixel script: ngf = ndf = 64
     "dcgan": (96, 3, 100, "normal", 64, 64, 64,
@@ -370,9 +377,10 @@ DEFAULTS = {
 }
 # fmt: on
 
-# What no row changes: weights of the losses from their papers, and the average's half-life
+# What rows share, but for EXCEPTIONS: weights of losses from their papers, the average's half-life
 EVERYWHERE = {
     "penalty": 10.0,  # Gulrajani et al. 2017, algorithm 1
+    "penalty_every": 1,
     "clip": 0.1,  # a published run; Arjovsky et al. 2017 have 0.01
     "l1": 100.0,  # Isola et al. 2017, section 3.4
     "cycle": 10.0,  # Zhu et al. 2017, section 4
@@ -390,9 +398,12 @@ EVERYWHERE = {
     "conditional": False,
 }
 
-LOGISTIC = {"fake_label"}
-FLAGS: dict[str, tuple[str, set[str], set[str]]] = {  # data, flags of its losses, flags it lacks
+EXCEPTIONS = {"rpgan": {"penalty": 5.0, "penalty_every": 4}}
+
+LOGISTIC, PENALIZED = {"fake_label"}, {"penalty", "penalty_every"}
+FLAGS: dict[str, tuple[str, set[str], set[str]]] = {  # task, flags of its losses, flags it lacks
     "modern": ("noise", set(), set()),
+    "rpgan": ("noise", PENALIZED, set()),
     "dcgan": ("noise", LOGISTIC, set()),
     "dcgan-64": ("noise", LOGISTIC, set()),
     "dcgan-144": ("noise", LOGISTIC, set()),
@@ -400,8 +411,8 @@ FLAGS: dict[str, tuple[str, set[str], set[str]]] = {  # data, flags of its losse
     "mlp-tiny": ("noise", LOGISTIC, {"ngf", "ndf"}),
     "lsgan": ("noise", set(), set()),
     "hinge": ("noise", set(), set()),
-    "wgan": ("noise", {"clip"}, set()),
-    "wgan-gp": ("noise", {"penalty"}, set()),
+    "wgan": ("noise", {"clip", "d_lead"}, set()),
+    "wgan-gp": ("noise", PENALIZED, set()),
     "pix2pix": ("paired", {"l1", "spectral"}, set()),
     "cyclegan": ("unpaired", {"cycle", "identity", "pool", "spectral"}, set()),
 }
@@ -409,23 +420,30 @@ FLAGS: dict[str, tuple[str, set[str], set[str]]] = {  # data, flags of its losse
 
 @pytest.mark.parametrize("name", DEFAULTS)
 def test_defaults_are_those_of_the_source(name: str) -> None:
-    config = settings(name)
+    config, exceptions = settings(name), EXCEPTIONS.get(name, {})
     expected = dict(zip(COLUMNS, DEFAULTS[name], strict=True))
-    assert {knob: getattr(config, knob) for knob in COLUMNS} == expected
-    assert {knob: getattr(config, knob) for knob in EVERYWHERE} == EVERYWHERE
-    assert set(row(name).defaults) <= set(COLUMNS)
+    assert {field: getattr(config, field) for field in COLUMNS} == expected
+    expected = {**EVERYWHERE, **exceptions}
+    assert {field: getattr(config, field) for field in EVERYWHERE} == expected
+    assert set(FAMILIES[name].defaults) <= {*COLUMNS, *exceptions}
 
 
 @pytest.mark.parametrize("name", FLAGS)
-def test_data_and_flags(name: str) -> None:
-    assert (data_of(name), *own_flags(name)) == FLAGS[name]
+def test_task_and_flags(name: str) -> None:
+    row = FAMILIES[name]
+    assert (row.task.name, set(row.uses), set(row.lacks)) == FLAGS[name]
 
 
 @pytest.mark.parametrize("name", FLAGS)
-def test_wgan_alone_clips(name: str) -> None:
-    assert after_d(name) is (clip_weights if name == "wgan" else None)
-    if name == "wgan":
-        G, D = ToyG(), ToyD()
-        after_d(name)(Nets(G, D), settings(name))
-        assert D.weight.tolist() == pytest.approx([0.1, 0, 0.1, 0])
-        assert G.scale.item() == 1
+def test_wgan_alone_clips_and_starts_with_its_critic(name: str) -> None:
+    row = FAMILIES[name]
+    expected = (clip_weights, critic_first) if name == "wgan" else (None, alternate)
+    assert (row.after_d, row.updates) == expected
+
+
+def test_wgan_clips_d_to_its_bound() -> None:
+    G, D, clip = ToyG(), ToyD(), FAMILIES["wgan"].after_d
+    assert clip is not None
+    clip(Nets(G, D), settings("wgan"))
+    assert D.weight.tolist() == pytest.approx([0.1, 0, 0.1, 0])
+    assert G.scale.item() == 1
