@@ -1,4 +1,4 @@
-"""Scores of a run: those taken in mid-run, and all that `evaluate` shows, by what G is given."""
+"""Scores of a run during training, and all that `evaluate` shows: for noise, and for pictures."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from gan.losses import Nets
 
 Pixels = NDArray[np.uint8]  # [N, C, H, W]
-Score = Callable[[Pixels], dict[str, float]]  # named scores; "score" is the one to be lowest
-REALS = 2000  # held-out images, at most, that a score in mid-run compares with
+Score = Callable[[Pixels], dict[str, float]]  # named scores; "score" is the one to minimise
+REALS = 2000  # the most held-out images that a score during training compares with
 SHOWN_FACES = 64  # on the page of an evaluation
 SHOWN_ROWS = 24  # test pictures on it
 PAIR_NOTES = """L1 and KID: lower is better. PSNR, SSIM and coverage: higher is better. "unchanged"
@@ -44,7 +44,7 @@ class Evaluation:
 
 
 def noise_scorer(config: Config, data: Images, device: torch.device) -> Score | None:
-    """What rates generated faces in mid-run: KID and coverage against the held-out images."""
+    """Rates generated faces during training: KID and coverage against the held-out images."""
     if len(data.held_out) < metrics.MIN_IMAGES:
         print("data: too few images are held out; the run has no scores")
         return None
@@ -61,7 +61,7 @@ def noise_scorer(config: Config, data: Images, device: torch.device) -> Score | 
 
 
 def compare_images(fakes: Pixels, data: Images, network: str, device: torch.device) -> Evaluation:
-    """All scores of `fakes` against the held-out images of `data`, seen by `network`."""
+    """All scores of `fakes` against the held-out images of `data`, by features of `network`."""
     train, real = (features.Subset(data.array, part) for part in (data.train, data.held_out))
     reference = features.Reference(data.features_file)
     found = metrics.evaluate(fakes, train, real, network, reference, str(device))
@@ -94,7 +94,10 @@ def evaluate_noise(
     count: int,
     network: str,
 ) -> Evaluation:
-    """All scores of `count` faces, seen by `network`; raises Refused before any is generated."""
+    """All scores of `count` faces by features of `network`.
+
+    Raises Refused, before it generates any, for too few images.
+    """
     metrics.check(count, len(data.train), len(data.held_out))
     features.extractor(network, config.img_size, str(device))
     source = sample.NoiseSource.of(config, classes, among=data.train_class_indices)
@@ -120,13 +123,13 @@ def pair_distances(fakes: Pixels, wanted: Pixels) -> dict[str, float]:
         similarity = structural_similarity_index_measure(x, y, data_range=1.0, reduction="none")
         assert isinstance(similarity, Tensor)
         found["L1"].append((x - y).abs().mean((1, 2, 3)))
-        found["PSNR"].append(ratio.clamp(max=100))  # equal pictures would have an infinite one
+        found["PSNR"].append(ratio.clamp(max=100))  # identical pictures would have an infinite one
         found["SSIM"].append(similarity)
     return {name: float(torch.cat(parts).mean()) for name, parts in found.items()}
 
 
 def picture_scorer(config: Config, data: PictureSet, device: torch.device) -> Score | None:
-    """What rates translated test pictures in mid-run: "score" is L1 of pairs, else the KID."""
+    """Rates translated test pictures during training: "score" is L1 for pairs, else KID."""
     wanted = data.test_wanted
     if len(wanted) < metrics.MIN_IMAGES:
         print("data: too few pictures are held out to score with; the run has no scores")
@@ -154,7 +157,7 @@ def evaluate_pictures(
     count: int,
     network: str,
 ) -> Evaluation:
-    """The scores of all test pictures, beside those of leaving them unchanged."""
+    """The scores of all test pictures, translated and, for comparison, unchanged."""
     given = data.test_given
     score = picture_scorer(config, data, device)
     if score is None:

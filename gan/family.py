@@ -1,4 +1,4 @@
-"""What a family of GANs is: its networks, its two losses, who is updated when, its defaults."""
+"""A family of GANs: its networks, its two losses, its update schedule, its defaults."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,9 +21,9 @@ class Family:
     updates: Callable[[Config, int], Updates] = alternate  # (config, step) -> who is updated
     defaults: Mapping[str, Value] = field(default_factory=dict)
     uses: tuple[str, ...] = ()  # settings of its losses, which other families refuse
-    lacks: tuple[str, ...] = ()  # settings that families of this task have, but this one has not
+    lacks: tuple[str, ...] = ()  # settings of its task that it does not have
 
     @property
     def settings(self) -> list[str]:
-        """Those of the settings that only some families have which this one has."""
+        """The settings of this family that not all families have."""
         return [name for name in (*self.task.settings, *self.uses) if name not in self.lacks]

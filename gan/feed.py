@@ -1,4 +1,4 @@
-"""The batches of training, what is scored and what is previewed: of noise, or of pictures.
+"""What training, scores and previews are fed: noise and images, or pictures to translate.
 
 Everything here is a function of the run's seed and the step.
 """
@@ -21,8 +21,8 @@ from gan.sample import Inputs
 from gan.translation import ways
 
 PREVIEW_FACES = 64  # in a preview: candidates 0 to 63 of `generate` under the same seed
-PREVIEW_ROWS = 8  # pictures that a preview shows translated
-CLASS_FACES = 8  # of each class in a preview of a conditional run
+PREVIEW_ROWS = 8  # test pictures in a preview of a translation
+CLASS_FACES = 8  # faces of each class in a preview of a conditional run
 NOISES: dict[str, Callable[[tuple[int, int], torch.device], Tensor]] = {
     "normal": lambda shape, device: torch.randn(shape, device=device),
     "uniform": lambda shape, device: torch.rand(shape, device=device) * 2 - 1,
@@ -30,13 +30,13 @@ NOISES: dict[str, Callable[[tuple[int, int], torch.device], Tensor]] = {
 
 
 class Feed(Protocol):
-    """Data as the loop sees it."""
+    """The data as the training loop sees them."""
 
     def inputs(self, first: int, count: int) -> Inputs:
-        """What G is fed to be measured: the same at every step, and distributed as the data."""
+        """Inputs of G for measuring it: the same at every step, with the data's class shares."""
 
     def scored_inputs(self, count: int) -> Inputs:
-        """At most `count` inputs, whose pictures are scored."""
+        """At most `count` inputs of G, whose outputs are scored."""
 
     def batch(self, step: int) -> Batch:
         """The data of step `step`."""
@@ -45,13 +45,14 @@ class Feed(Protocol):
         """Pictures for a person to look at: one grid, uint8 [3, H, W]."""
 
     def held_out(self) -> tuple[Tensor, ...] | None:
-        """A batch of held-out images and their classes, as D is called with them, if there are."""
+        """D's arguments for a batch of held-out images: (images, *classes); None without any."""
 
 
 def step_seed(seed: int, step: int, rank: int = 0) -> int:
     """A 64-bit seed for everything random in one step, so that a resumed run repeats it.
 
-    The finaliser of SplitMix64 (Steele et al. 2014), which makes neighbours unrelated.
+    The finaliser of SplitMix64 (Steele et al. 2014), which makes the seeds of neighbouring
+    steps unrelated.
     """
     mask = 2**64 - 1
     x = (seed * 0x9E3779B97F4A7C15 + step * 0xD1B54A32D192ED03 + rank * 0x8CB92BA72F3D8DD7) & mask
@@ -61,12 +62,12 @@ def step_seed(seed: int, step: int, rank: int = 0) -> int:
 
 
 def to_float(pixels: NDArray[np.uint8], device: torch.device | str = "cpu") -> Tensor:
-    """uint8 -> [-1, 1] on the device."""
+    """uint8 -> float in [-1, 1], on the device."""
     return torch.tensor(pixels).to(device).float().div_(127.5).sub_(1)
 
 
 class NoiseFeed:
-    """Noise in, faces out, of one class or of many."""
+    """Noise in, images out; unconditional or conditional."""
 
     def __init__(self, config: Config, classes: int, data: Images, device: torch.device) -> None:
         self.config, self.classes, self.data, self.device = config, classes, data, device
@@ -77,7 +78,7 @@ class NoiseFeed:
         return self.inputs(0, count)
 
     def batch(self, step: int) -> Batch:
-        """Reals in [-1, 1], half of them mirrored, and noise for as many fakes."""
+        """Reals in [-1, 1], with `flip` half of them mirrored, and noise for as many fakes."""
         config = self.config
         indices = self.data.indices_at(step, config.batch_size, config.seed)
         real = to_float(self.data.array[indices], self.device)
@@ -96,9 +97,9 @@ class NoiseFeed:
         return (sample.one_hot(labels, self.classes).to(self.device),)
 
     def preview(self, G: nn.Module) -> Tensor:
-        """Candidates 0 to 63 of `generate`; of a conditional run a row of eight for each class."""
+        """Candidates 0 to 63 of `generate`; in a conditional run, a row of eight for each class."""
         inputs = self.previewed(0, CLASS_FACES * self.classes or PREVIEW_FACES)
-        if self.classes:  # faces of the classes in turn -> class by class
+        if self.classes:  # from classes in turn to class by class
             order = torch.arange(CLASS_FACES * self.classes).view(CLASS_FACES, -1).T.flatten()
             inputs = tuple(part[order] for part in inputs)
         faces = sample.draw_uint8(G, inputs, self.config.batch_size, self.device)
@@ -120,20 +121,20 @@ class PictureFeed:
     ) -> None:
         self.config, self.data, self.device = config, data, device
         tests = (data.test_given, data.test_wanted)
-        if not min(map(len, tests)):  # nothing is held out: some that are trained on
+        if not min(map(len, tests)):  # nothing is held out: show training pictures
             count = min(PREVIEW_ROWS, len(data))
             tests = data.batch_at(0, count, config.seed, jitter=False, flip=False)
         self.test_given, self.test_wanted = tests
 
     def inputs(self, first: int, count: int) -> Inputs:
-        """Test pictures `first` to `first + count - 1`, as far as there are any: [n, C, H, W]."""
+        """Test pictures `first` to `first + count - 1`, as many as there are: [n, C, H, W]."""
         return (to_float(self.test_given[first : first + count]),)
 
     def scored_inputs(self, count: int) -> Inputs:
         return (to_float(self.test_given[spaced(len(self.test_given), count)]),)
 
     def batch(self, step: int) -> Batch:
-        """The pictures of a step; both of a pair are cropped and mirrored alike."""
+        """The pictures of a step; the two of a pair are cropped and mirrored alike."""
         config = self.config
         given, wanted = self.data.batch_at(
             step, config.batch_size, config.seed, config.jitter, config.flip
@@ -146,9 +147,9 @@ class PictureFeed:
         return self.rows(G, PREVIEW_ROWS)
 
     def rows(self, G: nn.Module, count: int) -> Tensor:
-        """`count` test pictures from first to last, uint8 [3, H, W].
+        """A grid of `count` evenly spaced test pictures, uint8 [3, H, W].
 
-        In rows: given, drawn, wanted; of a cycle given, drawn, drawn back.
+        A row is given, drawn, wanted; for a cycle it is given, drawn, drawn back.
         """
         indices = spaced(min(len(self.test_given), len(self.test_wanted)), count)
         given = to_float(self.test_given[indices])
@@ -162,5 +163,5 @@ class PictureFeed:
         return sample.image_grid(torch.stack(columns, 1).flatten(0, 1), 3)
 
     def held_out(self) -> tuple[Tensor, ...] | None:
-        """None: D of pairs and of a cycle is not asked about single pictures."""
+        """None: the health checks do not score held-out pictures of a translation."""
         return None

@@ -1,4 +1,4 @@
-"""*The* training loop: `fit` trains any family within its budget, saves, logs, scores, resumes."""
+"""The training loop: `fit` trains any family within its budget, and logs, scores and saves."""
 
 import contextlib
 import dataclasses
@@ -21,7 +21,7 @@ from gan.schedule import Schedule, Stop
 from gan.state import SavedState, State
 from gan.tasks import Data
 
-KEPT_STATES = 2  # the newest, and the one before it should the newest be damaged
+KEPT_STATES = 2  # the newest, and the one before it in case the newest is damaged
 SCORED_FAKES = 256  # generated for a score in mid-run
 MAX_RESCUES = 3
 
@@ -43,7 +43,7 @@ class Outcome:
     epoch: int
     images: int
     seconds: float
-    signal: int | None  # what stopped it before its budget was spent
+    signal: int | None  # that stopped it before its budget was spent
 
 
 def update(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
@@ -53,15 +53,15 @@ def update(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
 
 
 def train_step(state: State, batch: Batch) -> dict[str, Tensor]:
-    """One batch: D if it is due, then G if it is due; what the losses log.
+    """Train on one batch: update D if it is due, then G if it is due; return the losses' logs.
 
-    The fakes of a batch are generated once, with a graph only if G is due; D's weights ask for no
-    gradients in G's update, which spares a third of D's backward pass.
+    The fakes of a batch are generated once, with a graph only if G is due. D's weights require no
+    gradients in G's update, which saves a third of D's backward pass.
     """
     nets, config, family, due = state.nets, state.config, state.family, state.due
     nets.G.requires_grad_(due.g)
     logs: dict[str, Tensor] = {}
-    # bfloat16 has float32's range, so no loss has to be scaled
+    # bfloat16 has float32's range, so no loss scaling is needed
     mixed = (
         torch.autocast(state.device.type, torch.bfloat16)
         if state.facts.mixed_precision
@@ -88,7 +88,7 @@ def train_step(state: State, batch: Batch) -> dict[str, Tensor]:
 
 
 def take_reading(state: State, batch: Batch, feed: Feed, look_at_held_out: bool) -> health.Reading:
-    """The signals of the game's health that the losses do not hold, after the step of `batch`."""
+    """The health signals that the losses do not log, after the step on `batch`."""
     reading = health.Reading(state.step, state.meters.all_finite())
     if not reading.finite or batch.fake is None:
         return reading
@@ -106,7 +106,7 @@ def take_reading(state: State, batch: Batch, feed: Feed, look_at_held_out: bool)
 
 
 class Session:
-    """One session of a run: its state, what it is fed with, what it writes, and when."""
+    """One session of a run: its state, its data, what it writes, and when."""
 
     def __init__(
         self,
@@ -138,7 +138,7 @@ class Session:
         self.report = Report(folders.runs, state.step, state.images, self.fraction)
         for event in events:
             self.report.log_event(state.step, event)
-        self.speed_from = (self.began, state.step)  # of the images/s that are logged next
+        self.speed_from = (self.began, state.step)  # where the next images/s start to count
 
     @property
     def fraction(self) -> float:
@@ -151,14 +151,14 @@ class Session:
 
     @contextlib.contextmanager
     def not_training(self) -> Iterator[None]:
-        """Leave the time within it out of the images/s."""
+        """A context whose time does not count in the images/s."""
         began = time.monotonic()
         yield
         then, step = self.speed_from
         self.speed_from = (then + time.monotonic() - began, step)
 
     def log(self, batch: Batch) -> None:
-        """Write the averages since the last log line, and act on what they say of the health."""
+        """Write the averages since the last log line, and act on the health alarms they raise."""
         state, now = self.state, time.monotonic()
         reading = take_reading(state, batch, self.feed, self.schedule.health_due(state.step))
         means = {name: mean for name, mean in state.meters.read().items() if reading.finite}
@@ -182,15 +182,15 @@ class Session:
                 self.rescue(alarm)
 
     def rescue(self, alarm: health.Alarm) -> None:
-        """Go back to the best state, or the newest, and on from there at half the rates."""
+        """Load the best state, or the newest, and go on from there at half the learning rates."""
         state = self.state
         best = self.folders.checkpoints / checkpoint.BEST
-        # after a kill the best on disk may be of a step that is still to be done again
+        # after a kill, the best state on disk may be of a later step than the resumed one
         states = checkpoint.states(self.folders.checkpoints)
         paths = [best] if checkpoint.step_of(best) <= state.step else states[:1]
         if not state.config.rescue or not paths or state.rescues == MAX_RESCUES:
             if alarm.kind != "nan":
-                return  # a line is all that can be done
+                return  # there is nothing to do but to print a line
             tried = f" after {state.rescues} rescues" if state.rescues else ""
             raise Refused(
                 f"step {state.step}: {alarm.line}{tried}; "
@@ -208,12 +208,12 @@ class Session:
         )
 
     def payload(self, G: nn.Module) -> SavedState:
-        """The whole state, with the average as it is drawn from."""
+        """The whole state, with the average as `G` has it: with new batch norm statistics."""
         saved = {**self.state.state_dict(), "data": self.digest}
         return {**saved, "ema": G.state_dict()} if self.state.ema else saved
 
     def save(self, G: nn.Module) -> None:
-        """Preview, weights and state; the state last, so that whatever it names exists."""
+        """Write preview, weights and state; the state last, so that all files of its step exist."""
         state, epoch = self.state, self.epoch
         preview = self.feed.preview(G)
         sample.save_picture(sample.as_picture(preview), self.folders.imgs / f"{epoch}.png")
@@ -251,14 +251,14 @@ class Session:
         state.seconds = time.monotonic() - self.started
 
     def write_due(self, stopped: bool) -> None:
-        """Log, score and save what is due after a step; the last one is scored and saved."""
+        """Log, score and save what is due after a step; the last step is scored and saved."""
         state, schedule, now = self.state, self.schedule, time.monotonic()
         spent = self.fraction >= 1
         save = schedule.save_due(state.step, now) or spent or stopped
         evaluate = self.score is not None and (
             schedule.score_due(state.images, self.fraction, now) or spent
         )
-        # whatever is to be saved is looked at first: no state of NaN replaces a good one
+        # check first what is to be saved: a state of NaN must not replace a good one
         if schedule.log_due(state.step) or ((save or evaluate) and not state.meters.all_finite()):
             self.log(self.batch)
         if save or evaluate:
@@ -286,7 +286,7 @@ class Session:
 
 
 def resume(state: State, saved: SavedState, data: Data, folders: Folders) -> None:
-    """Go on from a saved state; raises Refused if it is of other images or does not fit."""
+    """Load a saved state; raises Refused if it is of other images or does not fit."""
     if saved["data"] != data.digest:
         raise Refused(
             f"--resume: the run was trained on other images than the {len(data):,} in "
@@ -303,7 +303,7 @@ def resume(state: State, saved: SavedState, data: Data, folders: Folders) -> Non
 
 
 def keep_best(state: State, path: Path, digest: str) -> None:
-    """Take over the score of the best state on disk, which may be later than the newest."""
+    """Take over the score of the best state on disk, which may be later than the newest state."""
     try:
         best = checkpoint.load(path)
     except Refused:
@@ -322,7 +322,7 @@ def fit(
 ) -> Outcome:
     """Train `state` on `data` within the budget of its config.
 
-    `score` rates generated pictures in mid-run; `events` are written to the log first. Raises
+    `score` rates generated pictures during training; `events` are written to the log first. Raises
     Refused if the budget is spent already, or if the losses stay NaN.
     """
     session = Session(state, data, folders, score, events)

@@ -1,4 +1,4 @@
-"""Losses as pure functions of scores, penalties, and the pairs of losses that families are made of.
+"""Losses as functions of scores, penalties of D, and the pairs (D's loss, G's loss) of families.
 
 Scores are D's raw outputs (logits), shape [N]; every loss is a mean over the batch, a scalar.
 """
@@ -16,7 +16,7 @@ from gan.augment import augment
 from gan.translation import CycleD, ThereAndBack
 
 Logs = dict[str, Tensor]
-Condition = tuple[Tensor, ...]  # one-hot classes [N, classes] of a conditional run, else nothing
+Condition = tuple[Tensor, ...]  # one-hot classes [N, classes] in a conditional run, else empty
 D = Callable[..., Tensor]  # D(images, *condition) -> scores
 
 
@@ -34,30 +34,30 @@ class Batch:
 
     real: Tensor  # [N, C, H, W] in [-1, 1]
     given: Tensor  # what G is fed: noise [N, nz], or pictures [N, C', H, W] in [-1, 1]
-    condition: Condition = ()  # the classes of reals and fakes alike
+    condition: Condition = ()  # classes, the same for reals and fakes
     augment: float = 0.0  # probability of each augmentation of what D sees, 0 to 1
     step: int = 0
     fake: Tensor | None = None
-    fake_given: Tensor | None = None  # by the way back of a cycle
+    fake_given: Tensor | None = None  # G.back(real), in a cycle only
 
     def generate(self, nets: Nets) -> Tensor:
-        """The fakes [N, C, H, W] in [-1, 1]; with a graph if G's weights ask for gradients."""
+        """The fakes [N, C, H, W] in [-1, 1]; with a graph if G's weights require gradients."""
         if self.fake is None:
             self.fake = nets.G(self.given, *self.condition).float()
         return self.fake
 
     def generate_back(self, G: ThereAndBack) -> Tensor:
-        """The wanted pictures on their way back to given ones: [N, C', H, W]."""
+        """The wanted pictures, translated back to given ones: [N, C', H, W]."""
         if self.fake_given is None:
             self.fake_given = G.back(self.real).float()
         return self.fake_given
 
     def augmented(self, images: Tensor) -> Tensor:
-        """Pictures as D gets to see them."""
+        """`images` as D sees them."""
         return augment(images, self.augment) if self.augment else images
 
     def with_given(self, images: Tensor) -> Tensor:
-        """[N, C' + C, H, W]: the given pictures and these, both augmented alike."""
+        """The given pictures joined with `images`, augmented identically: [N, C' + C, H, W]."""
         if not self.augment:
             return torch.cat([self.given, images], 1)
         seed = int(torch.randint(2**31, ()))
@@ -72,14 +72,15 @@ Loss = Callable[[Nets, Batch, Config], tuple[Tensor, Logs]]
 
 
 def score(D: D, *inputs: Tensor) -> Tensor:
-    """D's scores in float32: the three digits of bfloat16 are too few to average."""
+    """D's scores in float32: the three digits of bfloat16 are too few for means."""
     return D(*inputs).float()
 
 
 def pair_auc(real: Tensor, fake: Tensor) -> Tensor:
-    """Share of the pairs (real, fake) in which the real scores higher, ties half: 0 to 1.
+    """Share of (real, fake) pairs in which the real scores higher, 0 to 1; a tie counts half.
 
-    0.5 is a D that cannot tell. Unlike the sign of D's scores it means the same for every loss.
+    At 0.5, D cannot tell them apart. Unlike the sign of D's scores, it means the same for every
+    loss.
     """
     difference = real[:, None] - fake[None, :]
     return (difference.sign().mean() + 1) / 2
@@ -102,7 +103,7 @@ def logistic_g(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def hinge_d(real: Tensor, fake: Tensor) -> Tensor:
-    """max(0, 1 - real) + max(0, 1 + fake): nothing more to gain beyond a margin of 1.
+    """max(0, 1 - real) + max(0, 1 + fake): no gain beyond a margin of 1.
 
     Lim & Ye 2017 (arXiv:1705.02894), Miyato et al. 2018 (arXiv:1802.05957), eq. 16.
     """
@@ -144,12 +145,12 @@ def identity(scores: Tensor) -> Tensor:
 
 
 class Game(NamedTuple):
-    """What D and G each want of the scores, both (real, fake) -> loss."""
+    """D's and G's losses as functions of scores, both (real, fake) -> scalar."""
 
     d: Callable[[Tensor, Tensor], Tensor]
     g: Callable[[Tensor, Tensor], Tensor]
-    relativistic: bool = False  # whether G's loss looks at the scores of reals
-    shown: Callable[[Tensor], Tensor] = torch.sigmoid  # scores as people are shown them
+    relativistic: bool = False  # whether G's loss depends on the scores of reals
+    shown: Callable[[Tensor], Tensor] = torch.sigmoid  # how scores are shown to people
 
 
 GAMES = {
@@ -165,13 +166,13 @@ GAMES = {
 
 
 def _gradient(D: D, x: Tensor, condition: Condition) -> Tensor:
-    """dD/dx with a graph, of leaf images x: [N, C * H * W]."""
+    """dD/dx at leaf images x, with a graph: [N, C * H * W]."""
     gradient = torch.autograd.grad(score(D, x, *condition).sum(), x, create_graph=True)[0]
     return gradient.flatten(1)
 
 
 def gradient_penalty(D: D, real: Tensor, fake: Tensor, condition: Condition = ()) -> Tensor:
-    """(|dD/dx| - 1)^2 at random mixes x of a real and a fake, the norm of each image its own.
+    """(|dD/dx| - 1)^2 at random mixes x of a real and a fake; one norm per image.
 
     Gulrajani et al. 2017 (arXiv:1704.00028), algorithm 1.
     """
@@ -199,14 +200,14 @@ PENALTIES: dict[str, Callable[[D, Tensor, Tensor, Condition], Tensor]] = {
 
 
 def clip_weights(nets: Nets, config: Config) -> None:
-    """Every weight of D back to [-c, c], in place (Arjovsky et al. 2017, algorithm 1)."""
+    """Clamp every weight of D to [-c, c], in place (Arjovsky et al. 2017, algorithm 1)."""
     with torch.no_grad():
         for weight in nets.D.parameters():
             weight.clamp_(-config.clip, config.clip)
 
 
 def fake_label(real: Tensor, fake: Tensor, config: Config) -> Tensor:
-    """What D's logistic loss gains if a fake is labelled t: cross-entropy is softplus(s) - t s."""
+    """What the label t of fakes adds to D's logistic loss: cross-entropy is softplus(s) - t s."""
     return -config.fake_label * fake.mean()
 
 
@@ -220,9 +221,10 @@ def adversarial(
 ) -> tuple[Loss, Loss]:
     """The two losses of a family that generates images from noise.
 
-    It plays its `own` row of GAMES or that of `config.loss`. `penalties` are rows of PENALTIES: of
-    weight `config.penalty` times `config.penalty_every`, in every so many updates of D (Karras et
-    al. 2020, arXiv:1912.04958, appendix B). `extra` is added to D's loss.
+    The game is the row `config.loss` of GAMES or, if that is empty, the row `own`. `penalties` name
+    rows of PENALTIES. They are added in every `config.penalty_every`-th update of D, with a weight
+    of `config.penalty` times `config.penalty_every` (lazy regularisation: Karras et al. 2020,
+    arXiv:1912.04958, appendix B). `extra(real, fake, config)` is added to D's loss.
     """
 
     def d_loss(nets: Nets, batch: Batch, config: Config) -> tuple[Tensor, Logs]:
@@ -264,7 +266,7 @@ def _play_g(
     fake: Tensor,
     condition: Condition = (),
 ) -> Tensor:
-    """G's loss; D sees a `view` of pictures, and of reals only if the loss looks at them."""
+    """G's loss. D scores `view(fake)`; it scores `view(real)` only in a relativistic game."""
     scores = real.new_empty(0)
     if game.relativistic:
         with torch.no_grad():
@@ -273,7 +275,7 @@ def _play_g(
 
 
 def _log_scores(suffix: str, game: Game, real: Tensor, fake: Tensor) -> Logs:
-    """What is logged of a discriminator's scores, also of patches: [N, ...]."""
+    """What is logged about a D's scores [N, ...]: one per image, or one per patch."""
     real, fake = real.detach(), fake.detach()
     return {
         f"D(x){suffix}": game.shown(real).mean(),
@@ -283,10 +285,10 @@ def _log_scores(suffix: str, game: Game, real: Tensor, fake: Tensor) -> Logs:
 
 
 def paired(own: str) -> tuple[Loss, Loss]:
-    """The losses of pix2pix: D judges a picture together with the one it was made from.
+    """The losses of pix2pix: D judges a picture together with the one it was translated from.
 
-    Isola et al. 2017 (arXiv:1611.07004), eq. 4: D's loss halved as in their section 3.3; G's is
-    that of the game plus `config.l1` times |fake - real|.
+    Isola et al. 2017 (arXiv:1611.07004), eq. 4. D's loss is halved (section 3.3); G's loss is the
+    game's plus `config.l1` times |fake - real|.
     """
 
     def d_loss(nets: Nets, batch: Batch, config: Config) -> tuple[Tensor, Logs]:
@@ -309,8 +311,8 @@ def paired(own: str) -> tuple[Loss, Loss]:
 def cycle(own: str) -> tuple[Loss, Loss]:
     """The losses of CycleGAN (Zhu et al. 2017, arXiv:1703.10593, eq. 3 and section 5.2).
 
-    G goes there and back; D.there judges the fakes there, D.back those back, each shown from a
-    pool of earlier fakes.
+    G translates given to wanted pictures, `G.back` wanted to given ones. `D.there` judges wanted
+    pictures, `D.back` given ones; both see fakes from a pool of earlier ones.
     """
 
     def d_loss(nets: Nets, batch: Batch, config: Config) -> tuple[Tensor, Logs]:
@@ -342,7 +344,7 @@ def cycle(own: str) -> tuple[Loss, Loss]:
         round_trip = F.l1_loss(G.back(there), given) + F.l1_loss(G(back), wanted)
         loss = adversary + config.cycle * round_trip
         logs = {"loss_g": adversary.detach(), "cycle": round_trip.detach()}
-        # where A and B have other channels, a picture of one is no input of the other's generator
+        # each G is fed what it should generate, so both sides need the same channels
         if config.identity and given.shape == wanted.shape:
             same = F.l1_loss(G(wanted), wanted) + F.l1_loss(G.back(given), given)
             loss = loss + config.cycle * config.identity * same

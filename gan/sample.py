@@ -1,4 +1,4 @@
-"""Draw, rank, image grids. Noise is a function of (seed, index), whatever batch it is drawn in."""
+"""Drawing, ranking, image grids. Noise is a function of (seed, index), whatever the batch size."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -28,11 +28,11 @@ GOLDEN = (5**0.5 - 1) / 2
 def noise(seed: int, first: int, count: int, nz: int, kind: str = "normal") -> Tensor:
     """Noise of faces `first` to `first + count - 1`, normal(0, 1) or uniform(-1, 1): [count, nz].
 
-    Philox is a counter (Salmon et al. 2011), so face 1,000,000 costs what face 0 costs, and a
-    face is the same alone or among others. Uniform numbers go through the inverse of the normal
-    distribution, which takes exactly one for one.
+    Philox is counter-based (Salmon et al. 2011), so face 1,000,000 costs as much as face 0, and a
+    face is the same alone or among others. The inverse normal CDF turns uniform numbers into
+    normal ones, exactly one into one.
     """
-    blocks = -(-nz // 4)  # Philox gives four numbers for each value of its counter
+    blocks = -(-nz // 4)  # Philox gives four numbers per counter value
     stream = np.random.Philox(key=[seed, 0], counter=[first * blocks, 0, 0, 0])
     numbers = np.random.Generator(stream).random((count, 4 * blocks))[:, :nz]
     uniform = torch.from_numpy(numbers + 2.0**-54)
@@ -41,14 +41,14 @@ def noise(seed: int, first: int, count: int, nz: int, kind: str = "normal") -> T
 
 @dataclass(frozen=True)
 class NoiseSource:
-    """The noise of each face and, for a conditional G, its class, one-hot."""
+    """The noise of each face and, for a conditional G, its one-hot class."""
 
     seed: int
     nz: int
     kind: str = "normal"
     classes: int = 0
-    label: int | None = None  # the class of all; None: face i is of class i % classes
-    counts: tuple[int, ...] = ()  # images of each class: classes as often as the data have them
+    label: int | None = None  # the class of every face; None: classes in turn, or by `counts`
+    counts: tuple[int, ...] = ()  # images of each class: the class shares of faces
     mean: float = 0.0  # of the noise
     std: float = 1.0
 
@@ -60,12 +60,12 @@ class NoiseSource:
         label: int | None = None,
         among: NDArray[np.int64] | None = None,
     ) -> "NoiseSource":
-        """By a run's settings; `among` are class indices [N] whose shares the faces have."""
+        """The source of a run; the faces have the class shares of `among`, class indices [N]."""
         counts = () if among is None else tuple(np.bincount(among, minlength=classes).tolist())
         return cls(config.seed, config.nz, config.noise, classes, label, counts)
 
     def __call__(self, first: int, count: int) -> Inputs:
-        """Faces `first` to `first + count - 1`: [count, nz] and perhaps [count, classes]."""
+        """Faces `first` to `first + count - 1`: [count, nz] and, with classes, [count, classes]."""
         z = noise(self.seed, first, count, self.nz, self.kind) * self.std + self.mean
         if not self.classes:
             return (z,)
@@ -93,7 +93,7 @@ def to(inputs: Inputs, device: torch.device) -> Inputs:
 
 
 class _Unpacked(nn.Module):
-    """G, called with one tuple of inputs, as `update_bn` does."""
+    """G, called with one tuple of inputs, as `update_bn` calls it."""
 
     def __init__(self, G: nn.Module) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class _Unpacked(nn.Module):
 
 
 def reestimate_bn(G: nn.Module, source: InputSource, batch_size: int, device: torch.device) -> None:
-    """Give an averaged G the batch norm statistics of its own weights, in place."""
+    """Re-estimate the batch norm statistics of an averaged G for its own weights, in place."""
     batches = (source(first, batch_size) for first in range(0, BN_IMAGES, batch_size))
     update_bn([[to(inputs, device)] for inputs in batches if len(inputs[0])], _Unpacked(G))
 
@@ -132,7 +132,7 @@ class Ranked(NamedTuple):
 
     images: Tensor  # uint8 [n, C, H, W]
     scores: Tensor  # [n], the judge's
-    indices: Tensor  # [n], which candidate each is
+    indices: Tensor  # [n], the index of each among the candidates
 
 
 Judge = Callable[[Tensor, Inputs], Tensor]  # (images [n, C, H, W], classes) -> scores [n]
@@ -141,10 +141,10 @@ Candidates = Iterable[tuple[Tensor, Inputs]]  # batches of (indices [n], inputs)
 
 @torch.no_grad()
 def rank(G: nn.Module, judge: Judge, candidates: Candidates, keep: int) -> Ranked:
-    """The `keep` candidates that `judge` scores highest, best first; of equals the one drawn first.
+    """The `keep` candidates that `judge` scores highest, best first; the first drawn wins a tie.
 
-    `candidates` are on G's device. Only the best so far are held, so a million of them need no
-    more memory than one batch and `keep` pictures.
+    `candidates` are on G's device. Only the best so far are held, so a million candidates
+    need no more memory than one batch and `keep` pictures.
     """
     G.eval()
     best: Ranked | None = None

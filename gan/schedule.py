@@ -1,4 +1,4 @@
-"""What is due when: updates, saves, scores, log lines, learning rates, and the end of a run."""
+"""When things are due: updates, saves, scores, log lines, learning rates, the end of a run."""
 
 import contextlib
 import math
@@ -11,13 +11,13 @@ from typing import NamedTuple
 
 from config import Config
 
-CRITIC_LEAD = 25  # D updates to one of G in a critic's first steps (Arjovsky et al. 2017 took 100)
-SCORE_SHARE = 0.05  # of the budget between two scores, and of the time that scoring may take
-HEALTH_LINES = 10  # log lines from one look at held-out images to the next
+CRITIC_LEAD = 25  # D updates per G update in a critic's first steps (Arjovsky et al. 2017: 100)
+SCORE_SHARE = 0.05  # of the budget from one score to the next; most of the time spent on scoring
+HEALTH_LINES = 10  # log lines from one check on held-out images to the next
 
 
 class Budget:
-    """How much of the run is done: the largest of epochs, images and minutes, each of its limit."""
+    """How much of the run is done: the largest share used of its epochs, images and minutes."""
 
     def __init__(self, config: Config, steps_per_epoch: int) -> None:
         epoch_images = config.max_epoch * steps_per_epoch * config.batch_size
@@ -26,7 +26,7 @@ class Budget:
         self.seconds = 60 * config.max_minutes
 
     def fraction(self, images: int, seconds: float) -> float:
-        """0 at the start, 1 where the budget is spent."""
+        """0 at the start, 1 when the budget is spent."""
         used = ((images, self.images), (seconds, self.seconds))
         return max(done / limit for done, limit in used if limit)
 
@@ -34,10 +34,10 @@ class Budget:
 def learning_rate_scale(
     step: int, fraction: float, warm_up: int, end: float, fall: str = "cosine"
 ) -> float:
-    """What the learning rates are multiplied by, `fraction` (0 to 1) of the budget spent.
+    """The factor of the learning rates after `fraction` (0 to 1) of the budget.
 
-    Up in a line over the first `warm_up` steps; from half of the budget on down to `end`, along a
-    cosine (Loshchilov & Hutter 2017, arXiv:1608.03983, eq. 5) or a line.
+    It rises linearly over the first `warm_up` steps. From half of the budget on it falls to `end`,
+    along a cosine (Loshchilov & Hutter 2017, arXiv:1608.03983, eq. 5) or a line.
     """
     late = min(max(2 * fraction - 1, 0.0), 1.0)
     left = (1 + math.cos(math.pi * late)) / 2 if fall == "cosine" else 1 - late
@@ -57,7 +57,7 @@ def alternate(config: Config, step: int) -> Updates:
 
 
 def critic_first(config: Config, step: int) -> Updates:
-    """The same, but in the first `d_lead` steps G on every 25th batch only."""
+    """Like `alternate`, but G is updated on every 25th batch only in the first `d_lead` steps."""
     g_every = CRITIC_LEAD if step < config.d_lead else config.g_every
     return Updates(step % config.d_every == 0, step % g_every == 0)
 
@@ -66,7 +66,7 @@ class Schedule:
     """What is due after `step` steps.
 
     Updates, log lines and saves by epochs are functions of the step, so that a resumed run does
-    what it would have done; saves by the clock and scores of no fixed interval are not.
+    what an uninterrupted one does. Saves by the clock and scores without `eval_every` are not.
     """
 
     def __init__(
@@ -83,11 +83,11 @@ class Schedule:
         self.scoring = 0.0  # seconds of this session
 
     def epoch(self, step: int) -> int:
-        """The pass over the data that step number `step` was part of, both from 1."""
+        """The pass over the data that step number `step` was part of; both count from 1."""
         return -(-step // self.steps_per_epoch)
 
     def log_due(self, step: int) -> bool:
-        """After the first update of G in every `log_every` steps: without one, little is new."""
+        """True after the first update of G in every `log_every` steps: only then is there news."""
         every = self.config.log_every
         if step < every or not self.updates(self.config, step - 1).g:
             return False
@@ -95,28 +95,28 @@ class Schedule:
         return not any(self.updates(self.config, s).g for s in range(first - 1, step - 1))
 
     def health_due(self, step: int) -> bool:
-        """At every tenth log line held-out images are looked at too."""
+        """True for every tenth log line: D scores held-out images too."""
         period = self._lines_apart(step)
         return step // period % HEALTH_LINES == 0
 
     def _lines_apart(self, step: int) -> int:
-        """Steps from one log line to the next, about: `log_every`, or G's period if longer."""
+        """About how many steps lie between log lines: `log_every`, or G's period if longer."""
         last = step - 1
         earlier = (s for s in range(last - 1, -1, -1) if self.updates(self.config, s).g)
         return max(self.config.log_every, last - next(earlier, last - 1))
 
     def save_due(self, step: int, now: float) -> bool:
-        """Every `save_every` epochs, and `save_minutes` after the last save.
+        """True every `save_every` epochs, and `save_minutes` after the last save.
 
-        From the 100th time on every tenth such epoch, from the 1,000th on every hundredth: epochs
-        of a few pictures take seconds, and a night of them would fill the disk.
+        Of the saves by epochs, only every tenth is due from the 100th on, and every hundredth from
+        the 1,000th on: epochs of a few pictures take seconds and would fill the disk overnight.
         """
         count, rest = divmod(step, self.config.save_every * self.steps_per_epoch)
         by_epochs = rest == 0 and count % 10 ** max(len(str(count)) - 2, 0) == 0
         return by_epochs or now - self.saved_at >= 60 * self.config.save_minutes
 
     def score_due(self, images: int, fraction: float, now: float) -> bool:
-        """Every `eval_every` images; without it every 20th of the budget, if time allows."""
+        """True every `eval_every` images; if that is 0, every 5 % of the budget, if time allows."""
         if self.config.eval_every:  # a function of the images: a resumed run scores where it would
             return images % self.config.eval_every < self.config.batch_size
         spent = self.scoring / max(now - self.began, 1e-9)
@@ -124,9 +124,9 @@ class Schedule:
 
 
 class Stop:
-    """Within it Ctrl-C, SIGTERM and a closed terminal only set `signal`, and say so.
+    """A context in which Ctrl-C, SIGTERM and a closed terminal only set `signal`.
 
-    A second one acts as it always does.
+    Ctrl-C also prints a line. A second signal acts as usual.
     """
 
     def __init__(self) -> None:

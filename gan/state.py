@@ -1,4 +1,4 @@
-"""All that a run is at one step: nets, optimisers, average, meters; one dict saved and loaded."""
+"""The whole state of a run at one step: nets, optimisers, average, meters; one dict on disk."""
 
 import copy
 import dataclasses
@@ -59,7 +59,7 @@ OPTIMIZERS: dict[str, Callable[[nn.Module, float, Config, bool], torch.optim.Opt
 
 
 class State:
-    """All that a run is at one step; what is saved and what is loaded is the same dict."""
+    """The whole state of a run at one step; it is saved and loaded as one dict."""
 
     def __init__(
         self, family: Family, config: Config, facts: RunFacts, device: torch.device
@@ -73,7 +73,7 @@ class State:
         self.restart()
 
     def restart(self) -> None:
-        """Step 0 from the weights as they are."""
+        """Go back to step 0 with the current weights."""
         config = self.config
         make = OPTIMIZERS[config.optimizer]
         self.opt_g = make(self.nets.G, config.lr1, config, self.fused)
@@ -112,7 +112,7 @@ class State:
         }
 
     def load_state_dict(self, saved: SavedState) -> None:
-        """Raises KeyError, RuntimeError or ValueError for a state of other networks."""
+        """Raises KeyError, RuntimeError or ValueError if the state is of other networks."""
         self.step = saved["step"]
         self.seconds = saved["seconds"]
         self.rescues = saved["rescues"]
@@ -122,7 +122,7 @@ class State:
         self.load_players(saved)
 
     def load_players(self, saved: SavedState) -> None:
-        """The nets, the average and the optimisers alone, at this run's learning rates."""
+        """Load only the nets, the average and the optimisers, with this run's betas."""
         self.nets.G.load_state_dict(saved["nets"]["G"])
         self.nets.D.load_state_dict(saved["nets"]["D"])
         if self.ema:
@@ -131,7 +131,7 @@ class State:
         for name, optimizer in (("G", self.opt_g), ("D", self.opt_d)):
             optimizer.load_state_dict(saved["optimizers"][name])
             for weight, moments in optimizer.state.items():
-                for key, value in moments.items():  # fused Adam wants them laid out as the weight
+                for key, value in moments.items():  # fused Adam needs the weight's memory layout
                     if value.shape == weight.shape:
                         moments[key] = torch.empty_like(weight).copy_(value)
             for group in optimizer.param_groups:
@@ -140,7 +140,7 @@ class State:
                     group["fused"] = self.fused  # and this may be another device
 
     def set_rates(self, fraction: float) -> None:
-        """The learning rates of the next step, `fraction` of the budget spent."""
+        """Set the learning rates of the next step, after `fraction` of the budget."""
         config = self.config
         scale = 0.5**self.rescues * learning_rate_scale(
             self.step, fraction, config.warm_up, config.lr_end, config.lr_fall
@@ -150,7 +150,7 @@ class State:
                 group["lr"] = scale * rate
 
     def sampler(self, source: sample.InputSource) -> nn.Module:
-        """The network to draw with: the average, its batch norm re-estimated, or G itself."""
+        """A copy of the network to draw with: the average with new batch norm statistics, or G."""
         G = copy.deepcopy(self.ema.module if self.ema else self.nets.G)
         if self.ema:
             sample.reestimate_bn(G, source, self.config.batch_size, self.device)

@@ -1,4 +1,4 @@
-"""What a generator is given: noise, pictures of pairs, or unpaired pictures. Decided here, once."""
+"""What a generator is given: noise, paired or unpaired pictures; all that depends on it is here."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,19 +22,19 @@ OneData = TypeVar("OneData", Images, PictureSet)
 
 @dataclass(frozen=True)
 class Task(Generic[OneData]):
-    """A row of TASKS: all that differs between families by what their G is given."""
+    """A row of TASKS: everything that depends on what a family's G is given."""
 
     name: str
-    settings: tuple[str, ...]  # of Config: those that only families of this task have
-    command: str  # draws with it
-    open_data: Callable[[Config, int], OneData]  # (config, images that it has to have at least)
+    settings: tuple[str, ...]  # of Config, that only families of this task have
+    command: str  # that draws with such a G
+    open_data: Callable[[Config, int], OneData]  # (config, fewest images)
     feed: Callable[[Config, int, OneData, torch.device], Feed]  # (config, classes, data, device)
-    scorer: Callable[[Config, OneData, torch.device], Score | None]  # of a score in mid-run
+    scorer: Callable[[Config, OneData, torch.device], Score | None]  # scores during training
     evaluate: Callable[[Nets, Config, int, OneData, torch.device, int, str], Evaluation]
-    evaluate_options: tuple[str, ...]  # of `evaluate`: those that it takes
-    example: Callable[[Config, int, bool], Inputs]  # (config, classes, way back): two inputs of G
-    inputs: tuple[str, ...]  # their names
-    # channels last trains convolutions 8 to 14 % faster, but instance norm slower
+    evaluate_options: tuple[str, ...]  # options of `evaluate` that it takes
+    example: Callable[[Config, int, bool], Inputs]  # (config, classes, back): two inputs of G
+    inputs: tuple[str, ...]  # names of the inputs of G
+    # channels-last makes convolutions train 8 to 14 % faster, but instance norm slower
     memory_format: torch.memory_format
     least_batch: int = 1
 
@@ -94,7 +94,7 @@ def _of_pictures(name: str, paired: bool) -> Task[PictureSet]:
     )
 
 
-# Any: which data a row opens only the row itself knows.
+# Any: only the row itself knows which data it opens.
 TASKS: dict[str, Task[Any]] = {
     "noise": Task(
         "noise",
