@@ -56,12 +56,12 @@ def make_nets(g: nn.Module | None = None, d: nn.Module | None = None) -> Nets:
 
 def d_loss(nets: Nets, batch: Batch, config: Config) -> tuple[Tensor, dict[str, Tensor]]:
     batch.fake(nets)
-    loss = nets.D.weight.sum()
+    loss = nets.D.get_parameter("weight").sum()
     return loss, {"loss_d": loss.detach(), "pair_auc": torch.tensor(AUC)}
 
 
 def g_loss(nets: Nets, batch: Batch, config: Config) -> tuple[Tensor, dict[str, Tensor]]:
-    loss = batch.fake(nets).mean() * 0 + nets.G.weight.sum()
+    loss = batch.fake(nets).mean() * 0 + nets.G.get_parameter("weight").sum()
     return loss, {"loss_g": loss.detach()}
 
 
@@ -160,7 +160,7 @@ def make_run(top: Path, score: loop.Score | None = None, **more: Any) -> loop.Ru
 
 def fit(top: Path, family: Family = TOY, more: Any = None, **given: Any) -> loop.Outcome:
     """A whole run; `given` are knobs, `more` the other arguments of `loop.fit`."""
-    before, FEEDS["images"] = FEEDS["images"], ToyFeed  # type: ignore[assignment]
+    before, FEEDS["images"] = FEEDS["images"], ToyFeed
     try:
         return loop.fit(family, knobs(**given), ToyData(), folders(top), CPU, **more or {})  # type: ignore[arg-type]
     finally:
