@@ -406,6 +406,12 @@ def test_no_state_is_written_before_it_was_looked_at(tmp_path: Path) -> None:
         assert not list((top / "c").glob("*.pth"))
 
 
+def test_no_state_is_scored_before_it_was_looked_at(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="no longer numbers"):
+        fit(tmp_path, poisoned(3), {"score": score_of([])}, eval_every=60, log_every=1000)
+    assert not list((tmp_path / "c").glob("*.pth"))
+
+
 def test_a_run_that_was_rescued_trains_on(tmp_path: Path) -> None:
     done = fit(
         tmp_path, poisoned(3), {"score": score_of([0.5, 0.4])}, max_images=80, eval_every=40,
