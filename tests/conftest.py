@@ -1,10 +1,11 @@
 """Small data and small nets that every test file shares."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,16 +13,75 @@ import pytest
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny nets: threads would only wait for each other
 
 import torch
+import torch.nn.functional as F
 
 from config import Config
-from gan import avatars, data
+from gan import avatars, data, features
+from gan.errors import Refused
 from models import CLASSIC
 
 # A shell starts what it runs in the background with Ctrl-C ignored; the tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
+LIMIT_SECONDS = 90.0  # of one test: a backstop for what should end and does not
+# flags of nets that train in milliseconds
+TINY = (
+    "--img-size=28", "--nz=8", "--ngf=4", "--ndf=4", "--batch-size=20", "--gpu=False",
+    "--held-out=0", "--num-workers=1",
+)  # fmt: skip
 torch.set_num_threads(1)
+
+
+def refused(call: Callable[..., None], *words: str, says: str) -> None:
+    """The call raises Refused, in one line."""
+    with pytest.raises(Refused, match=re.escape(says)) as refusal:
+        call(*words)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.fixture(scope="module")
+def cheap_lite0() -> Iterator[None]:
+    """Pictures of 8 by 8 pixels for what EfficientNet-Lite0 sees, which takes far longer."""
+
+    def blurred(*_: object) -> features.Extract:
+        return lambda x: F.normalize(F.adaptive_avg_pool2d(x - 127, 8).flatten(1)) * 192**0.5
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(features.FEATURES, "lite0", blurred)
+        features.extractor.cache_clear()
+        yield
+    features.extractor.cache_clear()
+
+
+def _limited() -> Iterator[None]:
+    """Within it an alarm fails the test that takes too long; it rings again until it is heard."""
+
+    def ring(*_: object) -> None:
+        pytest.fail(f"took more than {LIMIT_SECONDS:.0f} s")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, LIMIT_SECONDS, 2.0)
+    try:
+        return (yield)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+if hasattr(signal, "SIGALRM"):  # not on Windows
+    pytest_runtest_setup = pytest.hookimpl(wrapper=True)(_limited)
+    pytest_runtest_call = pytest.hookimpl(wrapper=True)(_limited)
+
+
+def bounded(words: tuple[str, ...]) -> list[str]:
+    """`words`, with a budget of a step or two if they would start a training without one.
+
+    A mistake that is refused no longer then ends the test at once, not after 200 epochs.
+    """
+    new = words[:1] in (("train",), ("compare",)) and not any("--resume" in word for word in words)
+    given = any(word.startswith(("--max-", "--help", "-h")) for word in words)
+    return [*words, "--max-images=20"] if new and not given else [*words]
 
 
 @pytest.fixture(scope="session")
@@ -54,13 +114,13 @@ def tiny() -> Callable[..., Config]:
 def cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """`python main.py ...` as a user calls it, in an empty folder."""
 
-    def call(*words: str, cwd: Path = tmp_path) -> subprocess.CompletedProcess[str]:
+    def call(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, str(ROOT / "main.py"), *words],
-            cwd=cwd,
+            [sys.executable, str(ROOT / "main.py"), *bounded(words)],
+            cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=60,
         )
 
     return call
@@ -72,8 +132,10 @@ def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Non
     import main
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(avatars, "COUNT", 64)  # of the data of a run that names none
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)  # images are decoded in no other process
 
     def call(*words: str) -> None:
-        main.run(list(words))
+        main.run(bounded(words))
 
     return call
