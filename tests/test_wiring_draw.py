@@ -97,7 +97,8 @@ def save_run(
         }
         if before_facts:
             del state["facts"]
-            state["config"] |= {"classes": "/".join(classes), "gen_num": 9, "rank": "ratio"}
+            former = {"classes": "/".join(classes), "gen_num": 9, "rank": "ratio"}
+            state["config"] = {**vars(config), **former}
         checkpoint.save(folder / name, state)
     write_config(config, facts, folder / "config.json")
 

@@ -1,4 +1,4 @@
-"""What `translate` makes of each flag, size limits, ranges of knobs, exit codes, comparisons."""
+"""What `translate` makes of each flag, size limits, ranges of options, exit codes, comparisons."""
 
 import dataclasses
 import html
@@ -11,19 +11,30 @@ import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-import cells
-import config as knobs
+import config as options
 import main
-import pictures
-import runs
-from config import Config
-from gan import checkpoint, compare, curves, data, idx
+from commands import (
+    compare_curves,
+    compare_jobs,
+    compare_page,
+    compare_plan,
+    evaluate,
+    export,
+    flags,
+    generate,
+    runs,
+    train,
+    translate,
+)
+from config import Config, RunFacts, write_config
+from gan import checkpoint, idx, readers
 from gan.errors import Refused
 from models import CLASSIC, FAMILIES
 
@@ -38,14 +49,15 @@ def save_run(folder: Path, family: str, **more: Any) -> Any:
     """A run of this family as `train` leaves it; returns its nets."""
     config = Config(**{**CLASSIC, **SMALL, "family": family, **more})
     torch.manual_seed(0)
-    nets = FAMILIES[family].build(config)
+    nets = FAMILIES[family].build(config, 0)
     for weight in nets.G.parameters():
         if weight.ndim > 1:  # wide: every picture comes out another one
             torch.nn.init.normal_(weight, std=0.2)
     players = {"G": nets.G.state_dict(), "D": nets.D.state_dict()}
-    state = {"config": dataclasses.asdict(config), "nets": players, "ema": None}
+    facts = {"class_names": [], "mixed_precision": False}
+    state = {"config": dataclasses.asdict(config), "facts": facts, "nets": players, "ema": None}
     checkpoint.save(folder / "state_00000001.pth", state)
-    config.save(folder / "config.json")
+    write_config(config, RunFacts(), folder / "config.json")
     nets.G.eval()
     return nets
 
@@ -126,12 +138,17 @@ def test_names_of_translations_and_the_page_side_by_side(here: Path) -> None:
         fractal(30 + place, 33).save(here / "in" / name)
     main.run(["translate", "--name=p", "--input=in", "--output=out", "--side-by-side=web/x.html"])
     text = (here / "web" / "x.html").read_text()
-    sources = [here / "web" / x for x in re.findall('src="([^"]+)"', html.unescape(text))]
+    urls = [html.unescape(url) for url in re.findall('src="([^"]+)"', text)]
+    sources = [here / "web" / unquote(url) for url in urls]
     names = ["a.png", "a.png.png", "deep/<b>.png"]
     given = ["given/a.png", "given/a.png.png", "given/deep/<b>.png"]
     expected = [here / "out" / name for pair in zip(given, names, strict=True) for name in pair]
     assert [path.resolve() for path in sources] == expected
-    assert re.findall("<p>(.*?)<br>", text) == ["a.bmp", "a.png", "deep/&lt;b&gt;.tiff"]
+    assert re.findall("<figcaption>(.*?)</figcaption>", text) == [
+        "a.bmp",
+        "a.png",
+        "deep/&lt;b&gt;.tiff",
+    ]
     for place, name in enumerate(names):
         picture = fractal(30 + place, 33)
         assert close(here / "out" / name, by_hand(nets.G, picture)), name
@@ -155,7 +172,7 @@ def test_sizes_that_are_translated(
         sizes.append(size)
         return picture.crop((0, 0, 1, 1))
 
-    monkeypatch.setattr(pictures, "drawn_from", drawn)
+    monkeypatch.setattr(translate, "translate_picture", drawn)
     Image.new("RGB", size).save("x.png")
     words = ["translate", "--name=p", "--input=x.png"]
     if says:
@@ -179,16 +196,16 @@ def test_a_file_of_more_than_512_mib_is_not_opened(
     Image.new("RGB", (30, 30)).save(path)
     limit = 512 * 2**20
     os.truncate(path, limit)  # zeros after the picture; on the disk they take no room
-    assert data.open_file(tmp_path, "x.png", 0).size == (30, 30)
+    assert readers.open_file(tmp_path, "x.png", 0).size == (30, 30)
     os.truncate(path, limit + 1)
     with pytest.raises(ValueError, match="larger than 512 MiB"):
-        data.open_file(tmp_path, "x.png", 0)
+        readers.open_file(tmp_path, "x.png", 0)
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         os.truncate(path, 1000)
         archive.write(path, "x.png")
-    open_member = data.find(str(tmp_path / "x.zip")).open
+    open_member = readers.open_zip(str(tmp_path / "x.zip"), "--data-path").open
     for most, fits in ((1000, True), (999, False)):
-        monkeypatch.setattr(data, "MAX_BYTES", most)
+        monkeypatch.setattr(readers, "MAX_FILE_BYTES", most)
         if fits:
             assert open_member("x.png", 0).size == (30, 30)
         else:
@@ -213,7 +230,11 @@ def test_an_idx_file_that_says_it_is_huge_is_not_read(
         idx.read(written(1001), 1)
 
 
-# ---- knobs --------------------------------------------------------------------------------------
+# ---- options ------------------------------------------------------------------------------------
+
+
+COMMANDS = (train, generate, evaluate, translate, export, compare_plan)
+FIELDS = {name: field for command in COMMANDS for name, field in command.FLAGS.fields.items()}
 
 
 @pytest.mark.parametrize(
@@ -235,19 +256,20 @@ def test_an_idx_file_that_says_it_is_huge_is_not_read(
         ("gen_num", "1", "0", "at least 1"), ("pool", "1000000", "1000001", "at most"),
         ("direction", "BtoA", "btoa", "wants AtoB or BtoA"), ("noise", "uniform", "x", "wants"),
         ("loss", "", "wgan", "wants  or logistic"), ("lr_fall", "linear", "x", "wants cosine"),
-        ("optimizer", "rmsprop", "sgd", "wants adam"), ("rank", "ratio", "best", "wants"),
+        ("optimizer", "rmsprop", "sgd", "wants adam"), ("rank_by", "ratio", "best", "wants"),
         ("features", "random", "vgg", "wants lite0"), ("gpu", "auto", "cuda", "or auto"),
     ],
 )  # fmt: skip
 def test_the_ends_of_every_range(name: str, good: str, bad: str, says: str) -> None:
-    knobs.coerce(name, good)
-    with pytest.raises(Refused, match=f"^{knobs.flag(name)}={bad}: .*{says}"):
-        knobs.coerce(name, bad)
+    field = FIELDS[name]
+    options.parse(field, good)
+    with pytest.raises(Refused, match=f"^{options.flag(name)}={bad}: .*{says}"):
+        options.parse(field, bad)
 
 
 def test_a_budget_replaces_that_of_the_layers_below() -> None:
     def budget(*layers: dict[str, Any]) -> tuple[int, int, float]:
-        config = knobs.resolve(*layers)
+        config = options.resolve(*layers)
         return config.max_epoch, config.max_images, config.max_minutes
 
     file = {"max_epoch": 7, "max_images": 500, "max_minutes": 2.0}
@@ -269,15 +291,15 @@ FIXED = {
 def test_what_a_run_cannot_change() -> None:
     saved = vars(Config())
     for name, value in saved.items():
-        if name in ("resume", "gpu"):  # orders, and what the machine has
-            assert knobs.changes(saved, {name: "other"}) == {}
+        if name == "gpu":  # what the machine has
+            assert options.changes(saved, {name: "other"}) == {}
         elif name in FIXED:
-            with pytest.raises(Refused, match=f"^{knobs.flag(name)}=other: the run has "):
-                knobs.changes(saved, {name: "other"})
-            assert knobs.changes(saved, {name: value}) == {}
+            with pytest.raises(Refused, match=f"^{options.flag(name)}=other: the run has "):
+                options.changes(saved, {name: "other"})
+            assert options.changes(saved, {name: value}) == {}
         else:
-            assert knobs.changes(saved, {name: "other"}) == {name: [value, "other"]}
-    assert knobs.changes({}, {"nz": 3}) == {}  # a state of before there was such a knob
+            assert options.changes(saved, {name: "other"}) == {name: [value, "other"]}
+    assert options.changes({}, {"nz": 3}) == {}  # a state of before there was such a setting
 
 
 def test_switches_and_other_names_of_flags(
@@ -285,26 +307,33 @@ def test_switches_and_other_names_of_flags(
 ) -> None:
     found: list[dict[str, Any]] = []
 
-    def read(command: str, stray: Any, options: Any) -> dict[str, Any]:
-        flags = knobs_read(command, stray, options)
-        found.append(flags)
+    def recorded(*given: Any) -> Any:
+        request = read(*given)
+        own = {name: getattr(request.options, name, None) for name in request.given}
+        found.append({**own, **request.settings})
         raise Refused("enough")
 
-    knobs_read = knobs.read_flags
-    monkeypatch.setattr(knobs, "read_flags", read)
-    for words, flags in (
-        ("--no-flip --noema", {"flip": False, "ema": False}),
-        ("--overwrite --no-gpu", {"overwrite": True, "gpu": False}),
-        ("--image-size=64 --lr1 1e-3", {"img_size": 64, "lr1": 1e-3}),
-        ("--image_size=64 --name=001", {"img_size": 64, "name": "001"}),
-        ("--resume", {"resume": True}),
-        ("--noise=uniform", {"noise": "uniform"}),  # no knob is called ise
+    read = flags.read
+    monkeypatch.setattr(flags, "read", recorded)
+    for words, values in (
+        ("train --no-flip --noema", {"flip": False, "ema": False}),
+        ("train --overwrite --no-gpu", {"overwrite": True, "gpu": False}),
+        ("train --image-size=64 --lr1 1e-3", {"img_size": 64, "lr1": 1e-3}),
+        ("train --image_size=64 --name=001", {"img_size": 64, "name": "001"}),
+        ("train --resume", {"resume": True}),
+        ("train --noise=uniform", {"noise": "uniform"}),  # no option is called ise
+        ("generate --rank=none", {"rank_by": "none"}),
+        ("generate --rank-by=none", {"rank_by": "none"}),
     ):
         with pytest.raises(Refused, match="enough"):
-            main.run(["train", *words.split()])
-        assert found[-1] == flags
+            main.run(words.split())
+        assert found[-1] == values
     with pytest.raises(Refused, match=r"^--lr1=False: wants a number"):
         main.run(["train", "--no-lr1"])
+    with pytest.raises(Refused, match=r"^--nolr1: --lr1 is not a switch; give it a value"):
+        main.run(["train", "--no-lr1=0.1"])
+    with pytest.raises(Refused, match=r"^--rank-by: given twice"):
+        main.run(["generate", "--rank=none", "--rank-by=none"])
     main.run(["train", "-h"])
     assert "--img-size" in capsys.readouterr().out
 
@@ -348,48 +377,60 @@ def test_exit_codes_and_streams(
 
 def test_a_comparison_goes_on_with_its_own_runs_alone(tmp_path: Path) -> None:
     config = Config(lr1=1e-4, max_images=100, max_epoch=0)
-    state = {"config": vars(config), "data": "these"}
+    facts = {"class_names": [], "mixed_precision": False}
+    state = {"config": vars(config), "facts": facts, "data": "these"}
 
-    def clash(saved: Any, **other: Any) -> str:
-        return cells.clash(tmp_path, saved, dataclasses.replace(config, **other), "these")
+    def conflict(saved: Any, **other: Any) -> str:
+        other_config = dataclasses.replace(config, **other)
+        return compare_jobs.conflict(tmp_path, saved, other_config, "these")
 
-    assert clash(state) == ""
-    assert clash({**state, "data": "those"}) == "other images"
-    assert clash({"config": vars(config)}) == "other images"
-    assert clash(state, lr1=2e-4) == "--lr1 0.0001, not 0.0002"
-    assert clash(state, seed=1) == "--seed 0, not 1"
+    assert conflict(state) == ""
+    assert conflict({**state, "data": "those"}) == "other images"
+    assert conflict({"config": vars(config), "facts": facts}) == "other images"
+    assert conflict(state, lr1=2e-4) == "--lr1 0.0001, not 0.0002"
+    assert conflict(state, seed=1) == "--seed 0, not 1"
     beside = {"name": "x", "gpu": False, "num_workers": 3, "save_every": 2, "save_minutes": 1.0}
-    assert clash(state, **beside, overwrite=True) == ""
-    assert clash(state, amp="auto") == ""
-    assert clash({**state, "config": {**vars(config), "amp": True}}, amp=False) != ""
+    assert conflict(state, **beside) == ""
+    # the precision that was asked for may be auto; the facts say what it came to
+    assert conflict(state, amp=False) == ""
+    exact = {**state, "facts": {**facts, "mixed_precision": True}}
+    assert conflict(exact, amp=False) == "--amp True, not False"
+    assert conflict(exact) == ""
+    # before there were facts it was among the settings, and so were options of commands
+    former = {"config": {**vars(config), "amp": True, "overwrite": True}, "data": "these"}
+    assert conflict(former) == ""
+    assert conflict(former, amp=False) == "--amp True, not False"
     # no state is left: the config beside them says whose folder it is
-    assert clash(None) == "no config.json"
+    assert conflict(None) == "no config.json"
     (tmp_path / "config.json").write_text(
         json.dumps({"lr1": 1e-4, "max_images": 100, "max_epoch": 0})
     )
-    assert clash(None) == ""
-    assert clash(None, lr1=2e-4) == "--lr1 0.0001, not 0.0002"
+    assert conflict(None) == ""
+    assert conflict(None, lr1=2e-4) == "--lr1 0.0001, not 0.0002"
 
 
-def told(name: str, setting: str, scores: list[float], state: str = curves.FINISHED) -> Any:
-    """What the log of a run with these scores tells, one every 100 images and 6 seconds."""
-    run = curves.Run(name, setting, int(name[-1]), Path("log"), Path("imgs"), state)
+def log_of(
+    name: str, setting: str, scores: list[float], state: str = compare_curves.FINISHED
+) -> compare_curves.RunLog:
+    """The log of a run with these scores, one every 100 images and 6 seconds."""
+    run = compare_curves.Run(name, setting, int(name[-1]), Path("log"), Path("imgs"), state)
     points = [(100 * i, 6.0 * i, score) for i, score in enumerate(scores, 1)]
-    return curves.Told(run, {"score": points}, images=100 * len(scores), seconds=6.0 * len(scores))
+    count = len(scores)
+    return compare_curves.RunLog(run, {"score": points}, images=100 * count, seconds=6.0 * count)
 
 
 def test_mean_and_deviation_over_the_seeds_of_a_setting() -> None:
     several = [
-        told("a0", "a", [9, 1]), told("b0", "b", [5, 6]), told("a1", "a", [2, 3]),
-        told("a2", "a", [0.5], "failed"),
+        log_of("a0", "a", [9, 1]), log_of("b0", "b", [5, 6]), log_of("a1", "a", [2, 3]),
+        log_of("a2", "a", [0.5], "failed"),
     ]  # fmt: skip
-    a, b = compare.summary(several)
+    a, b = compare_page.summarise(several)
     assert (a["setting"], a["finished"], a["of"]) == ("a", 2, 3)
     assert (a["final"], a["spread"]) == (2, pytest.approx(2**0.5))
     assert a["best"] == {"score": 0.5, "images": 100, "seconds": 6.0, "seed": 2}
     assert (a["images"], a["seconds"]) == (200, 12)
     assert (b["final"], b["spread"], b["best"]["score"]) == (6, None, 5)
-    assert compare.equal_points(several) == [50, 100, 150, 200]
+    assert compare_page.preview_points(several) == [50, 100, 150, 200]
 
 
 def test_two_states_of_a_name(here: Path) -> None:

@@ -8,21 +8,38 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pictures
 import pytest
-import runs
 import torch
 from PIL import Image, ImageOps
+from states import new_state
 
-from config import Config
-from gan import checkpoint, loop, pairs, sample
+from commands import runs, translate
+from config import Config, RunFacts, write_config
+from gan import checkpoint, evaluation, loop, pairs, sample
 from gan.errors import Refused
-from gan.feed import FromPictures
+from gan.feed import PictureFeed
+from gan.losses import Nets
 from gan.translation import ResNetG
 from models import FAMILIES, restore
 
 Inside = Callable[..., None]
 CPU = torch.device("cpu")
+
+
+def build(config: Config) -> Nets:
+    return FAMILIES[config.family].build(config, 0)
+
+
+def save_state(name: str, config: Config, mtime: int = 0) -> None:
+    """A run of this name in the working directory, as `train` leaves it."""
+    nets = build(config)
+    players = {"G": nets.G.state_dict(), "D": nets.D.state_dict()}
+    facts = {"class_names": [], "mixed_precision": False}
+    path = Path("checkpoints") / name / "state_00000001.pth"
+    state = {"config": vars(config), "facts": facts, "nets": players, "ema": None}
+    checkpoint.save(path, state)
+    write_config(config, RunFacts(), path.with_name("config.json"))
+    os.utime(path, (mtime, mtime))
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +59,10 @@ def test_scores_of_pairs_by_hand() -> None:
     wanted = np.zeros((2, 3, 32, 32), np.uint8)
     fakes = wanted.copy()
     fakes[1] = 51  # a fifth of the range
-    found = pictures.against_pairs(fakes, wanted)
+    found = evaluation.pair_distances(fakes, wanted)
     assert found["L1"] == pytest.approx(0.1)
     assert found["PSNR"] == pytest.approx((100 + 20 * np.log10(5)) / 2, abs=0.01)
-    assert pictures.against_pairs(wanted, wanted)["SSIM"] == pytest.approx(1)
+    assert evaluation.pair_distances(wanted, wanted)["SSIM"] == pytest.approx(1)
     assert found["SSIM"] < 0.6
 
 
@@ -53,34 +70,40 @@ def test_scores_of_pairs_by_hand() -> None:
 def test_a_picture_keeps_its_size(size: tuple[int, int]) -> None:
     for name in ("pix2pix", "cyclegan"):
         config = Config(family=name, img_size=32, ngf=2, ndf=2, batch_size=1)
-        G = FAMILIES[name].build(config).G.eval()
+        G = build(config).G.eval()
         picture = Image.new("RGB", size, (9, 99, 200))
-        assert pictures.drawn_from(G, picture, None, CPU).size == size
-        assert pictures.drawn_from(G, picture, 32, CPU).size == size
+        assert translate.translate_picture(G, picture, None, CPU).size == size
+        assert translate.translate_picture(G, picture, 32, CPU).size == size
 
 
-def test_only_a_cycle_goes_back() -> None:
-    config = Config(family="pix2pix", img_size=32, ngf=2, ndf=2)
-    nets = FAMILIES["pix2pix"].build(config)
-    assert runs.one_way(nets, config, "AtoB") == (nets.G, False)
-    with pytest.raises(Refused, match="--direction=BtoA"):
-        runs.one_way(nets, config, "BtoA")
-    nets = FAMILIES["cyclegan"].build(config)
-    assert runs.one_way(nets, config, "") == (nets.G.there, False)
-    assert runs.one_way(nets, config, "BtoA") == (nets.G.back, True)
+def test_only_a_cycle_goes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = {"img_size": 32, "ngf": 2, "ndf": 2}
+    for name in ("pix2pix", "cyclegan"):
+        save_state(name, Config(family=name, **small))  # type: ignore[arg-type]
+    for given in ({}, {"direction": "AtoB"}):
+        G, run, back = runs.load_generator({"name": "pix2pix", **given})
+        assert (G, back) == (run.nets.G, False)
+    with pytest.raises(Refused, match="--direction=BtoA: this run was trained AtoB only"):
+        runs.load_generator({"name": "pix2pix", "direction": "BtoA"})
+    G, run, back = runs.load_generator({"name": "cyclegan"})
+    assert (G, back) == (run.nets.G.there, False)
+    G, run, back = runs.load_generator({"name": "cyclegan", "direction": "BtoA"})
+    assert (G, back) == (run.nets.G.back, True)
 
 
 def test_direction_turns_the_data_and_the_channels(two: Path, tmp_path: Path) -> None:
-    data = pairs.open_sides("pairs", str(two), 32, 1, 3, tmp_path, workers=1)
     shapes = {}
     for direction in ("AtoB", "BtoA"):
+        data = pairs.open_pictures(
+            True, str(two), 32, 1, 3, direction=direction, cache=tmp_path, workers=1
+        )
         config = Config(
             family="pix2pix", img_size=32, direction=direction, channels_a=1, batch_size=4, ngf=2
         )
-        batch = FromPictures(config, data, CPU).batch(0)
-        nets = FAMILIES["pix2pix"].build(config)
-        assert batch.fake(nets).shape == batch.real.shape
-        shapes[direction] = (batch.noise.shape[1], batch.real.shape[1])
+        batch = PictureFeed(config, 0, data, CPU).batch(0)
+        assert batch.generate(build(config)).shape == batch.real.shape
+        shapes[direction] = (batch.given.shape[1], batch.real.shape[1])
     assert shapes == {"AtoB": (1, 3), "BtoA": (3, 1)}
 
 
@@ -88,17 +111,15 @@ def test_a_preview_without_test_pictures(two: Path, tmp_path: Path) -> None:
     only = tmp_path / "only"
     for side in "AB":
         shutil.copytree(two / f"train{side}", only / side)
-    data = pairs.open_sides(
-        "pairs", str(only), 32, 3, 3, tmp_path / "cache", workers=1, held_out=0.0
-    )
-    assert not len(data.test_a)
+    data = pairs.open_pictures(True, str(only), 32, 3, 3, cache=tmp_path / "cache", workers=1)
+    assert not len(data.test_given)
     config = Config(family="pix2pix", img_size=32, ngf=2, ndf=2, batch_size=4)
-    preview = FromPictures(config, data, CPU).preview(FAMILIES["pix2pix"].build(config).G)
+    preview = PictureFeed(config, 0, data, CPU).preview(build(config).G)
     assert preview.shape == (3, 8 * 34 + 2, 3 * 34 + 2)
 
 
 def test_pix2pix_halves_l1_in_a_few_steps(two: Path, tmp_path: Path) -> None:
-    data = pairs.open_sides("pairs", str(two), 64, 3, 3, tmp_path / "cache", workers=1)
+    data = pairs.open_pictures(True, str(two), 64, 3, 3, cache=tmp_path / "cache", workers=1)
     config = Config(
         family="pix2pix", img_size=64, ngf=8, ndf=8, batch_size=4, max_epoch=0, ema=False,
         max_images=40, jitter=False, rescue=False,
@@ -108,13 +129,16 @@ def test_pix2pix_halves_l1_in_a_few_steps(two: Path, tmp_path: Path) -> None:
     for images in (40, 600):
         config.max_images = images
         folders = loop.Folders(*(tmp_path / str(images) / part for part in "cir"))
-        done = loop.fit(FAMILIES["pix2pix"], config, data, folders, CPU, saved=saved)
+        state = new_state(config)
+        if saved is not None:
+            loop.resume(state, saved, data, folders)
+        done = loop.fit(state, data, folders)
         saved = torch.load(done.state, weights_only=True)
-        G = FAMILIES["pix2pix"].build(config).G
+        G = build(config).G
         G.load_state_dict(saved["nets"]["G"])
-        z = FromPictures(config, data, CPU).inputs(0, 10)
-        drawn = sample.draw_uint8(G, z, 4, CPU).numpy()
-        far.append(pictures.against_pairs(drawn, data.test_b)["L1"])
+        given = PictureFeed(config, 0, data, CPU).inputs(0, 10)
+        drawn = sample.draw_uint8(G, given, 4, CPU).numpy()
+        far.append(evaluation.pair_distances(drawn, data.test_wanted)["L1"])
     assert far[1] < far[0] / 2, far
 
 
@@ -169,7 +193,7 @@ def test_from_end_to_end(
     for direction, way in (("AtoB", G), ("BtoA", G.back)):
         words = [f"--netg-path={bare}", "--input=x.png", f"--direction={direction}"]
         inside("translate", *words, "--output=bare")
-        expected = pictures.drawn_from(way.eval(), picture, None, CPU)
+        expected = translate.translate_picture(way.eval(), picture, None, CPU)
         drawn = Image.open(tmp_path / "bare" / "x.png")
         assert np.abs(np.asarray(drawn, int) - np.asarray(expected, int)).max() <= 1, direction
 
@@ -201,15 +225,15 @@ def test_originals_neither_replace_the_input_nor_each_other(
     def hungry(*given: object) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to")
 
-    monkeypatch.setattr(pictures, "drawn_from", hungry)
-    with pytest.raises(Refused, match=r"2 skipped: .*x\.png: not enough memory.*--resize"):
+    monkeypatch.setattr(translate, "translate_picture", hungry)
+    with pytest.raises(Refused, match=r"2 skipped: .*x\.png: out of memory; give --resize"):
         inside(*words, "--input=again/given", "--output=out")
 
 
 def test_bare_weights_beside_the_config_of_another_family(inside: Inside, tmp_path: Path) -> None:
-    Config(family="dcgan").save(tmp_path / "config.json")
+    write_config(Config(family="dcgan"), RunFacts(), tmp_path / "config.json")
     config = Config(family="pix2pix", img_size=32, ngf=2, ndf=2)
-    torch.save(FAMILIES["pix2pix"].build(config).G.state_dict(), tmp_path / "g.pth")
+    torch.save(build(config).G.state_dict(), tmp_path / "g.pth")
     Image.new("RGB", (32, 32)).save(tmp_path / "x.png")
     words = ["--family=pix2pix", "--img-size=32", "--ngf=2", "--batch-size=2", "--netg-path=g.pth"]
     inside("translate", *words, "--direction=BtoA", "--input=x.png")
@@ -225,19 +249,17 @@ def test_without_a_name_each_command_takes_the_newest_run_of_its_kind(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for age, (name, family) in enumerate([("f", "dcgan"), ("p", "pix2pix"), ("g", "dcgan")]):
-        config = Config(family=family, img_size=32, ngf=2, ndf=2)
-        nets = FAMILIES[family].build(config)
-        players = {"G": nets.G.state_dict(), "D": nets.D.state_dict()}
-        path = tmp_path / "checkpoints" / name / "state_00000001.pth"
-        checkpoint.save(path, {"config": vars(config), "nets": players, "ema": None})
-        config.save(path.with_name("config.json"))
-        os.utime(path, (age, age))
-    for translator, run in ((None, "g"), (False, "g"), (True, "p")):
-        assert Path(runs.trained({}, False, translator)[2]).parent.name == run
+        save_state(name, Config(family=family, img_size=32, ngf=2, ndf=2), age)
+
+    def loaded(command: str) -> str:
+        return Path(runs.load_run({}, command=command).source).parent.name
+
+    for command, run in (("", "g"), ("generate", "g"), ("translate", "p")):
+        assert loaded(command) == run
     shutil.rmtree("checkpoints/g")
-    assert Path(runs.trained({}, False, False)[2]).parent.name == "f"
+    assert loaded("generate") == "f"
     shutil.rmtree("checkpoints/f")  # the other kind, if there is no more: the command says why not
-    assert Path(runs.trained({}, False, False)[2]).parent.name == "p"
+    assert loaded("generate") == "p"
 
 
 @pytest.mark.parametrize("direction", ["AtoB", "BtoA"])
@@ -250,7 +272,7 @@ def test_published_weights_draw(direction: str, inside: Inside, tmp_path: Path) 
     picture.save(tmp_path / "x.png")
     words = ["--family=cyclegan", "--img-size=64", "--ngf=4", "--netg-path=latest_net_G_B.pth"]
     inside("translate", *words, "--input=x.png", f"--direction={direction}")
-    expected = pictures.drawn_from(G, picture, None, CPU)
+    expected = translate.translate_picture(G, picture, None, CPU)
     drawn = Image.open(tmp_path / "translated" / "x.png")
     assert np.abs(np.asarray(drawn, int) - np.asarray(expected, int)).max() <= 1
     with pytest.raises(Refused, match=r"G_B\.pth: .*--ngf"):
