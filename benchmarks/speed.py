@@ -1,30 +1,32 @@
-"""Images/s of every family at its own numbers, and where the time of a step goes, on the CPU.
+"""Images/s of every family with its defaults, and where the time of a step goes, on the CPU.
 
     python benchmarks/speed.py                        all families
-    python benchmarks/speed.py cyclegan --ngf=32      one, with other knobs
+    python benchmarks/speed.py cyclegan --ngf=32      one, with other settings
 
 Random pictures, an otherwise idle machine; a few minutes. float32, then bfloat16 (--amp).
 """
 
 import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from statistics import median_high
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
+import common
 import torch
+from common import CPU
 from torch.profiler import ProfilerActivity, profile
 
-import config as knobs
+from commands import flags, train
+from config import RunFacts, Settings, resolve
 from gan import loop, machine
 from gan.losses import Batch
-from models import FAMILIES
+from gan.state import State
+from gan.tasks import TASKS
+from models import FAMILIES, find_family
 
-CPU = torch.device("cpu")
-SECONDS = 4.0  # of steps that are timed
-KINDS = {  # what a step's operations are called -> what they are called here
+Step = Callable[[], object]
+TIMED_SECONDS = 4.0  # of steps
+UNTIMED_STEPS = 2  # before them
+KINDS = {  # part of the name of an operation -> what it is called here
     "convolution": "convolutions",
     "norm": "norms",
     "mm": "dense layers",
@@ -33,69 +35,69 @@ KINDS = {  # what a step's operations are called -> what they are called here
     "relu": "activations",
     "pad": "padding",
 }
+LEAST_SHARE = 0.05  # of a kind that is printed
 
 
-def stepper(name: str, flags: dict[str, Any]) -> tuple[Callable[[], Any], loop.State]:
-    """One training step of a family on random pictures, and what it steps."""
-    family = FAMILIES[name]
-    config = knobs.resolve(family.defaults, {"gpu": False, **flags})
-    state = loop.State(family, config, CPU)
+def make_step(name: str, settings: Settings, mixed_precision: bool) -> tuple[Step, State]:
+    """One training step of family `name` on random pictures, and the state that it updates."""
+    family = find_family(name)
+    config = resolve(family.defaults, {"gpu": False}, settings)
+    state = State(family, config, RunFacts(mixed_precision=mixed_precision), CPU)
     n, size = config.batch_size, config.img_size
-    noise = family.data == "images"
-    given, wanted = (0, config.channels) if noise else config.sides
+    from_noise = family.task is TASKS["noise"]
+    channels = config.channels if from_noise else config.channels_wanted
+
+    def pictures(channels: int) -> torch.Tensor:
+        return torch.rand(n, channels, size, size) * 2 - 1
 
     def step() -> None:
-        real = torch.rand(n, wanted, size, size) * 2 - 1
-        source = torch.randn(n, config.nz) if noise else torch.rand(n, given, size, size) * 2 - 1
-        loop.train_step(family, state, Batch(real, source, augment=config.augment))
+        real = pictures(channels)
+        given = torch.randn(n, config.nz) if from_noise else pictures(config.channels_given)
+        loop.train_step(state, Batch(real, given, augment=config.augment, step=state.step))
 
     return step, state
 
 
-def rate(step: Callable[[], Any], images: int) -> float:
-    """Images/s: the median of what fits into SECONDS, after two steps that are not counted."""
-    step(), step()
-    spent: list[float] = []
-    while sum(spent) < SECONDS:
-        began = time.perf_counter()
+def images_per_second(step: Step, images: int) -> float:
+    """By the median time of the steps that fit into TIMED_SECONDS."""
+    for _ in range(UNTIMED_STEPS):
         step()
-        spent.append(time.perf_counter() - began)
-    return images / sorted(spent)[len(spent) // 2]
+    spent: list[float] = []
+    while sum(spent) < TIMED_SECONDS:
+        spent.append(common.seconds(step))
+    return images / median_high(spent)
 
 
-def shares(step: Callable[[], Any]) -> dict[str, float]:
-    """Which kind of operation takes which share of a step, the largest first."""
-    with profile(activities=[ProfilerActivity.CPU]) as watched:
+def time_shares(step: Step) -> dict[str, float]:
+    """Kind of operation -> its share of the time of a step, 0 to 1, the largest first."""
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
         step(), step()
-    found: dict[str, float] = {}
-    for row in watched.key_averages():
+    spent: dict[str, float] = {}
+    for row in profiled.key_averages():
         name = row.key.lower()
         kind = next((kind for part, kind in KINDS.items() if part in name), "the rest")
-        found[kind] = found.get(kind, 0.0) + row.self_cpu_time_total
-    total = sum(found.values())
-    return {k: v / total for k, v in sorted(found.items(), key=lambda x: -x[1])}
+        spent[kind] = spent.get(kind, 0.0) + row.self_cpu_time_total
+    total = sum(spent.values())
+    return {k: v / total for k, v in sorted(spent.items(), key=lambda item: -item[1])}
 
 
 def main(*words: str) -> None:
-    machine.keep_memory()
-    options = {}
-    for word in words:
-        if word[:2] == "--":
-            given, text = word[2:].split("=")
-            options[given.replace("-", "_")] = text
-    flags = {name: knobs.coerce(name, text) for name, text in options.items()}
-    print("| family | size | batch | images/s float32 | images/s bfloat16 | where the time goes |")
-    print("|---|---|---|---|---|---|")
-    for name in [word for word in words if word[:2] != "--"] or FAMILIES:
-        rates = []
-        for amp in (False, True):
-            step, state = stepper(name, {**flags, "amp": amp})
-            config = state.config
-            rates.append(f"{rate(step, config.batch_size):.1f}")
-            if not amp:
-                parts = [f"{k} {v:.0%}" for k, v in shares(step).items() if v >= 0.05]
-        cells = [f"`{name}`", config.img_size, config.batch_size, *rates, ", ".join(parts)]
-        print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+    machine.reuse_freed_memory()
+    names = [word for word in words if not word.startswith("--")]
+    given = dict(word[2:].split("=", 1) for word in words if word.startswith("--"))
+    settings = flags.read(train.FLAGS, (), given).settings
+    common.print_header(
+        ["family", "size", "batch", "images/s float32", "images/s bfloat16", "where the time goes"]
+    )
+    for name in names or FAMILIES:
+        step, state = make_step(name, settings, mixed_precision=False)
+        config = state.config
+        rates = [images_per_second(step, config.batch_size)]
+        shares = [f"{k} {v:.0%}" for k, v in time_shares(step).items() if v >= LEAST_SHARE]
+        step, _ = make_step(name, settings, mixed_precision=True)
+        rates.append(images_per_second(step, config.batch_size))
+        row = [f"`{name}`", config.img_size, config.batch_size, *(f"{rate:.1f}" for rate in rates)]
+        common.print_row([*row, ", ".join(shares)])
 
 
 if __name__ == "__main__":

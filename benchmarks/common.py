@@ -1,0 +1,45 @@
+"""What the benchmarks share. To import it puts the toolkit on Python's path."""
+
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+CPU = torch.device("cpu")
+SCORE = "score (lite0)"  # the one that runs are compared by
+
+
+def take_flag(name: str, words: Iterable[str]) -> tuple[list[str], str]:
+    """The words without `--name=value`, and the value; "" if it is not among them."""
+    prefix = f"--{name}="
+    kept: list[str] = []
+    value = ""
+    for word in words:
+        if word.startswith(prefix):
+            value = word.removeprefix(prefix)
+        else:
+            kept.append(word)
+    return kept, value
+
+
+def print_row(cells: Iterable[object]) -> None:
+    """One row of a Markdown table."""
+    print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+
+
+def print_header(names: list[str]) -> None:
+    """The first two rows of a Markdown table."""
+    print_row(names)
+    print("|" + "---|" * len(names))
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """How long one call takes."""
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
