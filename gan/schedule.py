@@ -1,6 +1,7 @@
 """When things are due: updates, saves, scores, log lines, learning rates, the end of a run."""
 
 import contextlib
+import itertools
 import math
 import os
 import signal
@@ -12,7 +13,7 @@ from typing import NamedTuple
 from config import Config
 
 CRITIC_LEAD = 25  # D updates per G update in a critic's first steps (Arjovsky et al. 2017: 100)
-SCORE_SHARE = 0.05  # of the budget from one score to the next; most of the time spent on scoring
+SCORE_SHARE = 0.05  # of the budget between two scores; also the most of the time that scoring takes
 HEALTH_LINES = 10  # log lines from one check on held-out images to the next
 
 
@@ -57,7 +58,7 @@ def alternate(config: Config, step: int) -> Updates:
 
 
 def critic_first(config: Config, step: int) -> Updates:
-    """Like `alternate`, but G is updated on every 25th batch only in the first `d_lead` steps."""
+    """Like `alternate`, but in the first `d_lead` steps G is updated only on every 25th batch."""
     g_every = CRITIC_LEAD if step < config.d_lead else config.g_every
     return Updates(step % config.d_every == 0, step % g_every == 0)
 
@@ -101,9 +102,8 @@ class Schedule:
 
     def _lines_apart(self, step: int) -> int:
         """About how many steps lie between log lines: `log_every`, or G's period if longer."""
-        last = step - 1
-        earlier = (s for s in range(last - 1, -1, -1) if self.updates(self.config, s).g)
-        return max(self.config.log_every, last - next(earlier, last - 1))
+        later = (s for s in itertools.count(step) if self.updates(self.config, s).g)
+        return max(self.config.log_every, next(later) - (step - 1))
 
     def save_due(self, step: int, now: float) -> bool:
         """True every `save_every` epochs, and `save_minutes` after the last save.
