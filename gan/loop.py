@@ -190,7 +190,7 @@ class Session:
         paths = [best] if checkpoint.step_of(best) <= state.step else states[:1]
         if not state.config.rescue or not paths or state.rescues == MAX_RESCUES:
             if alarm.kind != "nan":
-                return  # there is nothing to do but to print a line
+                return  # the line is all that can be done
             tried = f" after {state.rescues} rescues" if state.rescues else ""
             raise Refused(
                 f"step {state.step}: {alarm.line}{tried}; "
