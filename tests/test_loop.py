@@ -1,4 +1,4 @@
-"""The loop: who is updated when, on what, and that a resumed run is the run."""
+"""The loop: who is updated when, on what; and a resumed run does what a whole one does."""
 
 import copy
 import dataclasses
@@ -12,24 +12,44 @@ from typing import Any
 
 import pytest
 import torch
+from states import CPU, new_state
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from config import Config
-from gan import checkpoint, data, loop
+from gan import checkpoint, data, loop, schedule
 from gan.data import Images
 from gan.errors import Refused
-from gan.feed import FromNoise, step_seed
-from gan.losses import Batch, logistic_d, logistic_g
-from gan.state import Ema
+from gan.evaluation import Score
+from gan.feed import NoiseFeed, step_seed
+from gan.losses import Batch, Nets, logistic_d, logistic_g
+from gan.state import Ema, SavedState
 from models import FAMILIES
 
-CPU = torch.device("cpu")
 DCGAN = FAMILIES["dcgan"]
 Tiny = Callable[..., Config]
 
 
 def folders(top: Path) -> loop.Folders:
     return loop.Folders(top / "checkpoints", top / "imgs", top / "runs")
+
+
+def feed_of(config: Config, images: Images) -> NoiseFeed:
+    return NoiseFeed(config, 0, images, CPU)
+
+
+def fit(
+    config: Config,
+    images: Images,
+    top: Path,
+    saved: SavedState | None = None,
+    score: Score | None = None,
+) -> loop.Outcome:
+    """A whole run, new or from a `saved` state."""
+    state = new_state(config)
+    if saved is not None:
+        loop.resume(state, saved, images, folders(top))
+    return loop.fit(state, images, folders(top), score=score)
 
 
 def same(a: Any, b: Any) -> bool:
@@ -53,36 +73,36 @@ def same(a: Any, b: Any) -> bool:
     ],
 )
 def test_who_is_updated_on_which_batch(
-    tiny: Tiny, images: Images, d_every: int, g_every: int, d_steps: list, g_steps: list
+    tiny: Tiny, images: Images, d_every: int, g_every: int, d_steps: list[int], g_steps: list[int]
 ) -> None:
-    state = loop.State(DCGAN, tiny(d_every=d_every, g_every=g_every), CPU)
+    state = new_state(tiny(d_every=d_every, g_every=g_every))
     moved: dict[str, list[int]] = {"D": [], "G": []}
     for step in range(7):
         before = {p: copy.deepcopy(getattr(state.nets, p).main[0].weight) for p in moved}
-        loop.train_step(DCGAN, state, FromNoise(state.config, images, CPU).batch(state.step))
+        loop.train_step(state, feed_of(state.config, images).batch(state.step))
         for player, steps in moved.items():
             if not torch.equal(before[player], getattr(state.nets, player).main[0].weight):
                 steps.append(step)
     assert moved == {"D": d_steps, "G": g_steps}
 
 
-def plain_step(nets: Any, opt_g: Any, opt_d: Any, batch: Batch) -> None:
+def plain_step(nets: Nets, opt_g: Optimizer, opt_d: Optimizer, batch: Batch) -> None:
     """The loop as tutorials write it: nothing shared, nothing frozen."""
     opt_d.zero_grad()
-    fake = nets.G(batch.noise).detach()
+    fake = nets.G(batch.given).detach()
     logistic_d(nets.D(batch.real), nets.D(fake)).backward()
     opt_d.step()
     opt_g.zero_grad()
-    logistic_g(nets.D(nets.G(batch.noise))).backward()
+    logistic_g(nets.D(batch.real), nets.D(nets.G(batch.given))).backward()
     opt_g.step()
 
 
 def test_sharing_and_freezing_change_nothing(tiny: Tiny, images: Images) -> None:
-    ours, plain = (loop.State(DCGAN, tiny(), CPU) for _ in range(2))
+    ours, plain = (new_state(tiny()) for _ in range(2))
     for _ in range(3):
-        batch = FromNoise(ours.config, images, CPU).batch(ours.step)
-        plain_step(plain.nets, plain.opt_g, plain.opt_d, Batch(batch.real, batch.noise))
-        loop.train_step(DCGAN, ours, batch)
+        batch = feed_of(ours.config, images).batch(ours.step)
+        plain_step(plain.nets, plain.opt_g, plain.opt_d, Batch(batch.real, batch.given))
+        loop.train_step(ours, batch)
     for player in ("G", "D"):
         a = dict(getattr(ours.nets, player).named_parameters())
         b = dict(getattr(plain.nets, player).named_parameters())
@@ -90,18 +110,18 @@ def test_sharing_and_freezing_change_nothing(tiny: Tiny, images: Images) -> None
 
 
 def test_the_work_that_is_not_done(tiny: Tiny, images: Images) -> None:
-    state = loop.State(DCGAN, tiny(g_every=2), CPU)
-    drawn = []
-    state.nets.G.register_forward_hook(lambda net, args, out: drawn.append(out.requires_grad))
+    state = new_state(tiny(g_every=2))
+    made = []
+    state.nets.G.register_forward_hook(lambda net, args, out: made.append(out.requires_grad))
     for _ in range(2):
-        loop.train_step(DCGAN, state, FromNoise(state.config, images, CPU).batch(state.step))
-    assert drawn == [True, False]  # one drawing a batch, with a graph only where G is due
+        loop.train_step(state, feed_of(state.config, images).batch(state.step))
+    assert made == [True, False]  # generated once a batch, with a graph only where G is due
     # D's gradients are those of its own update: G's adds nothing to them
-    state = loop.State(DCGAN, tiny(), CPU)
-    batch = FromNoise(state.config, images, CPU).batch(state.step)
+    state = new_state(tiny())
+    batch = feed_of(state.config, images).batch(state.step)
     alone = copy.deepcopy(state.nets)
-    DCGAN.d_loss(alone, Batch(batch.real, batch.noise), tiny())[0].backward()
-    loop.train_step(DCGAN, state, batch)
+    DCGAN.d_loss(alone, Batch(batch.real, batch.given), tiny())[0].backward()
+    loop.train_step(state, batch)
     for ours, theirs in zip(state.nets.D.parameters(), alone.D.parameters(), strict=True):
         assert torch.equal(ours.grad, theirs.grad)  # type: ignore[arg-type]
 
@@ -114,16 +134,16 @@ def test_ema_by_hand() -> None:
     for weight, seen in ((1.0, 500), (2.0, 1000), (4.0, 4000)):
         nn.init.constant_(net.weight, weight)
         ema.update(net, 50, seen)
-        found.append(ema.module.weight.item())
+        found.append(ema.module.get_parameter("weight").item())
     d = 2**-0.5  # of a batch of 50
     assert found == pytest.approx([1.0, 1.5, d * 1.5 + (1 - d) * 4])
 
 
 def test_reals_are_scaled_and_mirrored(tiny: Tiny, images: Images) -> None:
-    plain = FromNoise(tiny(flip=False), images, CPU).batch(0).real
-    pixels = torch.from_numpy(images.batch_at(0, 20, 0)).float()
+    plain = feed_of(tiny(flip=False), images).batch(0).real
+    pixels = torch.from_numpy(images.array[images.indices_at(0, 20, 0)]).float()
     assert torch.allclose(plain, pixels / 127.5 - 1)
-    flipped = FromNoise(tiny(), images, CPU).batch(0).real
+    flipped = feed_of(tiny(), images).batch(0).real
     kinds = [
         (torch.equal(f, p), torch.equal(f, p.flip(2))) for f, p in zip(flipped, plain, strict=True)
     ]
@@ -132,13 +152,13 @@ def test_reals_are_scaled_and_mirrored(tiny: Tiny, images: Images) -> None:
 
 
 def test_12_steps_are_5_and_7(tiny: Tiny, images: Images, tmp_path: Path) -> None:
-    knobs = {"max_epoch": 0, "d_every": 2, "g_every": 3, "log_every": 4}
-    whole = tiny(max_images=12 * 20, **knobs)
-    straight = loop.fit(DCGAN, whole, images, folders(tmp_path / "a"), CPU)
-    part = tiny(max_images=5 * 20, **knobs)
-    first = loop.fit(DCGAN, part, images, folders(tmp_path / "b"), CPU)
+    settings = {"max_epoch": 0, "d_every": 2, "g_every": 3, "log_every": 4}
+    whole = tiny(max_images=12 * 20, **settings)
+    straight = fit(whole, images, tmp_path / "a")
+    part = tiny(max_images=5 * 20, **settings)
+    first = fit(part, images, tmp_path / "b")
     saved = checkpoint.load(first.state)
-    second = loop.fit(DCGAN, whole, images, folders(tmp_path / "b"), CPU, saved=saved)
+    second = fit(whole, images, tmp_path / "b", saved=saved)
     assert straight.state.name == second.state.name == "state_00000012.pth"
     a, b = checkpoint.load(straight.state), checkpoint.load(second.state)
     for key in ("nets", "ema", "optimizers", "meters", "step", "data", "config"):
@@ -151,9 +171,9 @@ def test_12_steps_are_5_and_7(tiny: Tiny, images: Images, tmp_path: Path) -> Non
 
 def test_moments_of_another_layout_are_those_of_their_weights(tiny: Tiny, images: Images) -> None:
     """Fused Adam walks memory; a state of an older version has its moments in another order."""
-    first, second, third = (loop.State(DCGAN, tiny(), CPU) for _ in range(3))
-    batch = FromNoise(first.config, images, CPU).batch
-    loop.train_step(DCGAN, first, batch(0))
+    first, second, third = (new_state(tiny()) for _ in range(3))
+    batch = feed_of(first.config, images).batch
+    loop.train_step(first, batch(0))
     saved = copy.deepcopy(first.state_dict())
     plain = copy.deepcopy(saved)
     for player in plain["optimizers"].values():
@@ -162,22 +182,20 @@ def test_moments_of_another_layout_are_those_of_their_weights(tiny: Tiny, images
     second.load_state_dict(saved)
     third.load_state_dict(plain)
     for state in (second, third):
-        loop.train_step(DCGAN, state, batch(1))
+        loop.train_step(state, batch(1))
     assert same(second.nets.G.state_dict(), third.nets.G.state_dict())
 
 
 def strip(log: str) -> list[dict[str, Any]]:
     """A log without what depends on the clock, and on how often the run was stopped."""
-    import json
-
     lines = [json.loads(line) for line in log.splitlines()]
     lines = [line for line in lines if line.get("event") != "save"]
     return [{k: v for k, v in line.items() if k not in ("seconds", "images/s")} for line in lines]
 
 
 def test_rates_changed_with_resume_are_used(tiny: Tiny, images: Images, tmp_path: Path) -> None:
-    first = loop.fit(DCGAN, tiny(max_epoch=0, max_images=40), images, folders(tmp_path), CPU)
-    state = loop.State(DCGAN, tiny(lr1=1e-5, lr2=3e-5), CPU)
+    first = fit(tiny(max_epoch=0, max_images=40), images, tmp_path)
+    state = new_state(tiny(lr1=1e-5, lr2=3e-5))
     state.load_state_dict(checkpoint.load(first.state))
     state.set_rates(0.0)
     assert state.opt_g.param_groups[0]["lr"] == 1e-5
@@ -189,24 +207,20 @@ def test_a_state_of_other_images_and_a_spent_budget_are_refused(
     tiny: Tiny, images: Images, tmp_path: Path
 ) -> None:
     config = tiny(max_epoch=0, max_images=40)
-    done = loop.fit(DCGAN, config, images, folders(tmp_path), CPU)
+    done = fit(config, images, tmp_path)
     saved = checkpoint.load(done.state)
     with pytest.raises(Refused, match="budget of this run is spent"):
-        loop.fit(DCGAN, config, images, folders(tmp_path), CPU, saved=saved)
+        fit(config, images, tmp_path, saved=saved)
     with pytest.raises(Refused, match="other images"):
-        loop.fit(DCGAN, config, images, folders(tmp_path), CPU, saved={**saved, "data": "another"})
+        fit(config, images, tmp_path, saved={**saved, "data": "another"})
 
 
-def test_numbers_that_are_none_stop_the_run_and_save_nothing(
-    tiny: Tiny, images: Images, tmp_path: Path
-) -> None:
+def test_nan_stops_the_run_and_saves_nothing(tiny: Tiny, images: Images, tmp_path: Path) -> None:
     config = tiny(lr1=1.0, max_epoch=3, save_every=1)
-
-    def poison(nets: Any) -> None:
-        nn.init.constant_(nets.D.main[0].weight, float("nan"))
-
+    state = new_state(config)
+    nn.init.constant_(state.nets.D.get_parameter("main.0.weight"), float("nan"))
     with pytest.raises(Refused, match="no longer numbers"):
-        loop.fit(DCGAN, config, images, folders(tmp_path), CPU, start=poison)
+        loop.fit(state, images, folders(tmp_path))
     assert not list(tmp_path.glob("checkpoints/*.pth"))
 
 
@@ -214,30 +228,29 @@ def test_numbers_that_are_none_stop_the_run_and_save_nothing(
 def test_mixed_precision_is_only_in_the_nets(
     name: str, tiny: Tiny, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """D looks at held-out images between steps; scores, weights and their gradients are float32."""
-    monkeypatch.setattr(loop, "GAP_EVERY", 1)
-    images = data.open_images(str(faces), 28, 3, tmp_path / "cache", workers=1, held_out=0.2)
+    """Held-out images are scored between steps; scores, weights and gradients are float32."""
+    monkeypatch.setattr(schedule, "HEALTH_LINES", 1)
+    images = data.open_images(str(faces), 28, 3, cache=tmp_path / "cache", workers=1, held_out=0.2)
     config = tiny(family=name, amp=True, max_epoch=1, log_every=2, rescue=False)
     inside = []
-    family = dataclasses.replace(
-        FAMILIES[name],
-        d_loss=lambda nets, *rest: (
-            inside.append(nets.D(rest[0].real).dtype),
-            FAMILIES[name].d_loss(nets, *rest),
-        )[1],
-    )
-    done = loop.fit(family, config, images, folders(tmp_path), CPU)
+
+    def d_loss(nets: Nets, batch: Batch, config: Config) -> tuple[Tensor, dict[str, Tensor]]:
+        inside.append(nets.D(batch.real).dtype)
+        return FAMILIES[name].d_loss(nets, batch, config)
+
+    family = dataclasses.replace(FAMILIES[name], d_loss=d_loss)
+    state = new_state(config, family=family, mixed_precision=True)
+    done = loop.fit(state, images, folders(tmp_path))
     assert set(inside) == {torch.bfloat16}
     lines = [json.loads(line) for line in (tmp_path / "runs" / "log.jsonl").open()]
     assert all(math.isfinite(line["gap"]) for line in lines if "loss_d" in line)
-    state = checkpoint.load(done.state)
-    for net in state["nets"].values():
+    for net in checkpoint.load(done.state)["nets"].values():
         assert {value.dtype for value in net.values()} <= {torch.float32, torch.int64}
-    batch = FromNoise(config, images, CPU).batch(0)
-    nets = FAMILIES[name].build(config)
+    batch = feed_of(config, images).batch(0)
+    nets = FAMILIES[name].build(config, 0)
     with torch.autocast("cpu", torch.bfloat16):
         loss, _ = family.d_loss(nets, batch, config)
-        assert (loss.dtype, batch.fake(nets).dtype) == (torch.float32, torch.float32)
+        assert (loss.dtype, batch.generate(nets).dtype) == (torch.float32, torch.float32)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
@@ -257,7 +270,7 @@ def test_a_signal_while_scoring_saves_what_there_is(
         return {"score": 1.0}
 
     config = tiny(max_epoch=100, eval_every=60)
-    done = loop.fit(DCGAN, config, images, folders(tmp_path), CPU, score=score)
+    done = fit(config, images, tmp_path, score=score)
     assert done.signal == number
     assert checkpoint.load(done.state)["step"] == 3
 
@@ -266,31 +279,26 @@ def test_the_best_score_survives_a_kill(tiny: Tiny, images: Images, tmp_path: Pa
     """best.pth is later than the newest state: its score still has to be beaten."""
     values = iter([0.3, 0.5, 0.4])
     config = tiny(max_epoch=0, max_images=60, eval_every=40)
-    first = loop.fit(
-        DCGAN, config, images, folders(tmp_path), CPU, score=lambda fake: {"score": next(values)}
-    )
+    first = fit(config, images, tmp_path, score=lambda fake: {"score": next(values)})
     saved = {**checkpoint.load(first.state), "best": None}
     config.max_images = 100
-    loop.fit(
-        DCGAN, config, images, folders(tmp_path), CPU, saved=saved,
-        score=lambda fake: {"score": 0.45},
-    )  # fmt: skip
+    fit(config, images, tmp_path, saved, score=lambda fake: {"score": 0.45})
     assert checkpoint.load(tmp_path / "checkpoints" / "best.pth")["best"] == 0.3
 
 
 def test_budgets_end_where_they_say(tiny: Tiny, images: Images, tmp_path: Path) -> None:
-    for knobs, steps in (({"max_epoch": 2}, 20), ({"max_epoch": 2, "max_images": 90}, 5)):
-        done = loop.fit(DCGAN, tiny(**knobs), images, folders(tmp_path / str(steps)), CPU)
+    for limits, steps in (({"max_epoch": 2}, 20), ({"max_epoch": 2, "max_images": 90}, 5)):
+        done = fit(tiny(**limits), images, tmp_path / str(steps))
         assert checkpoint.load(done.state)["step"] == steps
     config = tiny(max_epoch=0, max_minutes=0.01)
-    done = loop.fit(DCGAN, config, images, folders(tmp_path / "m"), CPU)
+    done = fit(config, images, tmp_path / "m")
     assert done.seconds >= 0.6
 
 
 def test_every_save_writes_preview_weights_and_two_states(
     tiny: Tiny, images: Images, tmp_path: Path
 ) -> None:
-    loop.fit(DCGAN, tiny(max_epoch=5, save_every=2), images, folders(tmp_path), CPU)
+    fit(tiny(max_epoch=5, save_every=2), images, tmp_path)
     names = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
     weights = [f"net{player}_{epoch}.pth" for player in "dg" for epoch in (2, 4, 5)]
     assert names == ["config.json", *weights, "state_00000040.pth", "state_00000050.pth"]
@@ -303,11 +311,3 @@ def test_seeds_of_steps_are_unrelated() -> None:
     seeds = {step_seed(s, i, r) for s in range(4) for i in range(500) for r in range(3)}
     assert len(seeds) == 6000
     assert all(0 <= seed < 2**64 for seed in seeds)
-
-
-def test_after_many_saves_they_are_a_minute_apart(
-    tiny: Tiny, images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(loop, "FREE_SAVES", 2)
-    loop.fit(DCGAN, tiny(max_epoch=6, save_every=1), images, folders(tmp_path), CPU)
-    assert sorted(p.name for p in (tmp_path / "imgs").iterdir()) == ["1.png", "2.png", "6.png"]

@@ -1,5 +1,6 @@
 """Runs that go wrong: what the training loop logs, and how it rescues them."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -7,15 +8,20 @@ from typing import Any
 
 import pytest
 import torch
+from states import new_state
 from torch import Tensor, nn
 
 from config import Config
 from gan import checkpoint, health, loop
 from gan.data import Images
 from gan.errors import Refused
+from gan.evaluation import Score
+from gan.family import Family
+from gan.losses import Batch, Nets
+from gan.schedule import critic_first
+from gan.state import SavedState
 from models import FAMILIES
 
-CPU = torch.device("cpu")
 DCGAN = FAMILIES["dcgan"]
 Tiny = Callable[..., Config]
 
@@ -25,29 +31,34 @@ def log_of(top: Path) -> list[dict[str, Any]]:
 
 
 def run(
-    config: Config, images: Images, top: Path, family: Any = DCGAN, **more: Any
+    config: Config,
+    images: Images,
+    top: Path,
+    family: Family = DCGAN,
+    saved: SavedState | None = None,
+    score: Score | None = None,
 ) -> loop.Outcome:
-    folders = loop.Folders(top / "c", top / "i", top / "r")
-    return loop.fit(family, config, images, folders, CPU, **more)
+    """A whole run, new or from a `saved` state."""
+    state, folders = new_state(config, family=family), loop.Folders(top / "c", top / "i", top / "r")
+    if saved is not None:
+        loop.resume(state, saved, images, folders)
+    return loop.fit(state, images, folders, score=score)
 
 
-class Poisoned:
-    """The family dcgan, with a D loss that is NaN at the given steps."""
+def poisoned(*steps: int) -> Family:
+    """The family dcgan, with a D loss that is NaN in these of its updates, counted from 1."""
+    count = 0
 
-    after_d = None
-    data = "images"
-
-    def __init__(self, steps: set[int]) -> None:
-        self.steps, self.step = steps, 0
-        self.build, self.g_loss = DCGAN.build, DCGAN.g_loss
-
-    def d_loss(self, nets: Any, batch: Any, config: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    def d_loss(nets: Nets, batch: Batch, config: Config) -> tuple[Tensor, dict[str, Tensor]]:
+        nonlocal count
+        count += 1
         loss, logs = DCGAN.d_loss(nets, batch, config)
-        self.step += 1
-        if self.step in self.steps:
+        if count in steps:
             loss = loss * float("nan")
             logs["loss_d"] = loss.detach()
         return loss, logs
+
+    return dataclasses.replace(DCGAN, d_loss=d_loss)
 
 
 def score(fake: Any) -> dict[str, float]:
@@ -58,7 +69,7 @@ def test_nan_is_rescued_from_the_best_state_at_half_the_rates(
     tiny: Tiny, images: Images, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tiny(max_epoch=0, max_images=600, eval_every=100, log_every=2)
-    done = run(config, images, tmp_path, Poisoned({12}), score=score)
+    done = run(config, images, tmp_path, poisoned(12), score=score)
     saved = checkpoint.load(done.state)
     assert saved["step"] == 30
     assert saved["rescues"] == 1
@@ -78,7 +89,7 @@ def test_after_three_rescues_nan_ends_the_run_and_its_states_are_finite(
 ) -> None:
     config = tiny(max_epoch=0, max_images=2000, eval_every=100, log_every=2)
     with pytest.raises(Refused, match=r"no longer numbers.*after 3 rescues.*--resume"):
-        run(config, images, tmp_path, Poisoned(set(range(12, 99))), score=score)
+        run(config, images, tmp_path, poisoned(*range(12, 99)), score=score)
     for path in (tmp_path / "c").glob("*.pth"):
         weights = checkpoint.load(path)["nets"]["D"].values()
         assert all(torch.isfinite(w).all() for w in weights)
@@ -87,7 +98,7 @@ def test_after_three_rescues_nan_ends_the_run_and_its_states_are_finite(
 def test_without_rescue_nan_ends_the_run(tiny: Tiny, images: Images, tmp_path: Path) -> None:
     config = tiny(max_epoch=0, max_images=600, eval_every=100, rescue=False)
     with pytest.raises(Refused, match="no longer numbers"):
-        run(config, images, tmp_path, Poisoned({12}), score=score)
+        run(config, images, tmp_path, poisoned(12), score=score)
 
 
 class OneImage(nn.Module):
@@ -115,19 +126,13 @@ def test_a_g_stuck_on_one_image_is_rescued(
 ) -> None:
     monkeypatch.setattr(health, "WARM_UP", 0)
 
-    class Stuck(Poisoned):
-        def __init__(self) -> None:
-            super().__init__(set())
+    def build(config: Config, classes: int) -> Nets:
+        nets = DCGAN.build(config, classes)
+        return Nets(OneImage(nets.G), nets.D)
 
-            def build(config: Config) -> Any:
-                nets = DCGAN.build(config)
-                nets.G = OneImage(nets.G)
-                return nets
-
-            self.build = build
-
+    stuck = dataclasses.replace(DCGAN, build=build)
     config = tiny(max_epoch=0, max_images=1000, eval_every=400, log_every=1)
-    run(config, images, tmp_path, Stuck(), score=score)
+    run(config, images, tmp_path, stuck, score=score)
     events = [line for line in log_of(tmp_path) if line.get("event") in ("health", "rescue")]
     collapse = [e for e in events if e["kind"] == "collapse"]
     assert [e["event"] for e in collapse][:2] == ["health", "rescue"]
@@ -154,7 +159,8 @@ def test_health_is_read_in_steps_that_update_g(
     tmp_path: Path,
 ) -> None:
     every = {"d_every": d_every, "g_every": g_every, "d_lead": d_lead}
-    run(tiny(max_epoch=0, max_images=40 * 20, log_every=8, **every), images, tmp_path)
+    family = dataclasses.replace(DCGAN, updates=critic_first)
+    run(tiny(max_epoch=0, max_images=40 * 20, log_every=8, **every), images, tmp_path, family)
     lines = [line for line in log_of(tmp_path) if "diversity" in line]
     assert [line["step"] for line in lines] == steps
     assert [line["step"] for line in log_of(tmp_path) if "loss_g" in line] == steps
@@ -192,7 +198,7 @@ def test_a_rescue_never_goes_to_a_later_step(tiny: Tiny, images: Images, tmp_pat
     checkpoint.save(best, {**checkpoint.load(done.state), "step": 99})
     again = {**checkpoint.load(done.state), "step": 10, "best": -1.0}
     checkpoint.save(tmp_path / "c" / "state_00000010.pth", again)
-    run(config, images, tmp_path, Poisoned({1}), saved=again, score=score)
+    run(config, images, tmp_path, poisoned(1), saved=again, score=score)
     events = [line for line in log_of(tmp_path) if line.get("event") == "rescue"]
     assert [Path(e["state"]).name for e in events] == ["state_00000030.pth"]
 

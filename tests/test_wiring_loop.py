@@ -1,4 +1,4 @@
-"""What the loop does when, by hand: logs, saves, scores, health and rescues (`toy.py`)."""
+"""What the loop does, by hand: logs, saves, scores, health and rescues (`toy.py`)."""
 
 import dataclasses
 import json
@@ -13,22 +13,22 @@ import pytest
 import torch
 import toy
 from runs_before import data
-from toy import alarm, average, fit, poisoned, score_of, set_weight, train_steps, weight
+from toy import alarm, average, feed_of, fit, poisoned, score_of, set_weight, weight
 
 from gan import checkpoint, loop
 from gan.errors import Refused
 from gan.losses import clip_weights
 
-Session = Callable[..., loop.Run]
+Open = Callable[..., loop.Session]
 
 
 @pytest.fixture
-def session(tmp_path: Path) -> Iterator[Session]:
-    """`session(**knobs)` is a run of the toy game that has not begun."""
+def session(tmp_path: Path) -> Iterator[Open]:
+    """`session(**settings)` opens a session of the toy game that has not trained yet."""
     opened = []
 
-    def make(**more: Any) -> loop.Run:
-        opened.append(toy.make_run(tmp_path, **more))
+    def make(**more: Any) -> loop.Session:
+        opened.append(toy.make_session(tmp_path, **more))
         return opened[-1]
 
     yield make
@@ -50,14 +50,12 @@ def best_of(top: Path) -> Any:
     return checkpoint.load(top / "c" / checkpoint.BEST)
 
 
-def due(run: loop.Run, asked: Callable[[], bool], last: int) -> list[int]:
-    """The steps, up to `last`, after which `asked` says yes."""
-    found = []
-    for step in range(1, last + 1):
-        run.state.step = step
-        if asked():
-            found.append(step)
-    return found
+def save(run: loop.Session) -> None:
+    run.save(run.state.sampler(run.feed.inputs))
+
+
+def evaluate(run: loop.Session) -> None:
+    run.evaluate(run.state.sampler(run.feed.inputs))
 
 
 # --- what happens in a step ----------------------------------------------------------------------
@@ -94,84 +92,119 @@ def test_a_log_holds_the_means_since_the_last_one(tmp_path: Path) -> None:
 # --- when ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("knobs", "steps"),
-    [
-        ({"log_every": 4}, [4, 8, 12, 16]),
-        ({"log_every": 1}, list(range(1, 17))),
-        # G is updated in steps 1, 4, 7, 10, 13 and 16
-        ({"log_every": 4, "g_every": 3}, [4, 10, 13, 16]),
-        ({"log_every": 6, "g_every": 3}, [7, 13]),
-        ({"log_every": 2, "g_every": 5}, [6, 11, 16]),
-        # in steps 1, 6, 11 and 16: D's pace does not matter
-        ({"log_every": 5, "g_every": 5, "d_every": 2}, [6, 11, 16]),
-        ({"log_every": 4, "d_lead": 5}, [8, 12, 16]),  # and, up to step 5, in step 1 alone
-    ],
-)
-def test_steps_that_are_logged(knobs: dict[str, Any], steps: list[int], session: Session) -> None:
-    run = session(**knobs)
-    assert due(run, run.log_due, 16) == steps
+class Clock:
+    """`time.monotonic` as a number that only a test moves."""
 
-
-def test_steps_that_are_saved(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    run = session(save_every=2, save_minutes=3.0)
-    assert due(run, run.save_due, 60) == [20, 40, 60]  # an epoch has ten steps
-    now += 179
-    assert due(run, run.save_due, 21) == [20]
-    now += 1  # three minutes
-    assert due(run, run.save_due, 3) == [1, 2, 3]
-    run.save()
-    assert due(run, run.save_due, 21) == [20]
-    run.saves = loop.FREE_SAVES
-    now += 59
-    assert due(run, run.save_due, 21) == []
-    now += 1  # a minute
-    assert due(run, run.save_due, 21) == [20]
 
 
-def test_steps_that_are_scored(session: Session) -> None:
-    run = session(eval_every=50)
-    assert due(run, run.evaluate_due, 10) == []  # without a score there is nothing to do
-    run.score = score_of([])
-    # 20 images a step: the first step at or after 50, 100, 150 and 200
-    assert due(run, run.evaluate_due, 10) == [3, 5, 8, 10]
-    run.scored_at = 0.9  # whatever was scored before
-    assert due(run, run.evaluate_due, 10) == [3, 5, 8, 10]
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(time, "monotonic", lambda: made.now)
+    return made
 
 
-def test_scores_by_share_of_the_run(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 1000.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    run = session(max_images=2000, score=score_of([0.5]))  # 100 steps: 5 % are five
-    now += 100
-    assert due(run, run.evaluate_due, 7) == [5, 6, 7]
-    run.state.step = 6
-    run.evaluate()
-    assert due(run, run.evaluate_due, 12) == [11, 12]
-    run.scoring = 4.9  # of 100 seconds
-    assert due(run, run.evaluate_due, 12) == [11, 12]
-    run.scoring = 5.1
-    assert due(run, run.evaluate_due, 12) == []
+def test_what_is_due_is_done(tmp_path: Path) -> None:
+    # ten steps an epoch; 20 images a step
+    scores = score_of([0.5, 0.4, 0.3])
+    fit(tmp_path, score=scores, max_images=500, log_every=7, eval_every=200, save_every=2)
+    assert [line["step"] for line in log_of(tmp_path)] == [7, 14, 21]
+    assert [line["step"] for line in log_of(tmp_path, "score")] == [10, 20, 25]
+    assert [line["step"] for line in log_of(tmp_path, "save")] == [20, 25]
+
+
+def test_without_a_score_nothing_is_scored(tmp_path: Path) -> None:
+    fit(tmp_path, max_images=60, eval_every=20)
+    assert log_of(tmp_path, "score") == []
+
+
+def test_a_save_starts_the_minutes_to_the_next_one(session: Open, clock: Clock) -> None:
+    run = session(save_minutes=3.0)
+    clock.now += 180
+    assert run.schedule.save_due(7, clock.now)
+    run.state.step = 7
+    save(run)
+    assert not run.schedule.save_due(8, clock.now + 179)
+
+
+def test_the_time_and_the_place_of_a_score_are_kept(session: Open, clock: Clock) -> None:
+    def score(fake: Any) -> dict[str, float]:
+        clock.now += 4
+        return {"score": 0.5}
+
+    run = session(max_images=2000, score=score)  # 100 steps
+    for step, seconds in ((6, 4), (20, 8)):
+        run.state.step = step
+        evaluate(run)
+        assert (run.schedule.scored_at, run.schedule.scoring) == (step / 100, seconds)
+
+
+def test_what_is_no_training_does_not_count_in_the_speed(
+    session: Open, clock: Clock, tmp_path: Path
+) -> None:
+    run = session(log_every=2)
+    clock.now += 4
+    with run.not_training():
+        clock.now += 50
+    run.state.step = 2
+    run.log(run.feed.batch(0))
+    clock.now += 5
+    run.state.step = 4
+    run.log(run.feed.batch(0))
+    # two steps of 20 images in 4 seconds; in 5
+    assert [line["images/s"] for line in log_of(tmp_path)] == pytest.approx([10, 8])
+
+
+def test_scores_and_saves_do_not_count_in_the_speed(session: Open, clock: Clock) -> None:
+    def score(fake: Any) -> dict[str, float]:
+        clock.now += 7
+        return {"score": 0.5}
+
+    run = session(max_images=20, score=score)
+    run.step()
+    clock.now += 1
+    run.write_due(stopped=False)
+    assert clock.now - run.speed_from[0] == 1
 
 
 def test_the_end_of_the_budget_is_scored_and_saved(tmp_path: Path) -> None:
-    fit(tmp_path, more={"score": score_of([0.5])}, max_images=60, eval_every=10**6)
+    fit(tmp_path, score=score_of([0.5]), max_images=60, eval_every=10**6)
     assert [line["step"] for line in log_of(tmp_path, "score")] == [3]
     assert steps_of(tmp_path / "c") == [3]  # in the middle of an epoch of ten
+
+
+def test_a_step_that_scores_and_saves_makes_one_sampler(
+    session: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = session(score=score_of([0.5]), max_images=60, eval_every=10**6)
+    calls = toy.count_calls(run.state, "sampler", monkeypatch.setattr)
+    run.run()
+    assert [line["step"] for line in log_of(tmp_path, "score")] == [3]
+    assert [line["step"] for line in log_of(tmp_path, "save")] == [3]
+    assert len(calls) == 1
+
+
+def test_a_step_without_a_score_or_a_save_makes_no_sampler(
+    session: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = session(score=score_of([]), eval_every=10**6, log_every=1)
+    calls = toy.count_calls(run.state, "sampler", monkeypatch.setattr)
+    run.step()
+    run.write_due(stopped=False)
+    assert calls == []
 
 
 # --- what is saved -------------------------------------------------------------------------------
 
 
-def test_the_average_is_previewed_and_saved(session: Session, tmp_path: Path) -> None:
+def test_the_average_is_previewed_and_saved(session: Open, tmp_path: Path) -> None:
     run = session()
     set_weight(average(run.state), 5.0)
     set_weight(run.state.nets.D, 3.0)
     run.state.step, run.state.best = 7, 0.25
-    run.save()
-    assert run.feed.previewed == [5.0]  # type: ignore[attr-defined]
+    save(run)
+    assert feed_of(run).previewed == [5.0]
     files = {path.name: checkpoint.load(path) for path in (tmp_path / "c").glob("*.pth")}
     assert set(files) == {"netg_1.pth", "netd_1.pth", "state_00000007.pth"}
     assert files["netg_1.pth"]["weight"].item() == 5.0
@@ -182,21 +215,21 @@ def test_the_average_is_previewed_and_saved(session: Session, tmp_path: Path) ->
     assert (state["step"], state["best"], state["data"]) == (7, 0.25, "toy")
 
 
-def test_without_an_average_g_is_previewed_and_saved(session: Session, tmp_path: Path) -> None:
+def test_without_an_average_g_is_previewed_and_saved(session: Open, tmp_path: Path) -> None:
     run = session(ema=False)
     run.state.step = 7
-    run.save()
-    assert run.feed.previewed == [1.0]  # type: ignore[attr-defined]
+    save(run)
+    assert feed_of(run).previewed == [1.0]
     assert checkpoint.load(tmp_path / "c" / "netg_1.pth")["weight"].item() == 1.0
     assert checkpoint.load(tmp_path / "c" / "state_00000007.pth")["ema"] is None
 
 
-def test_files_are_numbered_by_the_epoch_they_are_of(session: Session, tmp_path: Path) -> None:
+def test_files_are_numbered_by_the_epoch_they_are_of(session: Open, tmp_path: Path) -> None:
     run = session()
     for step, epoch in ((1, 1), (10, 1), (11, 2), (20, 2), (21, 3)):
         run.state.step = step
         assert run.epoch == epoch
-    run.save()
+    save(run)
     assert [path.name for path in (tmp_path / "i").iterdir()] == ["3.png"]
     assert {path.name for path in (tmp_path / "c").glob("net*")} == {"netg_3.pth", "netd_3.pth"}
 
@@ -207,17 +240,17 @@ def test_two_states_are_kept(tmp_path: Path) -> None:
     assert steps_of(tmp_path / "c") == [40, 50]
 
 
-def test_the_best_state_is_replaced_by_better_ones_only(session: Session, tmp_path: Path) -> None:
+def test_the_best_state_is_replaced_by_better_ones_only(session: Open, tmp_path: Path) -> None:
     run = session(score=score_of([0.5, 0.7, 0.5, 0.4]))
     found = []
     for step in (1, 2, 3, 4):
         run.state.step = step
-        run.evaluate()
+        evaluate(run)
         found.append((best_of(tmp_path)["step"], best_of(tmp_path)["best"]))
     assert found == [(1, 0.5), (1, 0.5), (1, 0.5), (4, 0.4)]
 
 
-def test_what_is_scored_is_drawn_by_the_average(session: Session) -> None:
+def test_the_average_is_scored(session: Open) -> None:
     seen = []
 
     def score(fake: Any) -> dict[str, float]:
@@ -226,8 +259,8 @@ def test_what_is_scored_is_drawn_by_the_average(session: Session) -> None:
 
     run = session(score=score)
     set_weight(average(run.state), 0.6)
-    run.evaluate()
-    assert run.feed.scored == loop.EVAL_FAKES  # type: ignore[attr-defined]
+    evaluate(run)
+    assert feed_of(run).scored == loop.SCORED_FAKES
     assert seen[0].shape == (4, 3, 2, 2)
     assert set(seen[0].ravel().tolist()) == {204}  # (0.6 + 1) * 127.5
 
@@ -238,11 +271,11 @@ def test_what_is_scored_is_drawn_by_the_average(session: Session) -> None:
 def test_earlier_minutes_count(tmp_path: Path) -> None:
     first = fit(tmp_path, max_images=20)
     saved = {**checkpoint.load(first.state), "seconds": 100.0}
-    done = fit(tmp_path, more={"saved": saved}, max_images=40, max_minutes=60.0)
+    done = fit(tmp_path, saved=saved, max_images=40, max_minutes=60.0)
     assert 100 <= done.seconds < 130
     assert 100 <= checkpoint.load(done.state)["seconds"] < 130
     with pytest.raises(Refused, match="the budget of this run is spent"):
-        fit(tmp_path, more={"saved": saved}, max_images=40, max_minutes=1.0)
+        fit(tmp_path, saved=saved, max_images=40, max_minutes=1.0)
 
 
 def test_the_score_to_beat_is_that_of_the_best_state_on_disk(tmp_path: Path) -> None:
@@ -261,9 +294,9 @@ def test_the_score_to_beat_is_that_of_the_best_state_on_disk(tmp_path: Path) -> 
 
 
 def test_the_best_on_disk_is_beaten_by_a_resumed_run(tmp_path: Path) -> None:
-    first = fit(tmp_path, more={"score": score_of([0.3])}, max_images=20)
+    first = fit(tmp_path, score=score_of([0.3]), max_images=20)
     saved = {**checkpoint.load(first.state), "best": None}  # killed before it was saved again
-    fit(tmp_path, more={"saved": saved, "score": score_of([0.4])}, max_images=40)
+    fit(tmp_path, saved=saved, score=score_of([0.4]), max_images=40)
     assert (best_of(tmp_path)["step"], best_of(tmp_path)["best"]) == (1, 0.3)
 
 
@@ -286,15 +319,15 @@ def test_chosen_rates_are_not_halved_by_earlier_rescues(inside: Callable[..., No
 # --- health --------------------------------------------------------------------------------------
 
 
-def test_what_health_is_read_from(session: Session) -> None:
+def test_what_health_is_read_from(session: Open) -> None:
     run = session(log_every=2)
     state, feed = run.state, run.feed
     batch = feed.batch(0)
-    state.meters.add(loop.train_step(toy.TOY, state, batch))
+    state.meters.add(loop.train_step(state, batch))
     state.step = 18
     seen = toy.readings_of(run)
     run.log(batch)
-    # fakes are SPREAD as G was at first, reals twice that; both losses have slope 1
+    # fakes are RAMP, as G was 1 at first, reals twice that; both losses have slope 1
     reading = seen[0]
     assert (reading.step, reading.finite) == (18, True)
     assert reading.diversity == pytest.approx(0.5)
@@ -304,19 +337,31 @@ def test_what_health_is_read_from(session: Session) -> None:
 
 
 @pytest.mark.parametrize("step", [18, 20, 22, 38, 40])
-def test_every_tenth_reading_looks_at_held_out_images(step: int, session: Session) -> None:
+def test_every_tenth_log_line_scores_held_out_images(step: int, session: Open) -> None:
     run = session(log_every=2)
     picture = torch.ones(1, 3, 2, 2)
     # D scores the means: of reals 2, of fakes 1, of held-out images 1.75, a quarter of the way
     batch = toy.make_batch(torch.cat([1.9 * picture, 2.1 * picture]), torch.cat(2 * [picture]))
-    batch.fake(run.state.nets)
-    run.feed.held_out = (1.75 * picture,)  # type: ignore[attr-defined]
+    batch.generate(run.state.nets)
+    feed_of(run).unseen = (1.75 * picture,)
     run.state.step = step
-    reading = run.look(batch, True)
-    assert reading.gap == (pytest.approx(0.25) if step % 20 == 0 else None)
+    seen = toy.readings_of(run)
+    run.log(batch)
+    assert seen[0].gap == (pytest.approx(0.25) if step % 20 == 0 else None)
 
 
-def test_losses_that_are_no_numbers_are_read_as_that(session: Session) -> None:
+def test_a_batch_of_one_has_no_diversity_and_no_gap(session: Open) -> None:
+    state, picture = session().state, torch.ones(1, 3, 2, 2)
+    batch = toy.make_batch(2 * picture, picture)
+    loop.train_step(state, batch)
+    feed = toy.ToyFeed()
+    feed.unseen = (1.75 * picture,)
+    reading = loop.take_reading(state, batch, feed, True)
+    assert (reading.diversity, reading.gap) == (None, None)
+    assert reading.gradient == pytest.approx(1.0)
+
+
+def test_losses_that_are_no_numbers_are_read_as_that(session: Open) -> None:
     run = session()
     run.state.meters.add({"loss_d": torch.tensor(math.inf), "pair_auc": torch.tensor(0.5)})
     seen = toy.readings_of(run)
@@ -324,7 +369,7 @@ def test_losses_that_are_no_numbers_are_read_as_that(session: Session) -> None:
     assert (seen[0].finite, seen[0].diversity, seen[0].pair_auc) == (False, None, None)
 
 
-def rescued_to(run: loop.Run, top: Path, best_step: int) -> tuple[float, int]:
+def rescued_to(run: loop.Session, top: Path, best_step: int) -> tuple[float, int]:
     """G's weight and the step after an alarm at step 8, by a run that saved at 2 and 4.
 
     G is 10 in the best state, 2 and 4 in the others, 8 when it goes wrong.
@@ -342,27 +387,27 @@ def rescued_to(run: loop.Run, top: Path, best_step: int) -> tuple[float, int]:
 
 
 def test_an_alarm_goes_back_to_the_best_state_at_half_the_rates(
-    session: Session, tmp_path: Path
+    session: Open, tmp_path: Path
 ) -> None:
     run = session()
-    run.state.monitor.raised = ["collapse"]
+    run.state.monitor.active = ["collapse"]
     assert rescued_to(run, tmp_path, best_step=6) == (10.0, 8)  # images count on
     assert run.state.rescues == 1
     run.state.set_rates(0.0)
     assert run.state.opt_g.param_groups[0]["lr"] == pytest.approx(0.05)
-    assert run.state.monitor.raised == []
+    assert run.state.monitor.active == []
     [event] = log_of(tmp_path, "rescue")
     assert (event["step"], event["kind"], event["rates"]) == (8, "collapse", 0.5)
     assert Path(event["state"]).name == "best.pth"
 
 
-def test_a_best_state_that_is_to_come_is_not_gone_back_to(session: Session, tmp_path: Path) -> None:
+def test_a_best_state_that_is_to_come_is_not_gone_back_to(session: Open, tmp_path: Path) -> None:
     run = session()
     assert rescued_to(run, tmp_path, best_step=9) == (4.0, 8)
 
 
-def test_an_alarm_is_only_told_where_rescues_are_not_wanted(
-    session: Session, tmp_path: Path
+def test_an_alarm_is_only_logged_where_rescues_are_not_wanted(
+    session: Open, tmp_path: Path
 ) -> None:
     run = session(rescue=False)
     assert rescued_to(run, tmp_path, best_step=6) == (8.0, 8)
@@ -371,7 +416,7 @@ def test_an_alarm_is_only_told_where_rescues_are_not_wanted(
     assert (event["kind"], event["line"]) == ("collapse", "collapse: by hand")
 
 
-def test_an_alarm_that_asks_for_no_rescue_gets_none(session: Session, tmp_path: Path) -> None:
+def test_an_alarm_that_asks_for_no_rescue_gets_none(session: Open, tmp_path: Path) -> None:
     run = session()
     checkpoint.save(tmp_path / "c" / "best.pth", run.state.state_dict())
     set_weight(run.state.nets.G, 8.0)
@@ -380,7 +425,7 @@ def test_an_alarm_that_asks_for_no_rescue_gets_none(session: Session, tmp_path: 
     assert (weight(run.state.nets.G), run.state.rescues) == (8.0, 0)
 
 
-def test_there_are_three_rescues(session: Session, tmp_path: Path) -> None:
+def test_there_are_three_rescues(session: Open, tmp_path: Path) -> None:
     run = session()
     checkpoint.save(tmp_path / "c" / "best.pth", run.state.state_dict())
     lr = []
@@ -394,27 +439,27 @@ def test_there_are_three_rescues(session: Session, tmp_path: Path) -> None:
         run.rescue(alarm("nan", True))
 
 
-def test_no_state_is_written_before_it_was_looked_at(tmp_path: Path) -> None:
-    # the third loss is no number; a log would be due at step 1,000, a save and a score at 3
-    for folder, more in (("end", {}), ("rescued", {"save_every": 1})):
-        top = tmp_path / folder
+def test_no_state_is_written_before_it_was_checked(tmp_path: Path) -> None:
+    # the third loss is NaN; a log line would be due at step 1,000, a save and a score at 3
+    for save_every in (1, 10):
+        top = tmp_path / str(save_every)
         with pytest.raises(Refused, match="no longer numbers"):
             fit(
-                top, poisoned(3), {"score": score_of([])}, max_images=60, eval_every=60,
-                log_every=1000, **more,
+                top, poisoned(3), score=score_of([]), max_images=60, eval_every=60,
+                log_every=1000, save_every=save_every,
             )  # fmt: skip
         assert not list((top / "c").glob("*.pth"))
 
 
-def test_no_state_is_scored_before_it_was_looked_at(tmp_path: Path) -> None:
+def test_no_state_is_scored_before_it_was_checked(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="no longer numbers"):
-        fit(tmp_path, poisoned(3), {"score": score_of([])}, eval_every=60, log_every=1000)
+        fit(tmp_path, poisoned(3), score=score_of([]), eval_every=60, log_every=1000)
     assert not list((tmp_path / "c").glob("*.pth"))
 
 
 def test_a_run_that_was_rescued_trains_on(tmp_path: Path) -> None:
     done = fit(
-        tmp_path, poisoned(3), {"score": score_of([0.5, 0.4])}, max_images=80, eval_every=40,
+        tmp_path, poisoned(3), score=score_of([0.5, 0.4]), max_images=80, eval_every=40,
         log_every=1,
     )  # fmt: skip
     saved = checkpoint.load(done.state)
@@ -428,22 +473,22 @@ def test_a_signal_saves_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
         signal.raise_signal(signal.SIGTERM)
         return {"score": 0.5}
 
-    done = fit(tmp_path, more={"score": score}, eval_every=60)
+    done = fit(tmp_path, score=score, eval_every=60)
     assert (done.signal, done.images, done.epoch) == (signal.SIGTERM, 60, 1)
     saved = checkpoint.load(done.state)
     assert saved["step"] == 3
     whole = fit(tmp_path / "whole", max_images=100)
-    again = fit(tmp_path, more={"saved": saved}, max_images=100)
+    again = fit(tmp_path, saved=saved, max_images=100)
     nets = [checkpoint.load(run.state)["nets"]["G"]["weight"] for run in (whole, again)]
     assert torch.equal(*nets)
     assert [run.images for run in (whole, again)] == [100, 100]
 
 
-def test_a_run_is_started_and_ended_in_its_log(tmp_path: Path) -> None:
-    first = fit(tmp_path, more={"events": [{"event": "start"}]}, max_images=20)
+def test_the_start_of_a_run_is_on_disk(tmp_path: Path) -> None:
+    first = fit(tmp_path, events=[{"event": "start"}], max_images=20)
     assert [line["step"] for line in log_of(tmp_path, "start")] == [0]
     config = json.loads((tmp_path / "c" / "config.json").read_text())
     assert (config["max_images"], config["lr1"]) == (20, 0.1)
-    train_steps(state := toy.make_state(), 1)
-    state.load_state_dict(checkpoint.load(first.state))
+    state = toy.make_state()
+    loop.resume(state, checkpoint.load(first.state), toy.ToyData(), toy.folders(tmp_path))  # type: ignore[arg-type]
     assert (state.step, weight(state.nets.G)) == (1, pytest.approx(0.9))

@@ -1,4 +1,4 @@
-"""The state of a run by hand: who is updated by what, the average, the learning rates, Ctrl-C."""
+"""The state of a run by hand: updates, the average, the learning rates; and Ctrl-C."""
 
 import dataclasses
 import os
@@ -9,26 +9,18 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from toy import (
-    TOY,
-    average,
-    knobs,
-    make_nets,
-    make_state,
-    set_weight,
-    train_steps,
-    weight,
-)
+from toy import TOY, average, make_nets, make_state, set_weight, train_steps, weight
 
 import models
 from config import Config
 from gan import checkpoint
-from gan.budget import Budget, Stop
 from gan.losses import clip_weights
-from gan.state import Ema
+from gan.sample import Inputs
+from gan.schedule import Stop, critic_first
+from gan.state import Ema, State
 
 
-def rates(state: Any) -> tuple[float, float]:
+def rates(state: State) -> tuple[float, float]:
     """The learning rates of G and of D."""
     return state.opt_g.param_groups[0]["lr"], state.opt_d.param_groups[0]["lr"]
 
@@ -39,7 +31,7 @@ def clipped_after_each(steps: int, **more: Any) -> list[float]:
     state = make_state(family, clip=0.5, **more)
     found = []
     for _ in range(steps):
-        train_steps(state, 1, family)
+        train_steps(state, 1)
         found.append(weight(state.nets.D))
         set_weight(state.nets.D, 7.0)
     return found
@@ -87,14 +79,13 @@ def test_d_is_clipped_after_each_of_its_updates() -> None:
     assert clipped_after_each(3, d_every=2) == [0.5, 7.0, 0.5]
 
 
-def test_g_waits_for_d_at_first() -> None:
-    state = make_state(d_lead=30, g_every=5)
-    due = []
-    for step in range(51):
-        state.step = step
-        if state.g_due:
-            due.append(step)
-    assert due == [0, 25, 30, 35, 40, 45, 50]
+def test_the_family_says_who_is_updated() -> None:
+    # G in steps 0, 25, 30 and 35 of a critic; in every fifth of another game
+    for updates, moves in ((critic_first, 4), (TOY.updates, 8)):
+        state = make_state(dataclasses.replace(TOY, updates=updates), d_lead=30, g_every=5)
+        train_steps(state, 36)
+        assert weight(state.nets.G) == pytest.approx(1 - 0.1 * moves)
+        assert weight(state.nets.D) == pytest.approx(1 - 0.01 * 36)
 
 
 # --- the average ---------------------------------------------------------------------------------
@@ -123,7 +114,7 @@ def test_every_step_updates_the_average() -> None:
     assert weight(average(state)) == pytest.approx(0.25 * 0.9 + 0.25 * 0.8 + 0.5 * 0.7)
 
 
-def test_the_average_is_told_the_images_seen_and_the_batch() -> None:
+def test_the_average_depends_on_the_images_seen_and_the_batch() -> None:
     state = make_state(batch_size=10)
     state.step = 38  # the second update comes at 400 images: a half-life of 20, two batches
     train_steps(state, 2)
@@ -141,13 +132,13 @@ def test_a_loaded_average_goes_on() -> None:
     assert weight(average(state)) == pytest.approx((0.5 + 0.9) / 2)
 
 
-def test_what_is_drawn_with_is_the_average_or_without_one_g() -> None:
-    for with_average, drawn in ((True, 5.0), (False, 1.0)):
+def test_the_sampler_is_the_average_or_without_one_g() -> None:
+    for with_average, value in ((True, 5.0), (False, 1.0)):
         state = make_state(ema=with_average)
         if state.ema:
             set_weight(average(state), 5.0)
-        G = state.sampler(lambda first, count: torch.ones(count, 1))
-        assert weight(G) == drawn
+        G = state.sampler(lambda first, count: (torch.ones(count, 1),))
+        assert weight(G) == value
         assert not G.training
         set_weight(G, 9.0)  # a copy: the run's own are as they were
         assert weight(state.nets.G) == 1.0
@@ -166,13 +157,13 @@ class Normed(nn.Module):
 
 
 def test_batch_norm_of_the_average_is_measured_anew() -> None:
-    family = dataclasses.replace(TOY, build=lambda config: make_nets(Normed()))
+    family = dataclasses.replace(TOY, build=lambda config, classes: make_nets(Normed()))
     state = make_state(family)
     asked = []
 
-    def inputs(first: int, count: int) -> Tensor:
+    def inputs(first: int, count: int) -> Inputs:
         asked.append(count)
-        return torch.full((count, 1), 3.0)
+        return (torch.full((count, 1), 3.0),)
 
     norm = state.sampler(inputs).get_submodule("norm")
     assert isinstance(norm, nn.BatchNorm1d)
@@ -185,13 +176,13 @@ def test_batch_norm_of_the_average_is_measured_anew() -> None:
 @pytest.mark.parametrize("with_average", [True, False])
 def test_a_restored_g_is_the_average_if_there_is_one(with_average: bool, tmp_path: Path) -> None:
     config = Config(family="mlp-tiny", img_size=8, channels=1, nz=2)
-    nets = models.FAMILIES["mlp-tiny"].build(config)
+    nets = models.FAMILIES["mlp-tiny"].build(config, 0)
     raw = nets.G.state_dict()
     mean = {key: value + 1 for key, value in raw.items()}
     players = {"G": raw, "D": nets.D.state_dict()}
     saved = {"config": dataclasses.asdict(config), "nets": players, "ema": None}
     checkpoint.save(tmp_path / "s.pth", {**saved, "ema": mean} if with_average else saved)
-    restored, _ = models.restore(tmp_path / "s.pth")
+    restored, _, _ = models.restore(tmp_path / "s.pth")
     for key, value in (mean if with_average else raw).items():
         assert torch.equal(restored.G.state_dict()[key], value)
     for key, value in nets.D.state_dict().items():
@@ -236,33 +227,21 @@ def test_what_is_saved_is_loaded() -> None:
     first, second = make_state(), make_state()
     train_steps(first, 2)
     first.seconds, first.rescues, first.best = 42.0, 2, 0.3
-    first.monitor.peak = 0.9
+    first.monitor.peak_diversity = 0.9
     second.load_state_dict(first.state_dict())
     assert (second.step, second.seconds, second.rescues, second.best) == (2, 42.0, 2, 0.3)
     assert (weight(second.nets.G), weight(second.nets.D)) == pytest.approx((0.8, 0.98))
     assert weight(average(second)) == pytest.approx(weight(average(first)))
-    assert second.monitor.peak == 0.9
+    assert second.monitor.peak_diversity == 0.9
     moments = second.opt_g.state_dict()["state"][0]
     assert moments["step"].item() == 2
 
 
-# --- budget and signals --------------------------------------------------------------------------
-
-
-def test_each_part_of_the_budget_counts() -> None:
-    parts = {"max_epoch": 0, "max_images": 0, "max_minutes": 0.0}
-    for more, images, seconds in (
-        ({"max_epoch": 2}, 200, 0.0),  # 10 steps of 20 images an epoch
-        ({"max_images": 400}, 200, 0.0),
-        ({"max_minutes": 2.0}, 0, 60.0),
-        ({"max_epoch": 9, "max_images": 400}, 200, 0.0),
-    ):
-        budget = Budget(knobs(**{**parts, **more}), 10)
-        assert budget.fraction(images, seconds) == pytest.approx(0.5), more
+# --- signals --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_second_signal_acts_as_ever(
+def test_a_second_signal_acts_as_usual(
     number: signal.Signals, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(os, "isatty", lambda stream: False)  # this terminal stays open
