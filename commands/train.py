@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 class TrainOptions:
     """What `train` takes beside the settings of the run."""
 
-    resume: bool | str = option(False, "go on: the newest state of this run, or the file named")
+    resume: bool | str = option(
+        False, "go on from the newest state of this run, or from the file named"
+    )
     overwrite: bool = option(False, "replace the earlier run of this name")
     config: str = option("", "start from the settings in a saved config.json")
 
@@ -33,7 +35,7 @@ FLAGS = flags.CommandFlags(
     settings=tuple(FIELDS),
     usage="train [--data-path=FOLDER_OR_ZIP] [--max-minutes=60] [--gpu=True] ...\ntrain --resume",
     notes=(
-        "Defaults are those of the family; `train --family=dcgan --help` has another one's, and",
+        "Each family has its own defaults; `train --family=dcgan --help` shows those of dcgan, and",
         "leaves out the flags that it has no use for.",
     ),
 )
@@ -46,7 +48,7 @@ class Start:
     config: Config
     saved: "SavedState | None"  # the state to go on from
     events: list[dict[str, object]]  # what the log says first
-    choose_precision: bool = True  # or else it is that of the saved state
+    choose_precision: bool = True  # else that of the saved state is kept
 
 
 def plan_start(request: flags.Request[TrainOptions]) -> Start:
@@ -80,7 +82,7 @@ def _plan_resume(resume: bool | str, request: flags.Request[TrainOptions]) -> St
     config = runs.merge_layers(own, given)
     runs.check_branch(path, saved["step"], config)
     if "lr1" in changed or "lr2" in changed:
-        saved["rescues"] = 0  # rates that were chosen are not halved
+        saved["rescues"] = 0  # rates that were just chosen are not halved
     event: dict[str, object] = {"event": "resume", "state": str(path), "changed": changed}
     return Start(config, saved, [event], choose_precision="amp" in given)
 
@@ -95,8 +97,8 @@ def find_facts(config: Config, data: "Data", device: "torch.device") -> RunFacts
     names = tuple(getattr(data, "class_names", ()))
     if not names:
         raise Refused(
-            f"--conditional: no classes in {config.data_path or 'the avatars'}; it takes one "
-            "sub-folder a class, or IDX files with labels"
+            f"--conditional: no classes in {config.data_path or 'the avatars'}; it needs one "
+            "sub-folder per class, or IDX files with labels"
         )
     return RunFacts(names, exact)
 
@@ -109,12 +111,12 @@ def _resumed_facts(start: Start, new: RunFacts, device: "torch.device") -> RunFa
     saved = RunFacts.of_state(start.saved)
     if saved.class_names != new.class_names:
         classes = "/".join(saved.class_names)
-        raise Refused(f"--resume: the run has the classes {classes}, the data others")
+        raise Refused(f"--resume: the run has the classes {classes}, the data has others")
     if start.choose_precision:
         return new
     if saved.mixed_precision is not machine.has_bfloat16(device):
-        exact = "bfloat16" if saved.mixed_precision else "float32"
-        print(f"resume: on in {exact}, though this machine is faster in the other; --amp=auto")
+        exact, other = ("bfloat16", "float32")[:: 1 if saved.mixed_precision else -1]
+        print(f"resume: still in {exact}; this machine is faster in {other}: --amp=auto changes it")
     return saved
 
 
@@ -130,7 +132,7 @@ def new_state(config: Config, facts: RunFacts, device: "torch.device") -> "State
 
 
 def prepare(config: Config) -> "tuple[Data, State]":
-    """The data and the first state of a new run, everything that it needs being there."""
+    """Data and first state of a new run; raises Refused if anything that it needs is missing."""
     from gan import machine
 
     device = machine.pick_device(config.gpu)
@@ -176,23 +178,25 @@ def _train(start: Start) -> "Outcome":
     facts = find_facts(config, data, device)
     if start.saved is not None:
         facts = _resumed_facts(start, facts, device)
-    exact = "bfloat16" if facts.mixed_precision else "float32"
+    if start.saved is None:
+        state = new_state(config, facts, device)
+    else:
+        state = State(runs.family_of(config), config, facts, device)
+        loop.resume(state, start.saved, data, folders_of(config))
+    say_start(state)
     with runs.lock_run(config):
         if start.saved is None:
-            state = new_state(config, facts, device)
-            say_start(config, device, exact)
             state = _clear_earlier_run(state, data)
-        else:
-            state = State(runs.family_of(config), config, facts, device)
-            say_start(config, device, exact)
-            loop.resume(state, start.saved, data, folders_of(config))
         score = state.family.task.scorer(config, data, device)
         return loop.fit(state, data, folders_of(config), score=score, events=start.events)
 
 
-def say_start(config: Config, device: "torch.device", exact: str) -> None:
+def say_start(state: "State") -> None:
+    config = state.config
+    exact = "bfloat16" if state.facts.mixed_precision else "float32"
     print(
-        f"train: {config.family} {config.img_size} px on {device}, {exact}; Ctrl-C saves and stops"
+        f"train: {config.family} {config.img_size} px on {state.device}, {exact}; "
+        "Ctrl-C saves and stops"
     )
 
 

@@ -1,15 +1,16 @@
-"""Flags: what is read, what is refused, and what the refusal says."""
+"""Settings of a run: their types and ranges, the order of authority, config.json."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-import usage
 
-import config as knobs
-from config import Config, coerce, read_file, read_flags, resolve
+import config
+from config import FIELDS, Config, RunFacts, flag, parse, read_config, resolve, write_config
 from gan.errors import Refused
+
+NO_FACTS = RunFacts()
 
 
 @pytest.mark.parametrize(
@@ -25,13 +26,11 @@ from gan.errors import Refused
         ("name", "001", "001"),  # a word stays the word it is
         ("data_path", "1e3", "1e3"),
         ("seed", str(2**60 + 1), 2**60 + 1),
-        ("resume", "True", True),
-        ("resume", "a/state_1.pth", "a/state_1.pth"),
         ("channels", "1", 1),
     ],
 )
 def test_values_are_read_by_type(name: str, text: str, value: Any) -> None:
-    read = coerce(name, text)
+    read = parse(FIELDS[name], text)
     assert read == value
     assert type(read) is type(value)
 
@@ -53,39 +52,11 @@ def test_values_are_read_by_type(name: str, text: str, value: Any) -> None:
         ("d_every", "0"),
         ("flip", "maybe"),
         ("seed", "-1"),
-        ("gen_std", "-1"),
     ],
 )
 def test_wrong_values_are_refused_by_name(name: str, text: str) -> None:
-    with pytest.raises(Refused, match=f"^{knobs.flag(name)}={text}: "):
-        coerce(name, text)
-
-
-@pytest.mark.parametrize(
-    ("stray", "options", "says"),
-    [
-        ([], {"batchsize": "3"}, "--batch-size"),
-        ([], {"lr": "3"}, "--lr"),
-        ([], {"gen_num": "3"}, "belongs to generate"),
-        (["lr1"], {}, "did you mean --lr1"),
-        (["foo"], {}, "foo: a stray word"),
-        ([], {"img_size": "64", "image_size": "96"}, "given twice"),
-        ([], {"nolr1": "True"}, "not a switch"),
-        ([], {"nogpu": "3"}, "--gpu=no3"),
-        ([], {"name": "../x"}, "--name=../x"),
-        ([], {"name": ".."}, "--name=.."),
-    ],
-)
-def test_wrong_flags_are_refused(stray: list[str], options: dict[str, str], says: str) -> None:
-    with pytest.raises(Refused) as refusal:
-        read_flags("train", stray, options)
-    assert says in str(refusal.value)
-
-
-def test_switches_and_aliases() -> None:
-    assert read_flags("train", [], {"nogpu": "True"}) == {"gpu": False}
-    assert read_flags("train", [], {"gpu": "True"}) == {"gpu": True}
-    assert read_flags("train", [], {"image_size": "64"}) == {"img_size": 64}
+    with pytest.raises(Refused, match=f"^{flag(name)}={text}: "):
+        parse(FIELDS[name], text)
 
 
 def test_authority_is_default_family_file_flag() -> None:
@@ -103,43 +74,32 @@ def test_a_budget_that_is_given_replaces_the_default_one() -> None:
         resolve({"max_epoch": 0})
 
 
-def test_more_faces_than_candidates() -> None:
+def test_only_the_logistic_loss_has_labels() -> None:
     with pytest.raises(Refused, match="--fake-label=1: only the logistic loss has labels"):
         resolve({"fake_label": 1, "loss": "hinge"})
-    with pytest.raises(Refused, match="--gen-search-num=65 or more"):
-        resolve({"gen_num": 65, "gen_search_num": 64})
 
 
 def test_what_may_change_in_mid_run() -> None:
     saved = vars(Config())
-    assert knobs.changes(saved, {"lr2": 5e-5, "lr1": 4e-4}) == {"lr2": [4e-4, 5e-5]}
+    assert config.changes(saved, {"lr2": 5e-5, "lr1": 4e-4}) == {"lr2": [4e-4, 5e-5]}
     for name, value in (("img_size", 64), ("ngf", 8), ("batch_size", 8), ("family", "x")):
-        with pytest.raises(Refused, match=f"^{knobs.flag(name)}={value}: .*cannot change"):
-            knobs.changes(saved, {name: value})
+        with pytest.raises(Refused, match=f"^{flag(name)}={value}: .*cannot change"):
+            config.changes(saved, {name: value})
 
 
-def test_every_knob_has_a_line_of_help_and_a_command() -> None:
-    tables = "".join(
-        map(usage.help_table, ("train", "generate", "evaluate", "translate", "export", "compare"))
-    )
-    for name, field in knobs.FIELDS.items():
-        assert (f"  {knobs.flag(name)} " in tables) == bool(field.metadata["used"])
-    for name, field in knobs.FIELDS.items():
-        default = field.default
-        if default != "" and not isinstance(default, bool) and field.type is not str:
-            assert coerce(name, str(default)) == default
+def test_every_default_is_a_value_that_is_taken() -> None:
+    for name, field in FIELDS.items():
+        if field.default != "" and not isinstance(field.default, bool) and field.type is not str:
+            assert parse(field, str(field.default)) == field.default, name
 
 
 def test_a_config_file_makes_the_round_trip_and_is_checked(tmp_path: Path) -> None:
     path = tmp_path / "run.json"
-    config = Config(lr1=1e-3, gpu=False, name="x", max_minutes=1.5)
-    config.save(path)
-    assert Config(**knobs.read_file(str(path))) == config
-    # orders are no part of a run: its config never makes another one overwrite
-    Config(overwrite=True, resume=True).save(path)
-    assert "overwrite" not in path.read_text()
-    path.write_text(json.dumps({"overwrite": True, "resume": True}))
-    assert knobs.read_file(str(path)) == {}
+    run = Config(lr1=1e-3, gpu=False, name="x", max_minutes=1.5)
+    write_config(run, RunFacts(("cat", "dog")), path)
+    settings, classes = read_config(str(path))
+    assert Config(**settings) == run  # type: ignore[arg-type]
+    assert classes == ("cat", "dog")
     for text, says in (
         ("{", "not JSON"),
         ("[]", "not a table"),
@@ -148,16 +108,30 @@ def test_a_config_file_makes_the_round_trip_and_is_checked(tmp_path: Path) -> No
     ):
         path.write_text(text)
         with pytest.raises(Refused, match=says):
-            knobs.read_file(str(path))
+            read_config(str(path))
     with pytest.raises(Refused, match="No such file"):
-        knobs.read_file(str(tmp_path / "none.json"))
+        read_config(str(tmp_path / "none.json"))
+
+
+def test_a_config_of_before_holds_options_of_commands(tmp_path: Path) -> None:
+    """They are no part of a run: its config never makes another one overwrite."""
+    path = tmp_path / "run.json"
+    before = {"lr1": 1e-3, "gen_num": 3, "rank": "ratio", "overwrite": True, "classes": "1/2"}
+    path.write_text(json.dumps(before))
+    assert read_config(str(path)) == ({"lr1": 1e-3}, ("1", "2"))
+
+
+def test_facts_of_a_state_and_of_one_of_before() -> None:
+    facts = {"class_names": ["a", "b"], "mixed_precision": True}
+    assert RunFacts.of_state({"facts": facts, "config": {}}) == RunFacts(("a", "b"), True)
+    before = {"config": {"classes": "a/b", "amp": True}}
+    assert RunFacts.of_state(before) == RunFacts(("a", "b"), True)
+    assert RunFacts.of_state({"config": {"classes": "", "amp": False}}) == NO_FACTS
 
 
 def test_a_tilde_is_home_and_a_bad_file_is_named(tmp_path: Path) -> None:
-    assert coerce("gen_img", "~/x.png") == str(Path.home() / "x.png")
-    flags = read_flags("train", [], {"config": "~/c.json"})
-    assert flags == {"config": str(Path.home() / "c.json")}
+    assert parse(FIELDS["data_path"], "~/x") == str(Path.home() / "x")
     path = tmp_path / "c.json"
     path.write_text('{"seed": "abc"}')
     with pytest.raises(Refused, match=r"^--config=.*c\.json: --seed=abc: wants a whole number"):
-        read_file(str(path))
+        read_config(str(path))
