@@ -23,9 +23,9 @@ T = TypeVar("T")
 BUDGET = ("max_epoch", "max_images", "max_minutes")
 # what does not change the result of a run
 OPERATIONAL = ("name", "gpu", "num_workers", "save_every", "save_minutes")
-# what the nets of a run were built with: a later command may repeat it, and nothing else
+# what the nets of a run were built with: later commands may repeat these, not change them
 OF_NETS = ("family", "img_size", "channels", "channels_a", "channels_b", "nz", "ngf", "ndf")
-# options of commands that config.json files of earlier versions hold beside the run's settings
+# options of commands, which config.json files of earlier versions hold too
 FORMER = (
     "best", "diverse", "fake_path", "features", "file", "gen_dir", "gen_img", "gen_index",
     "gen_mean", "gen_num", "gen_search_num", "gen_std", "input", "label", "output", "overwrite",
@@ -73,7 +73,7 @@ class Config:
     )
     seed: int = option(
         0,
-        "the run is a function of it, if its budget is in images or epochs",
+        "the same seed gives the same run, if the budget is in images or epochs",
         low=0,
         high=2**63 - 1,
         fixed="other noise",
@@ -89,7 +89,7 @@ class Config:
     )
     held_out: float = option(
         0.1,
-        "share of images to score with, not to train on (0: none, else 28 or more, at most half)",
+        "share of images to score with, not to train on (0: none; else at least 28, at most half)",
         low=0,
         high=0.5,
         fixed="other data",
@@ -122,7 +122,7 @@ class Config:
     nz: int = option(64, "numbers in a noise vector", low=1, high=65536, fixed="other nets")
     noise: str = option(
         "normal",
-        "its distribution: normal(0, 1) or uniform(-1, 1)",
+        "distribution of the noise: normal(0, 1) or uniform(-1, 1)",
         choices=("normal", "uniform"),
         fixed="other noise",
     )
@@ -149,7 +149,9 @@ class Config:
         low=0,
         high=1,
     )
-    lr_fall: str = option("cosine", "how they fall: cosine or linear", choices=("cosine", "linear"))
+    lr_fall: str = option(
+        "cosine", "how the learning rates fall: cosine or linear", choices=("cosine", "linear")
+    )
     augment: float = option(
         0.8, "probability of each augmentation of the pictures D sees", low=0, high=0.95
     )
@@ -161,7 +163,9 @@ class Config:
         "update G on every n-th batch (5: five D updates, each on new images, to one of G)",
         low=1,
     )
-    d_lead: int = option(0, "first steps, in which G is updated on every 25th batch only", low=0)
+    d_lead: int = option(
+        0, "steps at the start in which G is updated only on every 25th batch", low=0
+    )
     fake_label: float = option(
         0.0, "label of fakes in D's logistic loss (1: a published mistake)", low=0, high=1
     )
@@ -178,7 +182,10 @@ class Config:
     )
     penalty: float = option(10.0, "weight of D's penalty: wgan-gp's, or R1 and R2's", low=0)
     penalty_every: int = option(
-        1, "D updates from one penalty to the next, which weighs as much more", low=1, high=10**6
+        1,
+        "updates of D per penalty, whose weight grows with it (lazy regularisation)",
+        low=1,
+        high=10**6,
     )
     clip: float = option(0.1, "wgan's bound on every weight of D", above=0)
     ema: bool = option(True, "draw with the moving average of G", fixed="it starts at step 0")
@@ -199,7 +206,7 @@ class Config:
     log_every: int = option(20, "steps from one log line to the next", low=1)
     eval_every: int = option(0, "images from one score to the next; 0: about 5 % of the run", low=0)
     rescue: bool = option(
-        True, "after NaN or collapse go back to the best state, at half the rates"
+        True, "after NaN or a collapse, go back to the best state at half the rates"
     )
 
     @property
@@ -222,7 +229,7 @@ class RunFacts:
 
     @classmethod
     def of_state(cls, state: Mapping[str, Any]) -> "RunFacts":
-        """The facts in a saved state; earlier versions kept them among the settings."""
+        """The facts in a saved state; earlier versions kept them with the settings."""
         if "facts" in state:
             facts = state["facts"]
             return cls(tuple(facts["class_names"]), bool(facts["mixed_precision"]))
@@ -355,7 +362,7 @@ def resolve(*layers: Mapping[str, Value]) -> Config:
 
 
 def difference(saved: Mapping[str, Value], wanted: Config) -> str:
-    """The first setting in which a run of settings `saved` is not the run `wanted`; "" if none."""
+    """The first setting in which a run saved as `saved` differs from `wanted`; "" if none."""
     for name, field in FIELDS.items():
         old, new = saved.get(name, field.default), getattr(wanted, name)
         if old != new and new != "auto" and name not in OPERATIONAL:

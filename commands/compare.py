@@ -1,4 +1,4 @@
-"""`compare`: a product of settings, trained run by run, and one page of them all."""
+"""`compare`: trains every combination of settings, and writes one page that compares them."""
 
 import shlex
 import sys
@@ -11,7 +11,7 @@ FLAGS = compare_plan.FLAGS
 
 
 def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
-    """Train a product of settings; see `python main.py compare --help`."""
+    """Train every combination of settings; see `python main.py compare --help`."""
     plan = compare_plan.plan(stray, words)
     path = flags.page_path(plan.options.report, "compare.html")
     from commands import compare_jobs

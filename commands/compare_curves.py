@@ -40,7 +40,7 @@ class Run:
     """A run to compare: its setting and seed, and where its log and previews are."""
 
     name: str
-    setting: str  # runs of one setting differ in the seed alone
+    setting: str  # runs of one setting differ only in the seed
     seed: int
     log: Path  # log.jsonl
     imgs: Path  # the folder of its previews
@@ -49,7 +49,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Event:
-    """An alarm or a rescue: after how many images and seconds of training, and what it said."""
+    """An alarm or a rescue: its message, and the images and seconds of training before it."""
 
     images: int
     seconds: float
@@ -59,7 +59,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Preview:
-    """A sheet of samples that was saved after so many images and seconds of training."""
+    """An image grid of samples, saved after this many images and seconds of training."""
 
     images: int
     seconds: float
@@ -95,7 +95,7 @@ def _is_finite(value: object) -> TypeGuard[float]:
 
 
 def read_run(run: Run) -> RunLog:
-    """Read the log of `run`, as far as it goes; a log that is not there is empty."""
+    """Read the log of `run`; a missing log is an empty one."""
     log = RunLog(run)
     for line in report.read_log(run.log):
         kind, images, seconds = (line.get(name) for name in ("event", "images", "seconds"))
@@ -149,7 +149,7 @@ def mean_curve(curves: Sequence[Curve]) -> Curve | None:
 
 
 def distinct_colours(count: int) -> list[Colour]:
-    """`count` colours that can be told from each other."""
+    """`count` colours that are easy to distinguish."""
     import matplotlib
 
     if count <= 10:
@@ -185,7 +185,7 @@ def _plot_setting(
 
 
 def _set_y_axis(axes: "Axes", name: str, values: Line) -> None:
-    """Set the range of y to what most values need; scores that fall 8-fold get a log scale."""
+    """Fit the y axis to nearly all values; scores that fall 8-fold get a log scale."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     low, high = np.quantile(values, [0.005, 0.995])

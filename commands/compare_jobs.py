@@ -1,4 +1,4 @@
-"""The jobs of a comparison: what each run still needs, done in a process of its own, one by one."""
+"""The jobs of a comparison: what is left of each run, trained one by one in child processes."""
 
 import contextlib
 import ctypes
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 MAIN = Path(__file__).resolve().parent.parent / "main.py"
 TRAIN = [sys.executable, str(MAIN), "train"]
 MIN_PREVIEWS = 4  # of each run
-PAGE_SECONDS = 60.0  # from one page of what there is to the next
-# scores on other data do not compare
+PAGE_SECONDS = 60.0  # between two updates of the page
+# settings of the data: scores on different data are not comparable
 OF_DATA = (
     "data_path", "img_size", "channels", "channels_a", "channels_b", "held_out", "direction",
 )  # fmt: skip
@@ -40,18 +40,18 @@ OF_DATA = (
 
 @dataclass
 class Job:
-    """A run of the comparison, and what is still to do for it."""
+    """A run of the comparison, and what is left to do for it."""
 
     run: PlannedRun
     config: Config
-    words: list[str]  # what to call `train` with; none: it is finished
+    words: list[str]  # arguments for `train`; empty if the run is finished
     todo: str
-    seconds: float = 0.0  # of training that it has behind it
+    seconds: float = 0.0  # of training so far
     state: str = "to do"
 
 
 def enough_previews(config: Config, given: Settings, images: int) -> Settings:
-    """The settings that make a run of `config` save often enough, where `given` leave them open."""
+    """Settings with which a run of `config` has MIN_PREVIEWS, unless `given` already says when."""
     if "save_every" in given or "save_minutes" in given:
         return {}
     per_epoch = images // config.batch_size * config.batch_size
@@ -60,7 +60,8 @@ def enough_previews(config: Config, given: Settings, images: int) -> Settings:
     found: Settings = {}
     if epochs:
         found["save_every"] = min(config.save_every, max(1, int(epochs / MIN_PREVIEWS)))
-    if config.max_minutes:  # twice as many: the runs' points are equal in images, not in minutes
+    # twice as many: previews are compared at equal images, not at equal minutes
+    if config.max_minutes:
         found["save_minutes"] = min(config.save_minutes, config.max_minutes / (2 * MIN_PREVIEWS))
     return found
 
@@ -74,12 +75,12 @@ def newest_state(folder: Path) -> "SavedState | None":
 
 
 def saved_settings(state: "SavedState") -> Mapping[str, Value]:
-    """What the run of a state is, its precision as it was chosen."""
+    """The settings of a saved run, with the precision that it really has."""
     return {**state["config"], "amp": RunFacts.of_state(state).mixed_precision}
 
 
 def conflict(folder: Path, saved: "SavedState | None", config: Config, digest: str) -> str:
-    """Why what is in `folder` is not part of the run of `config`; "" if it is."""
+    """How the run in `folder` differs from the run of `config`; "" if it does not."""
     if saved is not None:
         other = "" if saved.get("data") == digest else "other images"
         return difference(saved_settings(saved), config) or other
@@ -90,7 +91,7 @@ def conflict(folder: Path, saved: "SavedState | None", config: Config, digest: s
 
 
 def plan_job(run: PlannedRun, config: Config, data: "Data", overwrite: bool) -> Job:
-    """What is to do for `run`, as its folder in checkpoints/ tells."""
+    """What is left to do for `run`, judging by its folder in checkpoints/."""
     folder = Path("checkpoints") / run.name
     start = run.words(enough_previews(config, run.given, len(data)))
     saved = newest_state(folder)
@@ -114,13 +115,13 @@ def plan_job(run: PlannedRun, config: Config, data: "Data", overwrite: bool) -> 
 
 
 def plan_jobs(plan: Plan) -> list[Job]:
-    """All that is to do, everything it needs being there; raises Refused if something is not."""
-    # mistakes before any work
+    """The jobs of all runs; raises Refused if anything that one of them needs is missing."""
+    # all configs first, so that a mistake is found before any work is done
     configs = {run.name: runs.new_config(run.given, run.config_file) for run in plan.runs}
     data: dict[str, Data] = {}
     said: set[str] = set()
     for run in plan.runs:
-        if run.setting not in data:  # its other seeds need nothing more
+        if run.setting not in data:  # other seeds use the same data
             with contextlib.redirect_stdout(io.StringIO()) as out:
                 data[run.setting], _ = train.prepare(configs[run.name])
             new = [line for line in out.getvalue().splitlines() if line not in said]
@@ -131,10 +132,10 @@ def plan_jobs(plan: Plan) -> list[Job]:
 
 
 class Children:
-    """Trainings in processes of their own. Within it a signal goes to the one that is running.
+    """Runs `train` in child processes. Within this context, signals go to the running child.
 
-    Each is the leader of a session: a Ctrl-C reaches it once, from here. The first one has it save
-    and stop, a second one stops it at once; `signal` keeps the number.
+    Each child leads a session of its own, so that a Ctrl-C reaches it once, from here. The first
+    signal makes it save and stop, the second stops it at once. `signal` is the number of the last.
     """
 
     def __init__(self) -> None:
@@ -158,7 +159,7 @@ class Children:
             signal.signal(number, handler)
 
     def train(self, words: Sequence[str]) -> str:
-        """Train; "" or, if that did not work out, the last line it wrote to stderr."""
+        """Run `train`; "" or, if it failed, why: its last line on stderr, or the signal."""
         process = subprocess.Popen(
             [*TRAIN, *words],
             stderr=subprocess.PIPE,
@@ -168,7 +169,7 @@ class Children:
             preexec_fn=stop_with_parent(),
         )
         self.running, last = process, ""
-        if self.signal:  # it came while the process was being made
+        if self.signal:  # one came while the process was being started
             process.send_signal(signal.SIGTERM)
         assert process.stderr
         with process:
@@ -184,13 +185,13 @@ class Children:
 
 
 def stop_with_parent() -> Callable[[], object] | None:
-    """What a child calls first: its parent killed, Linux sends it SIGTERM, at which it saves."""
+    """What a child calls first: if its parent is killed, Linux sends it SIGTERM, and it saves."""
     prctl = getattr(ctypes.CDLL(None), "prctl", None) if sys.platform == "linux" else None
     return functools.partial(prctl, 1, signal.SIGTERM) if prctl else None  # PR_SET_PDEATHSIG
 
 
 def announce(jobs: Sequence[Job]) -> None:
-    """Say what is about to happen."""
+    """Print what is about to be done."""
     settings = len({job.run.setting for job in jobs})
     todo = [job for job in jobs if job.words]
     text = f"{len(jobs)} runs, {settings} settings: {len(jobs) - len(todo)} finished before"
@@ -206,7 +207,7 @@ def announce(jobs: Sequence[Job]) -> None:
 def write_page(
     path: Path, jobs: Sequence[Job], name: str, command: str
 ) -> list[compare_page.SettingRow]:
-    """Write the page of what there is; the rows of its table."""
+    """Write the page of all runs so far; returns the rows of its table."""
     shown = [
         compare_curves.Run(
             job.run.name,
@@ -220,12 +221,12 @@ def write_page(
     ]
     notes = []
     if len({tuple(getattr(job.config, name) for name in OF_DATA) for job in jobs}) > 1:
-        notes.append("The settings differ in their data: their scores do not compare.")
+        notes.append("The settings differ in their data: their scores are not comparable.")
     return compare_page.write_comparison(path, shown, f"Comparison: {name}", command, notes)
 
 
 def check_page(path: Path) -> None:
-    """Raises Refused if the page cannot be written or the curves not be plotted."""
+    """Raises Refused if the page cannot be written or the curves cannot be plotted."""
     if importlib.util.find_spec("matplotlib") is None:
         raise Refused("compare plots with matplotlib: pip install -r requirements.txt")
     if path.is_dir() or (path.parent.exists() and not os.access(path.parent, os.W_OK)):
@@ -233,7 +234,7 @@ def check_page(path: Path) -> None:
 
 
 def train_jobs(jobs: Sequence[Job], children: Children, write: Callable[[], object]) -> None:
-    """Train what is not finished, one after the other; `write` the page now and then."""
+    """Train the unfinished runs one after the other; `write` the page every PAGE_SECONDS or so."""
     written = time.monotonic()
     for number, job in enumerate(jobs, 1):
         print(f"compare: [{number}/{len(jobs)}] {job.run.name}: {job.todo}", flush=True)
@@ -254,7 +255,7 @@ def train_jobs(jobs: Sequence[Job], children: Children, write: Callable[[], obje
 
 
 def run(plan: Plan, path: Path, command: str) -> int:
-    """Train what is not finished, write the page; returns the exit code."""
+    """Train the unfinished runs and write the page; returns the exit code."""
     check_page(path)
     jobs = plan_jobs(plan)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -154,7 +154,7 @@ def summarise(logs: Sequence[RunLog]) -> list[SettingRow]:
 
 
 def table_rows(rows: Iterable[SettingRow]) -> list[list[str]]:
-    """The texts of the table, a row for each setting, in the order of COLUMNS; no number is "-"."""
+    """The texts of the table, a row for each setting; "-" where there is no number."""
 
     def form(value: float | None, spec: str, scale: float = 1.0) -> str:
         return "-" if value is None else format(value / scale, spec)
@@ -198,7 +198,7 @@ def _preview_uri(path: Path) -> str | None:
             small.save(file, "JPEG", quality=88)
             data = file.getvalue()
         return pages.data_uri(data)
-    except (OSError, ValueError):  # one damaged file is no reason for no page
+    except (OSError, ValueError):  # one damaged file must not cost the page
         return None
 
 
@@ -209,7 +209,7 @@ def _format_time(images: float, seconds: float) -> str:
 def preview_points(logs: Sequence[RunLog]) -> list[int]:
     """Where previews are compared: SHARES of the images of the shortest finished run.
 
-    Without a finished run, of the shortest run that has begun; without one, there are no points.
+    If none is finished: of the shortest run that has begun. If none has begun: no points.
     """
     finished = [log.images for log in logs if log.run.state == FINISHED and log.images]
     shortest = min(finished or [log.images for log in logs if log.images], default=0)

@@ -1,6 +1,6 @@
-"""The runs of a comparison: the product of the values of all flags, and a name for each run.
+"""The runs of a comparison: every combination of the values of its flags, and a name for each.
 
-Only the standard library is imported here: a mistake is told at once.
+Only the standard library is imported here, so that a mistake is reported at once.
 """
 
 import hashlib
@@ -37,17 +37,17 @@ FLAGS = flags.CommandFlags(
     settings=tuple(FIELDS),
     usage="compare --g-every=1,5 --seeds=2 [--max-minutes=10] ...",
     notes=(
-        "Flags of `train` take several values, with commas between: --g-every=1,5 --lr1=1e-4,2e-4.",
-        "Each combination with each seed is a run of its own, NAME.lr1-0.0001.g-every-1.seed-0,",
-        "trained one after the other (NAME: compare). The same command again goes on where it was",
-        "stopped; what is finished is not trained again.",
+        "Flags of `train` take several values, separated by commas: --g-every=1,5 --lr1=1e-4,2e-4.",
+        "Each combination is trained with each seed, one after the other, as a run of its own,",
+        "NAME.lr1-0.0001.g-every-1.seed-0 (NAME is compare by default). The same command again",
+        "goes on where it stopped; finished runs are not trained again.",
     ),
 )
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run of a comparison: a setting, which is what differs from the others, and a seed."""
+    """One run of a comparison: a setting, by which it differs from others, and a seed."""
 
     name: str
     setting: str
@@ -56,7 +56,7 @@ class PlannedRun:
     config_file: str
 
     def words(self, more: Settings) -> list[str]:
-        """What to call `train` with."""
+        """The arguments for `train`."""
         file: Settings = {"config": self.config_file} if self.config_file else {}
         return [f"{flag(name)}={value}" for name, value in {**file, **self.given, **more}.items()]
 
@@ -67,11 +67,11 @@ class Plan:
 
     name: str
     options: CompareOptions
-    runs: list[PlannedRun]  # one seed of each setting, then the next seed
+    runs: list[PlannedRun]  # every setting with the first seed, then with the next
 
 
 def _name_part(value: object) -> str:
-    """`value` as part of a file name; a digest keeps two values apart that look alike in it."""
+    """`value` as part of a file name; a digest tells apart two values that would look alike."""
     text = str(value)
     part = re.sub(r"[^A-Za-z0-9._-]", "-", text)[-LONGEST_VALUE:]
     return part if part == text else f"{part}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
@@ -86,7 +86,7 @@ Requests = list[flags.Request[CompareOptions]]
 
 
 def _product(stray: Iterable[str], words: Mapping[str, str]) -> tuple[list[str], Requests]:
-    """The flags that have several values, and the product of all values: a request a setting."""
+    """The flags that have several values, and a request for each combination of values."""
     values = {given: _split_values(str(text)) for given, text in words.items()}
     first = {given: each[0] for given, each in values.items()}
     flags.read(FLAGS, stray, first)  # raises Refused for unknown flags
@@ -109,7 +109,7 @@ def _product(stray: Iterable[str], words: Mapping[str, str]) -> tuple[list[str],
 
 
 def value_of(request: flags.Request[CompareOptions], name: str) -> object:
-    """What was given of one flag, be it of the runs or of the comparison."""
+    """The value of one flag, whether it is of the runs or of the comparison."""
     return request.settings[name] if name in request.settings else getattr(request.options, name)
 
 

@@ -1,4 +1,4 @@
-"""`evaluate`: how good a run's pictures are, or those in a folder, as a table and a page."""
+"""`evaluate`: scores of a run's pictures, or of those in a folder, as a table and a page."""
 
 import sys
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ FLAGS = flags.CommandFlags(
     settings=(*flags.OF_DRAWING, "held_out", "num_workers"),
     usage="evaluate [--fake-path=FOLDER_OR_ZIP] ...",
 )
-# what `evaluate` takes beside --fake-path
+# the flags that go together with --fake-path
 OF_FOLDERS = (
     "fake_path", "data_path", "img_size", "channels", "held_out", "features", "report",
     "num_workers", "gpu",
@@ -65,9 +65,7 @@ def _evaluate_folder(request: flags.Request[EvaluateOptions]) -> "tuple[str, str
     options = request.options
     for other in request.given:
         if other not in OF_FOLDERS:
-            raise Refused(
-                f"{flag(other)}: --fake-path is scored, and no run; leave one of them out"
-            )
+            raise Refused(f"{flag(other)}: --fake-path is scored, not a run; leave one of them out")
     from gan import data, evaluation, machine, tasks
 
     config = resolve(request.settings)
@@ -85,7 +83,7 @@ def _evaluate_folder(request: flags.Request[EvaluateOptions]) -> "tuple[str, str
 
 
 def with_held_out(config: Config) -> Config:
-    """The same with some images held out to score with, if there are none."""
+    """The config, with the default share held out if it holds out nothing to score with."""
     return replace(config, held_out=config.held_out or Config.held_out)
 
 
@@ -99,7 +97,7 @@ def _evaluate_run(request: flags.Request[EvaluateOptions]) -> "tuple[str, str, E
     if held_out != config.held_out:
         raise Refused(
             f"--held-out={held_out}: the run was trained with {config.held_out}, and images that "
-            "it was trained on are no test of it; leave the flag out"
+            "it was trained on are no test of it; leave it out"
         )
     for other in ("features", "gen_num"):
         if other in request.given and other not in task.evaluate_options:
@@ -112,7 +110,7 @@ def _evaluate_run(request: flags.Request[EvaluateOptions]) -> "tuple[str, str, E
     device = machine.pick_device(config.gpu)
     data: Data = runs.open_data(with_held_out(config))
     if not config.held_out:
-        print("evaluate: this run trained on all its images, those that are held out now too")
+        print("evaluate: this run was trained on all its images, also on those held out now")
     if "data_path" not in request.given and runs.images_digest(run.source) not in (
         None,
         data.digest,

@@ -39,9 +39,9 @@ def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
     example = task.example(config, classes, back)
     saved = {**dataclasses.asdict(config), "classes": "/".join(run.facts.class_names)}
     difference = export.export(G, example, path, {"config": json.dumps(saved)})
-    print(f"export: {run.source} in {path}, the same pictures to {difference:.1g} of -1 to 1")
+    print(f"export: {run.source} -> {path}; pixels (-1 to 1) differ by {difference:.1g} at most")
     inputs = [
         f"{name} [N, {', '.join(map(str, part.shape[1:]))}]"
         for name, part in zip(task.inputs, example, strict=False)
     ]
-    print(f"export: from {' and '.join(inputs)} it draws -1 to 1")
+    print(f"export: input {' and '.join(inputs)}; output pictures in -1 to 1")

@@ -1,6 +1,6 @@
 """The words of the command line -> a command's own options and the settings of a run.
 
-Only the standard library is imported here, so that a mistake is told at once.
+Only the standard library is imported here, so that a mistake is reported at once.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from gan.errors import Refused
 Options = TypeVar("Options")
 ALIASES = {"image_size": "img_size", "rank": "rank_by", "h": "help"}
 SUGGESTED = ("image_size",)  # of the aliases: those that a hint may name
-# what `load_run` takes, beside what the command itself does with a run
+# flags of every command that loads a run
 OF_LOADED_RUNS = (
     "name", "family", "img_size", "channels", "nz", "ngf", "ndf", "batch_size", "netg_path",
 )  # fmt: skip
@@ -100,14 +100,14 @@ def read(
 
 def _check_settings(settings: Settings) -> None:
     if settings.get("data_path") == "":
-        raise Refused("--data-path=: empty; for the rendered avatars leave the flag out")
+        raise Refused("--data-path=: empty; leave the flag out to use the rendered avatars")
     name = str(settings.get("name", "x"))
     if not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
         raise Refused(f"--name={name}: letters, digits, '-', '_' and '.' only")
 
 
 def page_path(report: str, default: str) -> Path:
-    """Where `--report` writes its page; raises Refused for a name of another kind."""
+    """Where `--report` writes its page; raises Refused unless its name ends in .html."""
     if Path(report or default).suffix.lower() not in (".html", ".htm"):
         raise Refused(f"--report={report}: a name that ends in .html")
     return Path(report or default)

@@ -1,4 +1,4 @@
-"""`generate`: faces from noise, ranked; the grid, one file a face, and which face is which."""
+"""`generate`: faces from noise, best first: an image grid, one file per face, a list of them."""
 
 import json
 from collections.abc import Mapping
@@ -26,17 +26,17 @@ class GenerateOptions:
     gen_search_num: int = option(512, "candidates to draw and rank", low=1)
     rank_by: str = option(
         "",
-        "best by: realism, ratio, score (D's) or none; empty: realism, for bare weights score",
+        "rank by realism, ratio, score (D's) or none; empty: realism, or score for bare weights",
         choices=("", "realism", "ratio", "score", "none"),
     )
     diverse: bool = option(
-        False, "of the best, those least like each other; none that is nearly a training image"
+        False, "of the best, keep those that differ most, and no near-copies of training images"
     )
     gen_mean: float = option(0.0, "mean of the noise")
     gen_std: float = option(1.0, "standard deviation of the noise", above=0)
     label: str = option("", "class to draw, of a conditional run: its name or number")
-    gen_img: str = option("result.png", "file of the grid, best face first")
-    gen_dir: str = option("", "folder for one file a face")
+    gen_img: str = option("result.png", "image grid to write, best face first")
+    gen_dir: str = option("", "folder for one file per face")
     gen_index: str = option("", "draw these candidates again: 17 or 17,4,99")
 
 
@@ -49,7 +49,7 @@ FLAGS = flags.CommandFlags(
 
 
 def check_paths(options: GenerateOptions) -> None:
-    """Refuse a file or folder that could not be written, whatever is drawn."""
+    """Raise Refused for a file or folder that cannot be written, before anything is drawn."""
     from PIL import Image
 
     picture, folder = Path(options.gen_img), Path(options.gen_dir or ".")
@@ -62,7 +62,7 @@ def check_paths(options: GenerateOptions) -> None:
 
 
 def check_height(path: Path, height: int) -> None:
-    """Refuse a format that cannot hold a colour grid of `height` pixels."""
+    """Raise Refused for a format that cannot hold a colour picture of `height` pixels."""
     import io
 
     from PIL import Image
@@ -78,7 +78,7 @@ def check_height(path: Path, height: int) -> None:
 
 
 def check_counts(request: flags.Request[GenerateOptions]) -> list[int]:
-    """The indices that `--gen-index` names; raises Refused for numbers that contradict."""
+    """The indices that `--gen-index` names; raises Refused for flags that contradict each other."""
     options = request.options
     if not options.gen_index:
         if options.gen_num > options.gen_search_num:
@@ -104,16 +104,16 @@ def class_index(label: str, names: tuple[str, ...]) -> int | None:
     if label in names:
         return names.index(label)
     if not names:
-        raise Refused(f"--label={label}: this run is not conditional, it has no classes")
+        raise Refused(f"--label={label}: this run is not conditional and has no classes")
     if label.isdecimal() and int(label) < len(names):
         return int(label)
     raise Refused(f"--label={label}: no such class; there are {', '.join(names)}")
 
 
 def training_images(run: runs.LoadedRun, label: int | None) -> "Images":
-    """The run's images, those to train on of one class alone if there is a label.
+    """The run's images; if there is a label, only that class is left in `train`.
 
-    Raises Refused if they are gone, too few, or of other classes than the run's.
+    Raises Refused if they are gone, too few, or have other classes than the run.
     """
     from gan import metrics
     from gan.data import Images
@@ -124,7 +124,7 @@ def training_images(run: runs.LoadedRun, label: int | None) -> "Images":
     if label is not None and images.class_indices is not None:
         if images.class_names != run.facts.class_names:
             classes = "/".join(run.facts.class_names)
-            raise Refused(f"--label: the run has the classes {classes}, the data others")
+            raise Refused(f"--label: the run has the classes {classes}, the data has others")
         train = train[images.class_indices[train] == label]
     if len(train) < metrics.MIN_IMAGES:
         raise Refused(
@@ -163,7 +163,7 @@ def rank_faces(
     kind: str,
     device: "torch.device",
 ) -> "tuple[sample.Ranked, str]":
-    """The faces asked for, best first, and the ranker that it was in the end."""
+    """The faces asked for, best first, and the ranker that was used in the end."""
     from gan import features, ranking, sample
 
     options, config = request.options, run.config
@@ -180,7 +180,7 @@ def rank_faces(
         except Refused as error:
             if "rank_by" in request.given or options.diverse:
                 raise
-            print(f"generate: ranked by D's score, for the run's images cannot be used ({error})")
+            print(f"generate: ranked by D's score, since the run's images cannot be used ({error})")
             kind = "score"
     judge = make_judge(kind, run, images, source, device)
     size, keep = config.batch_size, len(indices) or options.gen_num
@@ -228,7 +228,7 @@ def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
 def write_faces(
     best: "sample.Ranked", options: GenerateOptions, run: runs.LoadedRun, kind: str
 ) -> None:
-    """The grid, one file a face if asked for, and the JSON that says which face is which."""
+    """Write the image grid, one file per face if asked for, and the JSON list of the faces."""
     from gan import ranking, sample
 
     path = Path(options.gen_img)

@@ -19,7 +19,7 @@ Weights go to checkpoints/, previews to imgs/, curves to runs/ (tensorboard --lo
 
 
 def flags_of(command: str) -> "CommandFlags[object]":
-    """What `commands/<command>.py` says that it takes."""
+    """The flags that `commands/<command>.py` declares."""
     found: CommandFlags[object] = importlib.import_module(f"commands.{command}").FLAGS
     return found
 
@@ -40,7 +40,7 @@ def help_table(
     defaults: Mapping[str, Value] = MappingProxyType({}),
     without: Collection[str] = (),
 ) -> str:
-    """The flags of a command, one a line, but for those `without`; `defaults` are a family's."""
+    """The flags of a command, one per line, except those `without`; `defaults` are a family's."""
     rows = [("flag", "type", "default", "meaning")]
     for name, field in spec.fields.items():
         if name in without:
@@ -59,7 +59,7 @@ def help_table(
 
 
 def help_of(command: str, families: list[str]) -> str:
-    """The flags of a command, as the last of the families named has them."""
+    """The flags of a command, with the defaults of the last family that is named."""
     spec = flags_of(command)
     if not families or "," in families[-1]:
         return help_table(spec)  # at once: no torch

@@ -47,7 +47,7 @@ def family_of(config: Config) -> "Family":
 
 
 def open_data(config: Config, *, to_train: bool = False) -> "Data":
-    """The run's data. To train there have to be enough of them for a batch."""
+    """The run's data; `to_train` refuses fewer images than one batch."""
     at_least = config.batch_size if to_train else 1
     data: Data = family_of(config).task.open_data(config, at_least)
     return data
@@ -110,7 +110,7 @@ def check_folders(config: Config) -> None:
 
 @contextlib.contextmanager
 def lock_run(config: Config) -> Iterator[None]:
-    """Within it no other training of this name starts; raises Refused if one is going on."""
+    """Within it no other training of this name can start; raises Refused if one is running."""
     folder = folder_of("checkpoints", config.name)
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as file:
@@ -126,7 +126,7 @@ def lock_run(config: Config) -> Iterator[None]:
 
 
 def check_branch(path: Path, step: int, config: Config) -> None:
-    """Refuse to go on from `path` in the folder of another run; say what going back gives up."""
+    """Refuse to go on from `path` in another run's folder; print what going back will delete."""
     from gan import checkpoint
 
     folder = folder_of("checkpoints", config.name)
@@ -141,9 +141,9 @@ def check_branch(path: Path, step: int, config: Config) -> None:
 
 
 def new_config(given: Settings, file: str = "") -> Config:
-    """The config of a new run: the settings in `file` lie below those that were given."""
+    """The config of a new run: the settings in `file`, overridden by those that were given."""
     saved = read_config(file)[0] if file else {}
-    saved.pop("name", None)  # or --overwrite would replace the run that the settings are of
+    saved.pop("name", None)  # else --overwrite would replace the run that the file is from
     config = merge_layers(saved, given)
     least = family_of(config).task.least_batch
     if config.batch_size < least:
@@ -155,7 +155,7 @@ def new_config(given: Settings, file: str = "") -> Config:
 
 
 def merge_layers(saved: Settings, given: Settings) -> Config:
-    """Defaults below the family's below the saved settings below those that were given."""
+    """The defaults, overridden by the family's, by saved settings and by given ones, in turn."""
     from models import FAMILIES, ONLY_SOME, find_family
 
     name = str(given.get("family", saved.get("family", Config.family)))
@@ -170,7 +170,7 @@ def merge_layers(saved: Settings, given: Settings) -> Config:
         if beta in given and config.optimizer == "rmsprop":
             raise Refused(f"--{beta}: rmsprop has no use for it; --optimizer=adam does")
     if given.get("identity") and config.channels_a != config.channels_b:
-        raise Refused("--identity: A and B have to have as many channels; leave it out")
+        raise Refused("--identity: A and B have different numbers of channels; leave it out")
     return config
 
 
@@ -210,7 +210,7 @@ class LoadedRun:
 
 
 def _command_of(folder: Path) -> str:
-    """The command that draws with the run in `folder`, by its config.json; "" if it tells none."""
+    """The command that draws with the run in `folder`; "" if its config.json cannot be read."""
     try:
         saved, _ = read_config(str(folder / "config.json"))
         return family_of(resolve(saved)).task.command
@@ -219,7 +219,7 @@ def _command_of(folder: Path) -> str:
 
 
 def _state_paths(given: Settings, best: bool, command: str) -> list[Path]:
-    """The states to load from, the first that can be read."""
+    """The states to try, in this order."""
     from gan import checkpoint
 
     top = folder_of("checkpoints", str(given.get("name", "")))
@@ -241,10 +241,10 @@ def _state_paths(given: Settings, best: bool, command: str) -> list[Path]:
 def load_run(
     given: Settings, *, best: bool = True, ranks: bool = False, command: str = ""
 ) -> LoadedRun:
-    """A run to draw with and, if it `ranks`, to rank with, its config below the settings given.
+    """A run to draw with and, if it `ranks`, to rank with; `given` overrides its config.
 
     Without a name it is the newest run; with `command`, the newest that this command draws with.
-    Raises Refused if there is none, or if a setting of its nets is given otherwise.
+    Raises Refused if there is none, or if `given` contradicts a setting that its nets depend on.
     """
     from models import restore
 
@@ -266,7 +266,7 @@ def load_run(
 
 
 def images_digest(source: str) -> str | None:
-    """The digest of the images that the state `source` was trained on, if it is one."""
+    """The digest of the images that the state `source` was trained on; None for bare weights."""
     from gan import checkpoint
 
     state = checkpoint.load(Path(source))
@@ -282,7 +282,7 @@ def _config_beside(given: Settings) -> tuple[Settings, tuple[str, ...]]:
 
 
 def _load_bare_weights(given: Settings, ranks: bool) -> LoadedRun:
-    """Nets from bare weights; their config is the one beside them, if any, below `given`."""
+    """Nets from bare weights; `given` overrides the config beside them, if there is one."""
     if not given.get("netg_path"):
         raise Refused("--netg-path: give the weights of G too")
     path = Path(str(given["netg_path"]))
@@ -304,8 +304,8 @@ def load_generator(
 ) -> "tuple[nn.Module, LoadedRun, bool]":
     """One generator of a run, the run, and whether it is the way back.
 
-    `--direction` asks for a way of a trained run; of bare weights alone it says what they do.
-    Raises Refused if the run has no generator for it.
+    `--direction` chooses between the generators of a run; of weights without a config it says which
+    way they go. Raises Refused if the run has no generator for it.
     """
     from gan.translation import ways
 

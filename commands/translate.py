@@ -1,4 +1,4 @@
-"""`translate`: each picture of a file, folder or zip through the generator of pictures."""
+"""`translate`: every picture of a file, folder or zip, translated by a trained generator."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import nn
 
-SMALLEST = 5  # pixels on a side: less is nothing after CycleGAN's two halvings
+SMALLEST = 5  # pixels on a side: of less, CycleGAN's two halvings leave nothing
 LARGEST = 4_000_000  # pixels of a picture that is translated at its own size
 
 
@@ -24,8 +24,8 @@ class TranslateOptions:
 
     best: bool = option(True, "draw with the best-scored state of the run, not the newest")
     input: str = option("", "picture, folder or zip to translate")
-    output: str = option("translated", "folder for the results, by their names")
-    resize: bool = option(False, "translate at the size trained at, and enlarge the result")
+    output: str = option("translated", "folder for the results, which keep the names")
+    resize: bool = option(False, "translate at the training size, then enlarge the result")
     side_by_side: str = option("", "HTML page of before and after to write")
 
 
@@ -39,7 +39,7 @@ FLAGS = flags.CommandFlags(
 
 @dataclass
 class Targets:
-    """Where results are written: by the names of the pictures, none over another or an input."""
+    """Where results are written: named as the pictures, never over each other or an input."""
 
     source: Path  # the input, resolved
     folder: Path
@@ -61,7 +61,7 @@ class Targets:
 def translate_picture(
     G: "nn.Module", picture: "Image.Image", size: int | None, device: "torch.device"
 ) -> "Image.Image":
-    """One picture through G, in its own size; with `size` at that size, and enlarged again."""
+    """One picture through G at its own size; with `size`, resized to that and back."""
     import numpy as np
     import torch
     from PIL import Image
@@ -90,7 +90,7 @@ def refusal_of(picture: "Image.Image", resize: bool) -> str:
 def _try_translation(
     G: "nn.Module", picture: "Image.Image | str", size: int | None, device: "torch.device"
 ) -> "Image.Image | str":
-    """The translated picture, or why there is none; of one that was not read, why not."""
+    """The translated picture, or why there is none; a `str` is why one could not be read."""
     from gan import machine
 
     if isinstance(picture, str):
