@@ -1,157 +1,256 @@
-"""The plan of the rooms: who may import whom."""
+"""Who may import whom, how large files and functions are, and that lists equal their tables."""
 
 import ast
+import re
+import subprocess
+import sys
+from collections.abc import Collection, Iterator
+from dataclasses import Field
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+import pytest
 
-MAY_IMPORT = {
-    "gan.errors": set(),
-    "gan.avatars": set(),
-    "gan.augment": set(),
-    "gan.budget": set(),
-    "gan.losses": {"gan.augment"},
-    "gan.checkpoint": {"gan.errors"},
-    "gan.split": set(),
-    "gan.translation": {"gan.errors"},
-    "gan.health": set(),
-    "gan.idx": {"gan.errors"},
-    "gan.data": {"gan.errors", "gan.avatars", "gan.idx", "gan.split"},
-    "gan.layout": {"gan.errors"},
-    "gan.machine": {"gan.errors"},
-    "gan.pairs": {"gan.data", "gan.errors", "gan.layout", "gan.split"},
-    "gan.features": {"gan.checkpoint", "gan.errors"},
-    "gan.metrics": {"gan.errors", "gan.features"},
-    "gan.sample": {"gan.checkpoint"},
-    "gan.report": {"gan.checkpoint"},
-    "gan.curves": {"gan.checkpoint", "gan.report"},
-    "gan.compare": {"gan.checkpoint", "gan.curves", "gan.report"},
-    "gan.export": {"gan.checkpoint", "gan.errors"},
-    "gan.ranking": {"gan.features", "gan.metrics", "gan.sample"},
-    "gan.state": {"gan.budget", "gan.health", "gan.report", "gan.sample"},
-    "gan.feed": {"gan.data", "gan.features", "gan.losses", "gan.pairs", "gan.sample"},
-    "gan.loop": {
-        "gan.budget",
-        "gan.feed",
-        "gan.pairs",
-        "gan.state",
-        "gan.checkpoint",
-        "gan.data",
-        "gan.errors",
-        "gan.health",
-        "gan.losses",
-        "gan.report",
-        "gan.sample",
+from commands.evaluate import EvaluateOptions
+from commands.generate import GenerateOptions
+from config import FIELDS
+from gan.features import FEATURES
+from gan.feed import NOISES
+from gan.losses import GAMES
+from gan.ranking import RANKERS
+from gan.state import OPTIMIZERS
+
+ROOT = Path(__file__).resolve().parent.parent
+MAX_LINES = 500
+MAX_FUNCTION_LINES = 60
+HEAVY = {"torch", "torchvision", "numpy", "matplotlib", "PIL", "fire"}
+
+# what the engine may take from config.py
+CONFIG_IN_GAN = {"Config", "RunFacts", "Value", "write_config"}
+# what a command may import of commands/; every command may import SHARED
+SHARED = {"commands.flags", "commands.runs"}
+OF_COMMANDS = {
+    "commands.compare": {"commands.compare_plan", "commands.compare_jobs"},
+    "commands.compare_plan": set(),
+    "commands.compare_jobs": {
+        "commands.compare_plan",
+        "commands.compare_curves",
+        "commands.compare_page",
+        "commands.train",  # each run is prepared before the first one starts
     },
-    "config": {"gan.errors"},
-    "models": {"config", "gan.checkpoint", "gan.errors", "gan.losses", "gan.translation"},
-    "runs": {"config", "gan.checkpoint", "gan.data", "gan.errors", "gan.pairs", "models"},
-    "pictures": {
-        "config",
-        "gan.errors",
-        "gan.features",
-        "gan.feed",
-        "gan.machine",
-        "gan.metrics",
-        "gan.pairs",
-        "gan.report",
-        "gan.sample",
-        "runs",
-    },
-    "faces": {
-        "config",
-        "gan.data",
-        "gan.errors",
-        "gan.features",
-        "gan.machine",
-        "gan.ranking",
-        "gan.sample",
-        "runs",
-    },
-    "grid": {"config", "gan.errors"},
-    "usage": {"config", "models"},
-    "cells": {
-        "config",
-        "gan.budget",
-        "gan.checkpoint",
-        "gan.compare",
-        "gan.curves",
-        "gan.errors",
-        "grid",
-        "runs",
-    },
-    "main": {
-        "cells",
-        "config",
-        "faces",
-        "grid",
-        "pictures",
-        "runs",
-        "usage",
-        "gan.checkpoint",
-        "gan.data",
-        "gan.errors",
-        "gan.export",
-        "gan.features",
-        "gan.loop",
-        "gan.machine",
-        "gan.metrics",
-        "gan.report",
-        "gan.sample",
-        "models",
-    },
+    "commands.compare_page": {"commands.compare_curves"},
+}
+# `compare` imports these when it starts to train
+STARTS_LATER = {"commands.compare_jobs", "commands.compare_curves", "commands.compare_page"}
+# the processes that decode import these
+WITHOUT_TORCH = {
+    "gan.data", "gan.pairs", "gan.layout", "gan.cache", "gan.readers", "gan.split",
+    "gan.avatars", "gan.idx", "gan.errors",
+}  # fmt: skip
+ANY = {  # where a type of the standard library or of a file is Any
+    "config": "dataclasses.Field is generic in a type that differs from setting to setting",
+    "commands.flags": "the same",
+    "gan.checkpoint": "a file holds tensors, numbers, strings and containers of them",
+    "gan.state": "a saved state is such a file",
+    "gan.health": "the fields of a reading, as a saved state has them",
+    "gan.report": "a line of the log is JSON",
+    "gan.pages": "the scores of an evaluation are JSON",
+    "gan.export": "torch.onnx.export has no type",
+    "gan.tasks": "a row's own functions alone know which data it opens",
 }
 
 
-def room_name(path: Path) -> str:
+def name_of(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
-ROOMS = {
-    room_name(path): path
-    for path in [*ROOT.glob("*.py"), *(ROOT / "gan").glob("*.py")]
+FILES = {
+    name_of(path): path
+    for folder in (ROOT, ROOT / "commands", ROOT / "gan")
+    for path in sorted(folder.glob("*.py"))
     if path.name != "__init__.py"
 }
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
 
 
-def imports(path: Path, top_only: bool = False) -> set[str]:
-    """Names of the modules that the file imports, anywhere in it."""
+def imported(nodes: Iterator[ast.AST]) -> set[str]:
+    """What these import: `from a import b` is a and a.b."""
     found: set[str] = set()
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in tree.body if top_only else ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module, "a relative import"
             found.add(node.module)
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
 
-def test_every_room_is_on_the_plan() -> None:
-    assert set(ROOMS) == set(MAY_IMPORT)
-    assert (ROOT / "gan" / "__init__.py").read_text() == ""
+def on_import(node: ast.AST) -> Iterator[ast.AST]:
+    """The nodes that run when the file is imported: not functions, nor `if TYPE_CHECKING`."""
+    for child in ast.iter_child_nodes(node):
+        checking = isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"
+        if not checking and not isinstance(child, ast.FunctionDef | ast.Lambda):
+            yield child
+            yield from on_import(child)
 
 
-def test_imports_only_go_where_the_plan_lets_them() -> None:
-    for room, path in ROOMS.items():
-        used = imports(path) & set(ROOMS)
-        assert used <= MAY_IMPORT[room], f"{room} imports {used - MAY_IMPORT[room]}"
+IMPORTS = {name: imported(ast.walk(tree)) for name, tree in TREES.items()}
+GRAPH = {name: found & FILES.keys() for name, found in IMPORTS.items()}  # of our own files
+AT_START = {name: imported(on_import(tree)) for name, tree in TREES.items()}
 
 
-def test_what_has_to_start_at_once_imports_no_torch() -> None:
-    heavy = {"torch", "torchvision", "fire", "numpy", "matplotlib"}
-    assert not imports(ROOMS["main"], top_only=True) & heavy
-    assert not imports(ROOMS["runs"], top_only=True) & heavy
-    assert not (imports(ROOMS["config"]) | imports(ROOMS["grid"]) | imports(ROOMS["usage"])) & heavy
-    assert not any("matplotlib" in imports(path, top_only=True) for path in ROOMS.values())
-    for room in ("gan.data", "gan.pairs", "gan.layout", "gan.avatars", "gan.split"):
-        assert "torch" not in imports(ROOMS[room]), room
+def packages(names: set[str]) -> set[str]:
+    return {name.split(".")[0] for name in names}
 
 
-def test_the_sizes_of_rooms_and_functions() -> None:
-    for path in ROOMS.values():
-        text = path.read_text(encoding="utf-8")
-        assert text.count("\n") <= 500, path
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.FunctionDef):
-                assert (node.end_lineno or 0) - node.lineno < 60, f"{path}: {node.name}"
+def in_package(package: str) -> list[str]:
+    return [name for name in FILES if name.startswith(f"{package}.")]
+
+
+def layer(name: str) -> str:
+    """The top-level file or package of a file."""
+    return name.split(".")[0]
+
+
+# --- layers --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", in_package("gan"))
+def test_the_engine_imports_nothing_above_it(name: str) -> None:
+    assert not {layer(other) for other in GRAPH[name]} & {"main", "models", "commands"}
+    taken = {other for other in IMPORTS[name] if other.startswith("config.")}
+    assert taken <= {f"config.{each}" for each in CONFIG_IN_GAN}
+    assert "config" not in IMPORTS[name] or taken, "by name, not as a module"
+
+
+def test_config_is_at_the_bottom_and_models_above_the_engine() -> None:
+    assert GRAPH["config"] == {"gan.errors"}
+    assert {layer(name) for name in GRAPH["models"]} == {"config", "gan"}
+    assert {layer(name) for name in GRAPH["main"]} <= {"commands", "config", "gan"}
+
+
+@pytest.mark.parametrize("name", in_package("commands"))
+def test_a_command_imports_no_other_command(name: str) -> None:
+    assert "main" not in GRAPH[name]
+    others = {other for other in GRAPH[name] if layer(other) == "commands"}
+    allowed = SHARED | OF_COMMANDS.get(name, set())
+    assert others - {name} <= allowed
+
+
+def test_no_file_imports_itself_in_a_circle() -> None:
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " -> ".join((*path, name))
+        if name not in done:
+            for other in sorted(GRAPH[name]):
+                visit(other, (*path, name))
+            done.add(name)
+
+    for name in FILES:
+        visit(name, ())
+
+
+# --- what is imported when -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted({"main", "config", *in_package("commands")} - STARTS_LATER))
+def test_what_starts_at_once_imports_nothing_heavy(name: str) -> None:
+    seen: set[str] = set()
+
+    def visit(name: str) -> None:
+        seen.add(name)
+        assert not packages(AT_START[name]) & HEAVY, name
+        for other in (AT_START[name] & FILES.keys()) - seen:
+            visit(other)
+
+    visit(name)
+
+
+def test_help_imports_no_torch() -> None:
+    found = subprocess.run(
+        [sys.executable, "-X", "importtime", str(ROOT / "main.py"), "--help"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    modules = {line.rpartition("|")[2].strip() for line in found.stderr.splitlines()}
+    assert "config" in modules
+    assert not packages(modules) & HEAVY
+    for command in ("train", "generate", "compare"):
+        assert f"main.py {command} " in found.stdout
+
+
+@pytest.mark.parametrize("name", sorted(WITHOUT_TORCH))
+def test_the_files_that_read_data_import_no_torch(name: str) -> None:
+    assert not packages(IMPORTS[name]) & {"torch", "torchvision"}
+    assert GRAPH[name] <= WITHOUT_TORCH
+
+
+# --- sizes and types -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_and_functions_are_short(name: str) -> None:
+    assert len(FILES[name].read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.FunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < MAX_FUNCTION_LINES, node.name
+
+
+def names_any(tree: ast.AST) -> bool:
+    """Whether `Any` is used, also inside an annotation that is a string."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and node.id == "Any":
+            return True
+        if isinstance(node, ast.Attribute) and node.attr == "Any":
+            return True
+        text = node.value if isinstance(node, ast.Constant) else None
+        if isinstance(text, str) and re.search(r"\[(.*\W)?Any\W", text):
+            return True
+    return False
+
+
+def test_types_are_any_only_where_there_is_a_reason() -> None:
+    assert {name for name, tree in TREES.items() if names_any(tree)} == set(ANY)
+
+
+# --- the page about the design, and the tables ----------------------------------------------------
+
+
+def test_the_page_has_a_row_for_every_file() -> None:
+    page = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    table = page.split("## Files")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `([^`]+)` \| .{10,} \|$", table, re.MULTILINE)
+    files = {path.relative_to(ROOT).as_posix() for path in FILES.values()}
+    assert len(rows) == len(set(rows))
+    assert set(rows) == files | {"gan/templates/"}
+    assert (ROOT / "gan" / "templates").is_dir()
+
+
+def test_the_page_names_only_files_that_are_there() -> None:
+    page = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    examples = {"gan/npy.py", "gan/colour.py", "commands/walk.py", "commands/<word>.py"}
+    for name in set(re.findall(r"`([\w/<>]+\.py)`", page)) - examples:
+        assert (ROOT / name).is_file(), name
+
+
+@pytest.mark.parametrize(
+    ("option", "table"),
+    [
+        (FIELDS["loss"], {"", *GAMES}),
+        (FIELDS["optimizer"], OPTIMIZERS),
+        (FIELDS["noise"], NOISES),
+        (GenerateOptions.__dataclass_fields__["rank_by"], {"", *RANKERS}),
+        (EvaluateOptions.__dataclass_fields__["features"], FEATURES),
+    ],
+    ids=["loss", "optimizer", "noise", "rank_by", "features"],
+)
+def test_the_choices_of_a_flag_are_the_rows_of_its_table(
+    option: "Field[str]", table: Collection[str]
+) -> None:
+    choices = option.metadata["choices"]
+    assert set(choices) == set(table)
+    for name in choices:
+        assert name in option.metadata["help"], "the help names every choice"
