@@ -7,8 +7,6 @@ memorisation is measured against. "ok": strictly worse at every step; "end": at 
 strength worse than untouched; "--": not even there. Takes about four minutes on two cores.
 """
 
-import sys
-
 import common
 import numpy as np
 import torch
@@ -120,4 +118,4 @@ def main(path: str, name: str = "lite0") -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    common.run(main)

@@ -1,5 +1,6 @@
 """What the benchmarks share. To import it puts the toolkit on Python's path."""
 
+import inspect
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -7,9 +8,11 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from gan.errors import Refused
+
+ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
 SCORE = "score (lite0)"  # the one that runs are compared by
 
@@ -43,3 +46,15 @@ def seconds(call: Callable[[], object]) -> float:
     began = time.perf_counter()
     call()
     return time.perf_counter() - began
+
+
+def run(main: Callable[..., None]) -> None:
+    """Call `main` with the words of the command line; its module's text if they do not fit."""
+    try:
+        inspect.signature(main).bind(*sys.argv[1:])
+    except TypeError:
+        sys.exit(main.__globals__["__doc__"])
+    try:
+        main(*sys.argv[1:])
+    except Refused as error:
+        sys.exit(f"{Path(sys.argv[0]).name}: {error}")

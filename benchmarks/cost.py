@@ -7,7 +7,6 @@ minute on two cores.
 """
 
 import functools
-import sys
 from collections.abc import Callable
 from statistics import median_high
 
@@ -64,4 +63,4 @@ def main(name: str = "modern") -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    common.run(main)

@@ -6,7 +6,6 @@
 Random pictures, an otherwise idle machine; a few minutes. float32, then bfloat16 (--amp).
 """
 
-import sys
 from collections.abc import Callable
 from statistics import median_high
 
@@ -84,8 +83,9 @@ def time_shares(step: Step) -> dict[str, float]:
 def main(*words: str) -> None:
     machine.reuse_freed_memory()
     names = [word for word in words if not word.startswith("--")]
-    given = dict(word[2:].split("=", 1) for word in words if word.startswith("--"))
-    settings = flags.read(train.FLAGS, (), given).settings
+    given = [word[2:].partition("=") for word in words if word.startswith("--")]
+    texts = {name.replace("-", "_"): text for name, _, text in given}
+    settings = flags.read(train.FLAGS, (), texts).settings
     common.print_header(
         ["family", "size", "batch", "images/s float32", "images/s bfloat16", "where the time goes"]
     )
@@ -101,4 +101,4 @@ def main(*words: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    common.run(main)
