@@ -111,9 +111,12 @@ def test_batch_norm_is_estimated_where_a_source_runs_out() -> None:
     """Test pictures may be fewer than the images of an estimate."""
     pictures = torch.arange(10.0).view(10, 1, 1, 1)
     G = nn.BatchNorm2d(1)
+    seen: list[int] = []
+    G.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
     sample.reestimate_bn(G, lambda first, count: (pictures[first : first + count],), 5, CPU)
     assert isinstance(G.running_mean, Tensor)
     assert G.running_mean.item() == pytest.approx(4.5)
+    assert seen == [5, 5]
 
 
 def test_pictures_are_drawn_in_batches_with_their_own_classes() -> None:
@@ -121,5 +124,5 @@ def test_pictures_are_drawn_in_batches_with_their_own_classes() -> None:
     G = Conditional()
     whole = sample.draw_uint8(G, inputs, 10, CPU)
     assert whole.shape == (10, 2, 1, 1)
-    assert torch.equal(sample.draw_uint8(G, inputs, 3, CPU), whole)
+    assert torch.equal(sample.draw_uint8(G, inputs, 4, CPU), whole)
     assert not G.training
