@@ -287,7 +287,7 @@ def parse(field: "Field[Any]", text: str) -> Value:
         except (ValueError, KeyError, OverflowError):
             continue
     else:
-        words = " or ".join(map(str, field.metadata["choices"]))
+        words = " or ".join(str(choice) for choice in field.metadata["choices"] if choice)
         names = {bool: "True or False", int: "a whole number", float: "a number", str: words}
         wanted = " or ".join(names[kind] for kind in kinds)
         raise Refused(f"{flag(field.name)}={text}: wants {wanted} (default {field.default!r})")

@@ -255,7 +255,7 @@ FIELDS = {name: field for command in COMMANDS for name, field in command.FLAGS.f
         ("seeds", "100", "101", "at most 100"), ("max_minutes", "0", "-1", "at least 0"),
         ("gen_num", "1", "0", "at least 1"), ("pool", "1000000", "1000001", "at most"),
         ("direction", "BtoA", "btoa", "wants AtoB or BtoA"), ("noise", "uniform", "x", "wants"),
-        ("loss", "", "wgan", "wants  or logistic"), ("lr_fall", "linear", "x", "wants cosine"),
+        ("loss", "", "wgan", "wants logistic or"), ("lr_fall", "linear", "x", "wants cosine"),
         ("optimizer", "rmsprop", "sgd", "wants adam"), ("rank_by", "ratio", "best", "wants"),
         ("features", "random", "vgg", "wants lite0"), ("gpu", "auto", "cuda", "or auto"),
     ],
