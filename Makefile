@@ -1,4 +1,4 @@
-# make faces: train on the drawn avatars for ten minutes and draw 64 ranked faces
+# make faces: train on the rendered avatars for ten minutes and generate 64 ranked faces
 # make test:  formatting, lint, types and the whole test suite
 
 PYTHON ?= python3
@@ -13,7 +13,7 @@ faces: .venv/installed
 test: .venv/tools
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m mypy config.py models.py runs.py faces.py pictures.py grid.py cells.py usage.py main.py gan
+	$(PY) -m mypy config.py models.py main.py commands gan benchmarks
 	$(PY) -m pytest
 
 .venv/installed: requirements.txt
