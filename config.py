@@ -95,7 +95,12 @@ class Config:
         fixed="other data",
     )
     dedup: bool = option(True, "show a group of near-duplicates as one image", fixed="other data")
-    flip: bool = option(True, "mirror half of the images at random", fixed="other data")
+    flip: bool | str = option(
+        "auto",
+        "mirror half of the images at random: True, False or auto (if the set is symmetric)",
+        choices=("auto",),
+        fixed="other data",
+    )
     num_workers: int = option(0, "processes that decode images; 0: one per core", low=0)
     conditional: bool = option(
         False, "one G and D for all classes: sub-folders, or IDX labels", fixed="other nets"
@@ -222,19 +227,21 @@ class Config:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a run finds out when it starts. Its state keeps it beside what the user asked for."""
+    """What a run finds out when it starts. Kept in its states, apart from what the user asked for."""
 
     class_names: tuple[str, ...] = ()  # of a conditional run
     mixed_precision: bool = False  # whether the nets compute in bfloat16
+    flip: bool = True  # whether images are mirrored at random
 
     @classmethod
     def of_state(cls, state: Mapping[str, Any]) -> "RunFacts":
         """The facts in a saved state; earlier versions kept them with the settings."""
         if "facts" in state:
             facts = state["facts"]
-            return cls(tuple(facts["class_names"]), bool(facts["mixed_precision"]))
+            return cls(**{**facts, "class_names": tuple(facts["class_names"])})
         config = state["config"]
-        return cls(split_classes(config.get("classes", "")), config.get("amp") is True)
+        classes = split_classes(config.get("classes", ""))
+        return cls(classes, config.get("amp") is True, config.get("flip") is True)
 
 
 def split_classes(text: str) -> tuple[str, ...]:

@@ -113,7 +113,7 @@ class SurvivingStream:
 
 def main() -> None:
     warnings.formatwarning = lambda message, *_: f"{message}\n"
-    # before torch is imported: what an older PyTorch cannot do on Apple's GPU it does beside it
+    # before torch is imported: what it cannot do on Apple's GPU it then does on the CPU
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name) or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")  # `>&-`

@@ -21,7 +21,7 @@ LONGEST_VALUE = 24  # characters of one value in it
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """What `compare` takes beside the settings of its runs."""
+    """What `compare` takes besides the settings of its runs."""
 
     seeds: int = option(
         1, "runs of each setting, with --seed and the seeds after it", low=1, high=100

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """What `evaluate` takes beside the settings of a run."""
+    """What `evaluate` takes besides the settings of a run."""
 
     best: bool = option(True, "score the best-scored state of the run, not the newest")
     gen_num: int = option(2000, "faces to score", low=1)
@@ -120,8 +120,7 @@ def _evaluate_run(request: flags.Request[EvaluateOptions]) -> "tuple[str, str, E
             "held out now may have been among them",
             file=sys.stderr,
         )
-    classes = len(run.facts.class_names)
     found = task.evaluate(
-        run.nets, config, classes, data, device, options.gen_num, options.features
+        run.nets, config, run.facts, data, device, options.gen_num, options.features
     )
     return run.source, config.data_path, found

@@ -12,7 +12,7 @@ from config import option
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What `export` takes beside the settings of a run."""
+    """What `export` takes besides the settings of a run."""
 
     best: bool = option(True, "export the best-scored state of the run, not the newest")
     file: str = option("faces.onnx", "G in one file: .onnx or .safetensors")

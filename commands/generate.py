@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GenerateOptions:
-    """What `generate` takes beside the settings of a run."""
+    """What `generate` takes besides the settings of a run."""
 
     best: bool = option(True, "draw with the best-scored state of the run, not the newest")
     gen_num: int = option(64, "faces to keep", low=1)

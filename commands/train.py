@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What `train` takes beside the settings of the run."""
+    """What `train` takes besides the settings of the run."""
 
     resume: bool | str = option(
         False, "go on from the newest state of this run, or from the file named"
@@ -89,31 +89,42 @@ def _plan_resume(resume: bool | str, request: flags.Request[TrainOptions]) -> St
 
 def find_facts(config: Config, data: "Data", device: "torch.device") -> RunFacts:
     """What a new run finds out; raises Refused for a conditional one without classes."""
+    may_mirror = runs.family_of(config).task.may_mirror
+    flip = may_mirror(data) if config.flip == "auto" else config.flip is True
+    return RunFacts(find_classes(config, data), choose_precision(config, device), flip)
+
+
+def choose_precision(config: Config, device: "torch.device") -> bool:
+    """Whether the nets compute in bfloat16."""
     from gan import machine
 
-    exact = machine.has_bfloat16(device) if config.amp == "auto" else config.amp is True
+    return machine.has_bfloat16(device) if config.amp == "auto" else config.amp is True
+
+
+def find_classes(config: Config, data: "Data") -> tuple[str, ...]:
+    """The classes of a conditional run; raises Refused if the data has none."""
     if not config.conditional:
-        return RunFacts((), exact)
+        return ()
     names = tuple(getattr(data, "class_names", ()))
     if not names:
         raise Refused(
             f"--conditional: no classes in {config.data_path or 'the avatars'}; it needs one "
             "sub-folder per class, or IDX files with labels"
         )
-    return RunFacts(names, exact)
+    return names
 
 
-def _resumed_facts(start: Start, new: RunFacts, device: "torch.device") -> RunFacts:
-    """The facts of a resumed run; raises Refused if the data have other classes than it."""
+def resumed_facts(start: Start, data: "Data", device: "torch.device") -> RunFacts:
+    """The facts of a resumed run; raises Refused if the data has other classes than it."""
     from gan import machine
 
     assert start.saved is not None
     saved = RunFacts.of_state(start.saved)
-    if saved.class_names != new.class_names:
+    if saved.class_names != find_classes(start.config, data):
         classes = "/".join(saved.class_names)
         raise Refused(f"--resume: the run has the classes {classes}, the data has others")
     if start.choose_precision:
-        return new
+        return replace(saved, mixed_precision=choose_precision(start.config, device))
     if saved.mixed_precision is not machine.has_bfloat16(device):
         exact, other = ("bfloat16", "float32")[:: 1 if saved.mixed_precision else -1]
         print(f"resume: still in {exact}; this machine is faster in {other}: --amp=auto changes it")
@@ -151,7 +162,7 @@ def _clear_earlier_run(state: "State", data: "Data") -> "State":
     earlier = runs.files_of_run(config)
     if not earlier:
         return state
-    feed = state.family.task.feed(config, len(state.facts.class_names), data, state.device)
+    feed = state.family.task.feed(config, state.facts, data, state.device)
     loop.train_step(state, feed.batch(0))
     fresh = new_state(config, state.facts, state.device)
     kept = {Path(path).resolve() for path in (config.netg_path, config.netd_path) if path}
@@ -175,12 +186,10 @@ def _train(start: Start) -> "Outcome":
     config = start.config
     device = machine.pick_device(config.gpu)
     data = runs.open_data(config, to_train=True)
-    facts = find_facts(config, data, device)
-    if start.saved is not None:
-        facts = _resumed_facts(start, facts, device)
     if start.saved is None:
-        state = new_state(config, facts, device)
+        state = new_state(config, find_facts(config, data, device), device)
     else:
+        facts = resumed_facts(start, data, device)
         state = State(runs.family_of(config), config, facts, device)
         loop.resume(state, start.saved, data, folders_of(config))
     say_start(state)

@@ -20,7 +20,7 @@ LARGEST = 4_000_000  # pixels of a picture that is translated at its own size
 
 @dataclass(frozen=True)
 class TranslateOptions:
-    """What `translate` takes beside the settings of a run."""
+    """What `translate` takes besides the settings of a run."""
 
     best: bool = option(True, "draw with the best-scored state of the run, not the newest")
     input: str = option("", "picture, folder or zip to translate")
