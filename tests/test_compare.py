@@ -8,16 +8,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import cells
 import pytest
 import torch
 from conftest import ROOT, TINY
 from PIL import Image
 from processes import PATIENCE_SECONDS, alive, started, wait_until
 
-import config as knobs
 import main
-from config import Config
+from commands import compare_jobs
+from config import Config, RunFacts, difference
 from gan import checkpoint
 from gan.errors import Refused
 
@@ -47,11 +46,12 @@ from gan.errors import Refused
         ("--report=page.pdf", "--report=page.pdf: a name that ends in .html"),
     ],
 )
-def test_a_mistake_in_any_cell_is_refused_before_the_first_one_starts(
+def test_a_mistake_in_any_run_is_refused_before_the_first_one_starts(
     words: str, says: str, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cells.Children, "train", lambda *_: pytest.fail("a training was started"))
+    fail = "a training was started"
+    monkeypatch.setattr(compare_jobs.Children, "train", lambda *_: pytest.fail(fail))
     words = words.replace("FACES", str(faces))
     small = [word for word in TINY if word.split("=")[0] not in words]
     with pytest.raises(Refused) as refusal:
@@ -63,28 +63,34 @@ def test_a_mistake_in_any_cell_is_refused_before_the_first_one_starts(
 
 def test_what_makes_two_configs_another_run() -> None:
     saved = vars(Config(lr1=1e-4))
-    assert knobs.difference(saved, Config(lr1=1e-4, gpu=False, name="x", save_every=3)) == ""
-    assert knobs.difference({**saved, "amp": True}, Config(lr1=1e-4)) == ""  # auto is either
-    assert knobs.difference(saved, Config()) == "--lr1 0.0001, not 0.0004"
-    assert knobs.difference(saved, Config(lr1=1e-4, max_epoch=3)) == "--max-epoch 200, not 3"
+    assert difference(saved, Config(lr1=1e-4, gpu=False, name="x", save_every=3)) == ""
+    assert difference({**saved, "amp": True}, Config(lr1=1e-4)) == ""  # auto is either
+    assert difference(saved, Config()) == "--lr1 0.0001, not 0.0004"
+    assert difference(saved, Config(lr1=1e-4, max_epoch=3)) == "--max-epoch 200, not 3"
+
+
+@pytest.mark.parametrize(("amp", "other"), [(True, False), (False, True)])
+def test_the_precision_of_a_run_is_the_one_it_has(amp: bool, other: bool) -> None:
+    """Whether it was asked for, or chosen by the machine; now, and before the facts were kept."""
+    config = vars(Config())
+    chosen = {"config": config, "facts": vars(RunFacts((), amp))}
+    before = {"config": {**config, "amp": amp, "classes": ""}}
+    for state in (chosen, before):
+        saved = compare_jobs.saved_settings(state)
+        assert difference(saved, Config()) == difference(saved, Config(amp=amp)) == ""
+        assert difference(saved, Config(amp=other)) == f"--amp {amp}, not {other}"
 
 
 def test_runs_save_often_enough_for_four_previews(tiny: Callable[..., Config]) -> None:
-    class Pictures:
-        digest = ""
-
-        def __len__(self) -> int:
-            return 210  # 10 steps, 200 images an epoch
-
     def found(**given: Any) -> dict[str, Any]:
-        return cells.enough_previews(tiny(**{"max_epoch": 0, **given}), {}, Pictures())
+        config = tiny(**{"max_epoch": 0, **given})
+        return compare_jobs.enough_previews(config, {}, 210)  # 10 steps, 200 images an epoch
 
     assert found(max_images=2000) == {"save_every": 2}  # 10 epochs: after 2, 4, 6, 8, 10
     assert found(max_images=100) == {"save_every": 1}
     assert found(max_epoch=200) == {"save_every": 10}  # 20 previews
     assert found(max_minutes=4.0) == {"save_minutes": 0.5}
-    given = {"save_every": 50}
-    assert cells.enough_previews(tiny(max_epoch=8), given, Pictures()) == {}
+    assert compare_jobs.enough_previews(tiny(max_epoch=8), {"save_every": 50}, 210) == {}
 
 
 # which runs are trained
@@ -109,7 +115,7 @@ class Trained:
 def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trained:
     monkeypatch.chdir(tmp_path)
     fake = Trained()
-    monkeypatch.setattr(cells.Children, "train", lambda _, words: fake.train(words))
+    monkeypatch.setattr(compare_jobs.Children, "train", lambda _, words: fake.train(words))
     return fake
 
 
@@ -168,6 +174,31 @@ def test_what_is_finished_is_not_trained_again_and_what_was_lost_is(
     assert len(trained.calls) == 5
 
 
+def test_what_was_finished_before_facts_were_kept_is_finished(
+    faces: Path, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such states have the precision of the run in their config, and options of commands."""
+    words = ["--max-images=40", "--g-every=1,5"]
+    together(faces, *words)
+    for path in tmp_path.glob("checkpoints/*/*.pth"):
+        state = torch.load(path)
+        if "facts" in state:
+            del state["facts"]
+            state["config"] |= {"amp": True, "classes": "", "gen_num": 64, "rank": "realism"}
+            torch.save(state, path)
+    before = dates(tmp_path)
+    capsys.readouterr()
+    together(faces, *words)
+    assert "2 finished before\n" in capsys.readouterr().out
+    together(faces, *words, "--amp=True")
+    assert len(trained.calls) == 2
+    assert dates(tmp_path) == before
+    with pytest.raises(Refused, match=r"holds another run \(--amp True, not False\)"):
+        together(faces, *words, "--amp=False")
+    together(faces, "--max-images=40", "--g-every=1,5", "--amp=False", "--overwrite")
+    assert [call[-1] for call in trained.calls[2:]] == ["--overwrite"] * 2
+
+
 def test_another_run_of_that_name_is_refused_and_replaced_only_on_demand(
     faces: Path, trained: Trained, tmp_path: Path
 ) -> None:
@@ -215,7 +246,7 @@ def test_a_run_that_fails_does_not_stop_the_others(
 
 def test_a_child_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with cells.Children() as children:
+    with compare_jobs.Children() as children:
         words = ["--max-images=20", "--img-size=12"]
         assert children.train(words) == "--img-size=12: at least 28"
     assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
@@ -246,7 +277,7 @@ sys.exit(1)
 def test_signals_are_passed_on_once_each(
     sent: list[signal.Signals], came: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cells, "TRAIN", [sys.executable, "-c", STUB])
+    monkeypatch.setattr(compare_jobs, "TRAIN", [sys.executable, "-c", STUB])
 
     class Heard:
         """stderr: at the child's first word the signals are sent, to this process alone."""
@@ -259,7 +290,7 @@ def test_signals_are_passed_on_once_each(
         def flush(self) -> None: ...
 
     monkeypatch.setattr(sys, "stderr", Heard())
-    with cells.Children() as children:
+    with compare_jobs.Children() as children:
         assert children.train([str(len(sent))]) == came
     assert children.signal == sent[-1]
 
@@ -279,7 +310,7 @@ def until_then(*given):
         with open("paused.part", "w") as file:
             file.write(str(os.getpid()))
         os.rename("paused.part", "paused")
-        select.select([receive], [], [], 30)
+        select.select([receive], [], [], 60)
     return train_step(*given)
 
 loop.train_step = until_then
@@ -288,8 +319,9 @@ main.main()
 """
 COMPARE = f"""
 import sys
-import cells, main
-cells.TRAIN = [sys.executable, "-c", {PAUSED!r}]
+import main
+from commands import compare_jobs
+compare_jobs.TRAIN = [sys.executable, "-c", {PAUSED!r}]
 main.main()
 """
 
