@@ -227,7 +227,7 @@ class Config:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a run finds out when it starts. Kept in its states, apart from what the user asked for."""
+    """What a run finds out when it starts; its states keep it apart from what was asked for."""
 
     class_names: tuple[str, ...] = ()  # of a conditional run
     mixed_precision: bool = False  # whether the nets compute in bfloat16
@@ -241,7 +241,7 @@ class RunFacts:
             return cls(**{**facts, "class_names": tuple(facts["class_names"])})
         config = state["config"]
         classes = split_classes(config.get("classes", ""))
-        return cls(classes, config.get("amp") is True, config.get("flip") is True)
+        return cls(classes, config.get("amp") is True, config.get("flip") is not False)
 
 
 def split_classes(text: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from config import Config
+from config import Config, RunFacts
 from gan import features, feed, metrics, pages, sample
 from gan.data import Images
 from gan.errors import Refused
@@ -88,7 +88,7 @@ def _picture(images: list[Pixels]) -> Image.Image:
 def evaluate_noise(
     nets: "Nets",
     config: Config,
-    classes: int,
+    facts: RunFacts,
     data: Images,
     device: torch.device,
     count: int,
@@ -100,6 +100,7 @@ def evaluate_noise(
     """
     metrics.check(count, len(data.train), len(data.held_out))
     features.extractor(network, config.img_size, str(device))
+    classes = len(facts.class_names)
     source = sample.NoiseSource.of(config, classes, among=data.train_class_indices)
     G = nets.G.to(device)
     fakes = sample.draw_uint8(G, source(0, count), config.batch_size, device).numpy()
@@ -151,7 +152,7 @@ def picture_scorer(config: Config, data: PictureSet, device: torch.device) -> Sc
 def evaluate_pictures(
     nets: "Nets",
     config: Config,
-    classes: int,
+    facts: RunFacts,
     data: PictureSet,
     device: torch.device,
     count: int,
@@ -174,7 +175,7 @@ def evaluate_pictures(
     names = [name for name in rows["drawn"] if name != "score"]
     table = [["score", *rows]]
     table += [[name, *(f"{row[name]:.4f}" for row in rows.values())] for name in names]
-    shown = feed.PictureFeed(config, classes, data, device).rows(nets.G, SHOWN_ROWS)
+    shown = feed.PictureFeed(config, facts, data, device).rows(nets.G, SHOWN_ROWS)
     third = "wanted" if ways(nets.G)[1] is None else "drawn back"
     pictures = {f"Given, drawn, {third}": sample.as_picture(shown)}
     headline = f"{len(given):,} test pictures, {config.direction}"

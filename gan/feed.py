@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from config import Config
+from config import Config, RunFacts
 from gan import sample
 from gan.data import Images
 from gan.features import spaced
@@ -69,8 +69,9 @@ def to_float(pixels: NDArray[np.uint8], device: torch.device | str = "cpu") -> T
 class NoiseFeed:
     """Noise in, images out; unconditional or conditional."""
 
-    def __init__(self, config: Config, classes: int, data: Images, device: torch.device) -> None:
-        self.config, self.classes, self.data, self.device = config, classes, data, device
+    def __init__(self, config: Config, facts: RunFacts, data: Images, device: torch.device) -> None:
+        self.config, self.flip, self.data, self.device = config, facts.flip, data, device
+        self.classes = classes = len(facts.class_names)
         self.previewed = sample.NoiseSource.of(config, classes)
         self.inputs = sample.NoiseSource.of(config, classes, among=data.train_class_indices)
 
@@ -83,7 +84,7 @@ class NoiseFeed:
         indices = self.data.indices_at(step, config.batch_size, config.seed)
         real = to_float(self.data.array[indices], self.device)
         torch.manual_seed(step_seed(config.seed, step))
-        if config.flip:
+        if self.flip:
             mirrored = torch.rand(len(real), 1, 1, 1, device=self.device) < 0.5
             real = torch.where(mirrored, real.flip(3), real)
         noise = NOISES[config.noise]((len(real), config.nz), self.device)
@@ -117,9 +118,9 @@ class PictureFeed:
     """Given pictures in, wanted pictures out."""
 
     def __init__(
-        self, config: Config, classes: int, data: PictureSet, device: torch.device
+        self, config: Config, facts: RunFacts, data: PictureSet, device: torch.device
     ) -> None:
-        self.config, self.data, self.device = config, data, device
+        self.config, self.flip, self.data, self.device = config, facts.flip, data, device
         tests = (data.test_given, data.test_wanted)
         if not min(map(len, tests)):  # nothing is held out: show training pictures
             count = min(PREVIEW_ROWS, len(data))
@@ -137,7 +138,7 @@ class PictureFeed:
         """The pictures of a step; the two of a pair are cropped and mirrored alike."""
         config = self.config
         given, wanted = self.data.batch_at(
-            step, config.batch_size, config.seed, config.jitter, config.flip
+            step, config.batch_size, config.seed, config.jitter, self.flip
         )
         torch.manual_seed(step_seed(config.seed, step))
         real, source = to_float(wanted, self.device), to_float(given, self.device)

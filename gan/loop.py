@@ -118,8 +118,7 @@ class Session:
     ) -> None:
         self.state, self.folders, self.score, self.digest = state, folders, score, data.digest
         config, self.began = state.config, time.monotonic()
-        classes = len(state.facts.class_names)
-        self.feed = state.family.task.feed(config, classes, data, state.device)
+        self.feed = state.family.task.feed(config, state.facts, data, state.device)
         steps = len(data) // config.batch_size
         self.schedule = Schedule(config, state.family.updates, steps, self.began)
         self.schedule.scored_at = self.fraction

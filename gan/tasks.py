@@ -6,8 +6,8 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from config import Config
-from gan import data, evaluation, pairs
+from config import Config, RunFacts
+from gan import data, evaluation, mirror, pairs
 from gan.data import Images
 from gan.errors import Refused
 from gan.evaluation import Evaluation, Score
@@ -28,9 +28,10 @@ class Task(Generic[OneData]):
     settings: tuple[str, ...]  # of Config, that only families of this task have
     command: str  # that draws with such a G
     open_data: Callable[[Config, int], OneData]  # (config, fewest images)
-    feed: Callable[[Config, int, OneData, torch.device], Feed]  # (config, classes, data, device)
+    feed: Callable[[Config, RunFacts, OneData, torch.device], Feed]
+    may_mirror: Callable[[OneData], bool]  # decides --flip=auto
     scorer: Callable[[Config, OneData, torch.device], Score | None]  # scores during training
-    evaluate: Callable[[Nets, Config, int, OneData, torch.device, int, str], Evaluation]
+    evaluate: Callable[[Nets, Config, RunFacts, OneData, torch.device, int, str], Evaluation]
     evaluate_options: tuple[str, ...]  # options of `evaluate` that it takes
     example: Callable[[Config, int, bool], Inputs]  # (config, classes, back): two inputs of G
     inputs: tuple[str, ...]  # names of the inputs of G
@@ -85,6 +86,7 @@ def _of_pictures(name: str, paired: bool) -> Task[PictureSet]:
         command="translate",
         open_data=_open_pictures(paired),
         feed=PictureFeed,
+        may_mirror=lambda data: True,  # part of the jitter of the reference implementation
         scorer=evaluation.picture_scorer,
         evaluate=evaluation.evaluate_pictures,
         evaluate_options=("report",),
@@ -102,6 +104,7 @@ TASKS: dict[str, Task[Any]] = {
         command="generate",
         open_data=open_images,
         feed=NoiseFeed,
+        may_mirror=mirror.may_mirror,
         scorer=evaluation.noise_scorer,
         evaluate=evaluation.evaluate_noise,
         evaluate_options=("report", "features", "gen_num"),

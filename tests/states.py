@@ -10,6 +10,13 @@ from models import find_family
 CPU = torch.device("cpu")
 
 
+def facts_of(
+    config: Config, classes: tuple[str, ...] = (), mixed_precision: bool = False
+) -> RunFacts:
+    """What a run of `config` would find out; images may be mirrored unless it says no."""
+    return RunFacts(classes, mixed_precision, flip=config.flip is not False)
+
+
 def new_state(
     config: Config,
     *,
@@ -19,4 +26,4 @@ def new_state(
 ) -> State:
     """Step 0 of a run of `config`; `family` stands in for the row that `config.family` names."""
     row = family or find_family(config.family)
-    return State(row, config, RunFacts(classes, mixed_precision), CPU)
+    return State(row, config, facts_of(config, classes, mixed_precision), CPU)

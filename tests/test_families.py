@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image, ImageOps
-from states import CPU, new_state
+from states import CPU, facts_of, new_state
 
-from config import FIELDS, Config, RunFacts
+from config import FIELDS, Config
 from gan import checkpoint, loop, pairs, sample
 from gan.data import Images
 from gan.losses import Batch
@@ -76,8 +76,8 @@ def test_it_trains_ten_steps_resumes_and_generates(
         for key, value in whole["nets"][player].items():
             assert torch.equal(new[key], value), key
     nets, stored, facts = restore(last)
-    assert (stored, facts) == (config, RunFacts())
-    inputs = family.task.feed(config, 0, data, CPU).inputs(0, 5)
+    assert (stored, facts) == (config, facts_of(config))
+    inputs = family.task.feed(config, facts_of(config), data, CPU).inputs(0, 5)
     fakes, at_first = (sample.draw_uint8(net.G, inputs, 2, CPU) for net in (nets, before))
     assert fakes.shape == (5, 3, 28, 28)
     assert not torch.equal(fakes, at_first)
@@ -120,7 +120,7 @@ def test_rpgan_pays_its_penalty_in_every_second_update_of_d(
 ) -> None:
     config = tiny(family="rpgan", augment=0.0, d_every=2, penalty_every=2)
     state = new_state(config)
-    feed = state.family.task.feed(config, 0, images, CPU)
+    feed = state.family.task.feed(config, facts_of(config), images, CPU)
     logs = [loop.train_step(state, feed.batch(state.step)) for _ in range(13)]
     assert [step for step in range(13) if "loss_d" in logs[step]] == list(range(0, 13, 2))
     assert [step for step in range(13) if "penalty" in logs[step]] == [0, 4, 8, 12]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from states import CPU, new_state
+from states import CPU, facts_of, new_state
 from torch import Tensor, nn
 
 from config import Config
@@ -56,7 +56,7 @@ def test_ten_steps_leave_it_bit_for_bit_as_it_was(
     before = copied(net)
     state = new_state(config, family=family)
     start_d, start_g = copied(nets.D), copied(nets.G)
-    feed = family.task.feed(config, 0, images, CPU)
+    feed = family.task.feed(config, facts_of(config), images, CPU)
     for step in range(10):
         train_step(state, feed.batch(step))
     assert state.step == 10

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from states import CPU, new_state
+from states import CPU, facts_of, new_state
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -35,7 +35,7 @@ def folders(top: Path) -> loop.Folders:
 
 
 def feed_of(config: Config, images: Images) -> NoiseFeed:
-    return NoiseFeed(config, 0, images, CPU)
+    return NoiseFeed(config, facts_of(config), images, CPU)
 
 
 def fit(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
-from states import new_state
+from states import facts_of, new_state
 
 from commands import runs, translate
 from config import Config, RunFacts, write_config
@@ -101,7 +101,7 @@ def test_direction_turns_the_data_and_the_channels(two: Path, tmp_path: Path) ->
         config = Config(
             family="pix2pix", img_size=32, direction=direction, channels_a=1, batch_size=4, ngf=2
         )
-        batch = PictureFeed(config, 0, data, CPU).batch(0)
+        batch = PictureFeed(config, facts_of(config), data, CPU).batch(0)
         assert batch.generate(build(config)).shape == batch.real.shape
         shapes[direction] = (batch.given.shape[1], batch.real.shape[1])
     assert shapes == {"AtoB": (1, 3), "BtoA": (3, 1)}
@@ -114,7 +114,7 @@ def test_a_preview_without_test_pictures(two: Path, tmp_path: Path) -> None:
     data = pairs.open_pictures(True, str(only), 32, 3, 3, cache=tmp_path / "cache", workers=1)
     assert not len(data.test_given)
     config = Config(family="pix2pix", img_size=32, ngf=2, ndf=2, batch_size=4)
-    preview = PictureFeed(config, 0, data, CPU).preview(build(config).G)
+    preview = PictureFeed(config, facts_of(config), data, CPU).preview(build(config).G)
     assert preview.shape == (3, 8 * 34 + 2, 3 * 34 + 2)
 
 
@@ -136,7 +136,7 @@ def test_pix2pix_halves_l1_in_a_few_steps(two: Path, tmp_path: Path) -> None:
         saved = torch.load(done.state, weights_only=True)
         G = build(config).G
         G.load_state_dict(saved["nets"]["G"])
-        given = PictureFeed(config, 0, data, CPU).inputs(0, 10)
+        given = PictureFeed(config, facts_of(config), data, CPU).inputs(0, 10)
         drawn = sample.draw_uint8(G, given, 4, CPU).numpy()
         far.append(evaluation.pair_distances(drawn, data.test_wanted)["L1"])
     assert far[1] < far[0] / 2, far

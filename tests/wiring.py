@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from states import new_state
+from states import facts_of, new_state
 from torch import Tensor, nn
 
 from config import Config
@@ -94,8 +94,8 @@ def pool_calls(nets: Any) -> list[list[tuple[Tensor, ...]]]:
 
 
 def feed_of(task: str, config: Config, data: Images | PictureSet) -> Feed:
-    classes = len(data.class_names) if isinstance(data, Images) and config.conditional else 0
-    return tasks.TASKS[task].feed(config, classes, data, CPU)
+    names = data.class_names if isinstance(data, Images) and config.conditional else ()
+    return tasks.TASKS[task].feed(config, facts_of(config, names), data, CPU)
 
 
 def inputs_of(feed: Feed, first: int | None, count: int) -> tuple[Tensor, ...]:
