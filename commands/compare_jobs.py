@@ -75,8 +75,9 @@ def newest_state(folder: Path) -> "SavedState | None":
 
 
 def saved_settings(state: "SavedState") -> Mapping[str, Value]:
-    """The settings of a saved run, with the precision that it really has."""
-    return {**state["config"], "amp": RunFacts.of_state(state).mixed_precision}
+    """The settings of a saved run, with what became of those that were "auto"."""
+    facts = RunFacts.of_state(state)
+    return {**state["config"], "amp": facts.mixed_precision, "flip": facts.flip}
 
 
 def conflict(folder: Path, saved: "SavedState | None", config: Config, digest: str) -> str:

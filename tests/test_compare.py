@@ -69,16 +69,19 @@ def test_what_makes_two_configs_another_run() -> None:
     assert difference(saved, Config(lr1=1e-4, max_epoch=3)) == "--max-epoch 200, not 3"
 
 
-@pytest.mark.parametrize(("amp", "other"), [(True, False), (False, True)])
-def test_the_precision_of_a_run_is_the_one_it_has(amp: bool, other: bool) -> None:
-    """Whether it was asked for, or chosen by the machine; now, and before the facts were kept."""
+@pytest.mark.parametrize("name", ["amp", "flip"])
+@pytest.mark.parametrize("value", [True, False])
+def test_a_run_has_what_auto_became(name: str, value: bool) -> None:
+    """Whether it was asked for, or chosen for it; now, and before the facts were kept."""
     config = vars(Config())
-    chosen = {"config": config, "facts": vars(RunFacts((), amp))}
-    before = {"config": {**config, "amp": amp, "classes": ""}}
+    facts = RunFacts((), mixed_precision=value, flip=value)
+    chosen = {"config": config, "facts": vars(facts)}
+    before = {"config": {**config, name: value, "classes": ""}}
     for state in (chosen, before):
         saved = compare_jobs.saved_settings(state)
-        assert difference(saved, Config()) == difference(saved, Config(amp=amp)) == ""
-        assert difference(saved, Config(amp=other)) == f"--amp {amp}, not {other}"
+        asked, other = (Config(**{name: choice}) for choice in (value, not value))  # type: ignore[arg-type]
+        assert difference(saved, Config()) == difference(saved, asked) == ""
+        assert difference(saved, other) == f"--{name} {value}, not {not value}"
 
 
 def test_runs_save_often_enough_for_four_previews(tiny: Callable[..., Config]) -> None:
