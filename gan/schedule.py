@@ -126,7 +126,8 @@ class Schedule:
 class Stop:
     """A context in which Ctrl-C, SIGTERM and a closed terminal only set `signal`.
 
-    Ctrl-C also prints a line. A second signal acts as usual.
+    Ctrl-C also prints a line, and a second one stops at once. SIGTERM does not stop the saving
+    however often it comes: a parent that dies sends it once for each of its threads.
     """
 
     def __init__(self) -> None:
@@ -135,17 +136,18 @@ class Stop:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
-        self._restore()
-        if number == signal.SIGINT:  # not `print`, which may be what was interrupted
-            with contextlib.suppress(OSError):
+        if number == signal.SIGINT:
+            self._restore(number)
+            with contextlib.suppress(OSError):  # not `print`, which may be what was interrupted
                 os.write(2, b"\nsaving; press Ctrl-C again to stop without\n")
         elif number != signal.SIGTERM:  # nobody reads what is written to a closed terminal
             for stream in filter(os.isatty, (1, 2)):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
 
-    def _restore(self) -> None:
-        while self.before:
-            signal.signal(*self.before.popitem())
+    def _restore(self, *numbers: int) -> None:
+        for number in numbers or tuple(self.before):
+            if number in self.before:
+                signal.signal(number, self.before.pop(number))
 
     def __enter__(self) -> "Stop":
         if threading.current_thread() is threading.main_thread():

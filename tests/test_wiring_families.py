@@ -335,20 +335,20 @@ COLUMNS = (
 DEFAULTS = {
     # docs/recipe.md
     "modern": (96, 3, 64, "normal", 32, 32, 16,
-               "adam", 4e-4, 4e-4, 0.0, 0.99, 200, 0.125, "cosine", 0.8, 1, 1, 0, True, True),
+               "adam", 4e-4, 4e-4, 0.0, 0.99, 200, 0.125, "cosine", 0.8, 1, 1, 0, True, "auto"),
     # Huang et al. 2024 (arXiv:2501.05441) for the loss, the rest as in modern
     "rpgan": (96, 3, 64, "normal", 32, 32, 16,
-              "adam", 4e-4, 4e-4, 0.0, 0.99, 200, 0.125, "cosine", 0.8, 1, 1, 0, True, True),
+              "adam", 4e-4, 4e-4, 0.0, 0.99, 200, 0.125, "cosine", 0.8, 1, 1, 0, True, "auto"),
     # Radford et al. 2016 (arXiv:1511.06434), sections 4 and 4.1: batch 128 there, 64 in its code;
     # Adam 2e-4 with beta1 0.5, nz 100; the 96-pixel script: ngf = ndf = 64
     "dcgan": (96, 3, 100, "normal", 64, 64, 64,
-              "adam", 2e-4, 2e-4, 0.5, 0.999, 0, 1.0, "cosine", 0.0, 1, 1, 0, True, True),
+              "adam", 2e-4, 2e-4, 0.5, 0.999, 0, 1.0, "cosine", 0.0, 1, 1, 0, True, "auto"),
     # published run: digits at 64 px, batch 100, two updates of G to one of D
     "dcgan-64": (64, 1, 100, "normal", 128, 128, 100,
                  "adam", 2e-4, 2e-4, 0.5, 0.999, 0, 1.0, "cosine", 0.0, 2, 1, 0, True, False),
     # published run: 286 faces at 144 px, D four times slower than G
     "dcgan-144": (144, 3, 40, "normal", 32, 32, 32,
-                  "adam", 2e-4, 5e-5, 0.5, 0.999, 0, 1.0, "cosine", 0.0, 1, 1, 0, True, True),
+                  "adam", 2e-4, 5e-5, 0.5, 0.999, 0, 1.0, "cosine", 0.0, 1, 1, 0, True, "auto"),
     # Goodfellow et al. 2014 (arXiv:1406.2661) on MNIST; Adam's own betas, 1e-4
     "mlp": (28, 1, 100, "normal", 64, 64, 16,
             "adam", 1e-4, 1e-4, 0.9, 0.999, 0, 1.0, "cosine", 0.0, 1, 1, 0, True, False),
@@ -357,23 +357,23 @@ DEFAULTS = {
                  "adam", 1e-3, 1e-3, 0.9, 0.999, 0, 1.0, "cosine", 0.0, 1, 1, 0, True, False),
     # Mao et al. 2017 (arXiv:1611.04076) for the loss, the rest as in dcgan
     "lsgan": (96, 3, 100, "normal", 64, 64, 64,
-              "adam", 2e-4, 2e-4, 0.5, 0.999, 0, 1.0, "cosine", 0.0, 1, 1, 0, True, True),
+              "adam", 2e-4, 2e-4, 0.5, 0.999, 0, 1.0, "cosine", 0.0, 1, 1, 0, True, "auto"),
     # Miyato et al. 2018 (arXiv:1802.05957) for loss and norm, the rest as in dcgan
     "hinge": (96, 3, 100, "normal", 64, 64, 64,
-              "adam", 2e-4, 2e-4, 0.5, 0.999, 0, 1.0, "cosine", 0.0, 1, 1, 0, True, True),
+              "adam", 2e-4, 2e-4, 0.5, 0.999, 0, 1.0, "cosine", 0.0, 1, 1, 0, True, "auto"),
     # Arjovsky et al. 2017 (arXiv:1701.07875): RMSprop, 5 of D to one of G, 25 in the first 25
     # updates of G: 625 steps; rates, uniform noise and size of a published run
     "wgan": (32, 3, 100, "uniform", 64, 64, 64,
-             "rmsprop", 2e-4, 2e-4, 0.5, 0.999, 0, 1.0, "cosine", 0.0, 1, 5, 625, True, True),
+             "rmsprop", 2e-4, 2e-4, 0.5, 0.999, 0, 1.0, "cosine", 0.0, 1, 5, 625, True, "auto"),
     # Gulrajani et al. 2017 (arXiv:1704.00028), algorithm 1: 1e-4, betas 0 and 0.9, n_critic 5
     "wgan-gp": (48, 3, 40, "normal", 64, 64, 64,
-                "adam", 1e-4, 1e-4, 0.0, 0.9, 0, 1.0, "cosine", 0.0, 1, 5, 0, True, True),
+                "adam", 1e-4, 1e-4, 0.0, 0.9, 0, 1.0, "cosine", 0.0, 1, 5, 0, True, "auto"),
     # Isola et al. 2017 (arXiv:1611.07004), section 3.3: 2e-4, 0.5, 0.999, batch 1; no average
     "pix2pix": (256, 3, 100, "normal", 64, 64, 1,
-                "adam", 2e-4, 2e-4, 0.5, 0.999, 0, 1.0, "cosine", 0.0, 1, 1, 0, False, True),
+                "adam", 2e-4, 2e-4, 0.5, 0.999, 0, 1.0, "cosine", 0.0, 1, 1, 0, False, "auto"),
     # Zhu et al. 2017 (arXiv:1703.10593), section 7.1: 2e-4, batch 1, falling to 0
     "cyclegan": (256, 3, 100, "normal", 64, 64, 1,
-                 "adam", 2e-4, 2e-4, 0.5, 0.999, 0, 0.0, "linear", 0.0, 1, 1, 0, False, True),
+                 "adam", 2e-4, 2e-4, 0.5, 0.999, 0, 0.0, "linear", 0.0, 1, 1, 0, False, "auto"),
 }
 # fmt: on
 
