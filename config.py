@@ -118,6 +118,11 @@ class Config:
     identity: float = option(
         0.5, "weight of CycleGAN's identity loss, as a share of --cycle", low=0
     )
+    half_squares: bool = option(
+        False,
+        "halve the least-squares loss beside L1 or the cycle, as runs of earlier versions do",
+        fixed="another game",
+    )
     pool: int = option(
         50, "earlier fakes that CycleGAN's D is shown", low=0, high=10**6, fixed="another state"
     )

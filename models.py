@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from config import FIELDS, Config, RunFacts, Value
+from config import FIELDS, Config, RunFacts, Settings, Value
 from gan import checkpoint
 from gan.errors import Refused
 from gan.family import Family
 from gan.losses import Nets, adversarial, clip_weights, cycle, fake_label, paired
 from gan.schedule import critic_first
+from gan.state import SavedState
 from gan.tasks import TASKS
 from gan.translation import CycleD, PatchD, Pool, ResNetG, ThereAndBack, UNet, init_weights
 from gan.weights import load_weights
@@ -341,15 +342,27 @@ def find_family(name: str) -> Family:
     return FAMILIES[name]
 
 
+# (family, loss) of the runs whose game had halves before there was a setting that says so
+HALVED = {("cyclegan", ""), ("cyclegan", "least-squares"), ("pix2pix", "least-squares")}
+
+
+def settings_of(state: SavedState) -> Settings:
+    """The settings in a saved state; those of earlier versions mean what they meant then."""
+    settings: Settings = {k: v for k, v in state["config"].items() if k in FIELDS}
+    if (settings.get("family"), settings.get("loss", "")) in HALVED:
+        settings.setdefault("half_squares", True)
+    return settings
+
+
 def restore(path: Path) -> tuple[Nets, Config, RunFacts]:
     """The nets of the state at `path`, G with its averaged weights; the run's config and facts.
 
     Raises Refused for a file that is no training state.
     """
     state = checkpoint.load(path)
-    if not isinstance(state, Mapping) or not {"config", "nets", "ema"} <= state.keys():
+    if not isinstance(state, dict) or not {"config", "nets", "ema"} <= state.keys():
         raise Refused(f"{path}: not a training state; bare weights go to --netg-path")
-    config = Config(**{k: v for k, v in state["config"].items() if k in FIELDS})
+    config = Config(**settings_of(state))  # type: ignore[arg-type]
     facts = RunFacts.of_state(state)
     nets = find_family(config.family).build(config, len(facts.class_names))
     load_weights(nets.D, state["nets"]["D"], path)
@@ -424,12 +437,13 @@ FAMILIES: dict[str, Family] = {
         },
     ),
     "pix2pix": Family(
-        pix2pix_nets, *paired("logistic"), task=TASKS["paired"], uses=("l1", "spectral"),
+        pix2pix_nets, *paired("logistic"), task=TASKS["paired"],
+        uses=("l1", "half_squares", "spectral"),
         defaults=TRANSLATION,
     ),
     "cyclegan": Family(
         cyclegan_nets, *cycle("least-squares"), task=TASKS["unpaired"],
-        uses=("cycle", "identity", "pool", "spectral"),
+        uses=("cycle", "identity", "half_squares", "pool", "spectral"),
         defaults={**TRANSLATION, "lr_end": 0.0, "lr_fall": "linear"},
     ),
 }

@@ -23,6 +23,7 @@ from config import OPERATIONAL, Config, RunFacts, Settings, Value, difference, f
 from gan import checkpoint
 from gan.errors import Refused
 from gan.schedule import Budget
+from models import settings_of
 
 if TYPE_CHECKING:
     from gan.state import SavedState
@@ -77,7 +78,7 @@ def newest_state(folder: Path) -> "SavedState | None":
 def saved_settings(state: "SavedState") -> Mapping[str, Value]:
     """The settings of a saved run, with what became of those that were "auto"."""
     facts = RunFacts.of_state(state)
-    return {**state["config"], "amp": facts.mixed_precision, "flip": facts.flip}
+    return {**settings_of(state), "amp": facts.mixed_precision, "flip": facts.flip}
 
 
 def conflict(folder: Path, saved: "SavedState | None", config: Config, digest: str) -> str:

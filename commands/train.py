@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from commands import flags, runs
-from config import FIELDS, Config, RunFacts, Settings, changes, flag, option
+from config import FIELDS, Config, RunFacts, changes, flag, option
 from gan.errors import Refused
 
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ def plan_start(request: flags.Request[TrainOptions]) -> Start:
 
 
 def _plan_resume(resume: bool | str, request: flags.Request[TrainOptions]) -> Start:
+    from models import settings_of
+
     given = request.settings
     for other in ("config", "overwrite", *runs.WEIGHTS):
         if getattr(request.options, other, "") or given.get(other):
@@ -74,7 +76,7 @@ def _plan_resume(resume: bool | str, request: flags.Request[TrainOptions]) -> St
     if not isinstance(saved, dict) or "config" not in saved:
         raise Refused(f"--resume={path}: not a training state")
     print(f"resume: {path}")
-    own: Settings = {k: v for k, v in saved["config"].items() if k in FIELDS}
+    own = settings_of(saved)
     own["gpu"] = own["gpu"] and "auto"  # this may be another machine
     changed = changes(own, given)
     for name, (old, new) in changed.items():

@@ -125,6 +125,16 @@ def least_squares_g(real: Tensor, fake: Tensor) -> Tensor:
     return (fake - 1).square().mean() / 2
 
 
+def squares_d(real: Tensor, fake: Tensor) -> Tensor:
+    """(real - 1)^2 + fake^2 (Zhu et al. 2017, arXiv:1703.10593, section 4)."""
+    return (real - 1).square().mean() + fake.square().mean()
+
+
+def squares_g(real: Tensor, fake: Tensor) -> Tensor:
+    """(fake - 1)^2 (arXiv:1703.10593, section 4)."""
+    return (fake - 1).square().mean()
+
+
 def critic_d(real: Tensor, fake: Tensor) -> Tensor:
     """fake - real: minus the estimate of the Wasserstein distance (Arjovsky et al. 2017, eq. 3)."""
     return fake.mean() - real.mean()
@@ -160,6 +170,13 @@ GAMES = {
     "critic": Game(critic_d, hinge_g, shown=identity),
     "relativistic": Game(relativistic_d, relativistic_g, relativistic=True, shown=identity),
 }
+# Beside --l1 or --cycle the scale of G's loss matters: CycleGAN's least squares have no halves.
+PICTURE_GAMES = {**GAMES, "least-squares": Game(squares_d, squares_g, shown=identity)}
+
+
+def picture_game(config: Config, own: str) -> Game:
+    """The game of a family that translates: the row `config.loss` or, if that is empty, `own`."""
+    return (GAMES if config.half_squares else PICTURE_GAMES)[config.loss or own]
 
 
 # --- penalties of D: (D, real, fake, condition) -> scalar >= 0 -----------------------------------
@@ -292,14 +309,14 @@ def paired(own: str) -> tuple[Loss, Loss]:
     """
 
     def d_loss(nets: Nets, batch: Batch, config: Config) -> tuple[Tensor, Logs]:
-        game = GAMES[config.loss or own]
+        game = picture_game(config, own)
         real = score(nets.D, batch.with_given(batch.real))
         fake = score(nets.D, batch.with_given(batch.generate(nets).detach()))
         loss = game.d(real, fake) / 2
         return loss, {"loss_d": loss.detach(), **_log_scores("", game, real, fake)}
 
     def g_loss(nets: Nets, batch: Batch, config: Config) -> tuple[Tensor, Logs]:
-        game, fake = GAMES[config.loss or own], batch.generate(nets)
+        game, fake = picture_game(config, own), batch.generate(nets)
         adversary = _play_g(game, nets.D, batch.with_given, batch.real, fake)
         distance = F.l1_loss(fake, batch.real)
         logs = {"loss_g": adversary.detach(), "l1": distance.detach()}
@@ -316,7 +333,7 @@ def cycle(own: str) -> tuple[Loss, Loss]:
     """
 
     def d_loss(nets: Nets, batch: Batch, config: Config) -> tuple[Tensor, Logs]:
-        game = GAMES[config.loss or own]
+        game = picture_game(config, own)
         G, D = cast(ThereAndBack, nets.G), cast(CycleD, nets.D)
         there, back = batch.generate(nets), batch.generate_back(G)
         logs: Logs = {}
@@ -335,7 +352,7 @@ def cycle(own: str) -> tuple[Loss, Loss]:
         return loss, {"loss_d": loss.detach(), **logs}
 
     def g_loss(nets: Nets, batch: Batch, config: Config) -> tuple[Tensor, Logs]:
-        game = GAMES[config.loss or own]
+        game = picture_game(config, own)
         G, D = cast(ThereAndBack, nets.G), cast(CycleD, nets.D)
         given, wanted = batch.given, batch.real
         there, back = batch.generate(nets), batch.generate_back(G)

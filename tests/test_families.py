@@ -2,19 +2,22 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from PIL import Image, ImageOps
 from states import CPU, facts_of, new_state
+from torch import Tensor, nn
 
+from commands import compare_jobs
 from config import FIELDS, Config
 from gan import checkpoint, loop, pairs, sample
 from gan.data import Images
 from gan.losses import Batch
 from gan.state import SavedState
-from models import FAMILIES, ONLY_SOME, restore
+from gan.translation import CycleD, ThereAndBack
+from models import FAMILIES, ONLY_SOME, restore, settings_of
 
 
 @pytest.fixture(scope="module")
@@ -140,3 +143,59 @@ def test_a_cycle_between_grey_and_colour(tiny: Callable[..., Config]) -> None:
     both_grey = Batch(torch.rand(2, 1, 28, 28), torch.rand(2, 1, 28, 28))
     config.channels_b = 1
     assert "identity" in family.g_loss(family.build(config, 0), both_grey, config)[1]
+
+
+def gradient(loss: Tensor, net: nn.Module) -> Tensor:
+    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(net.parameters()))])
+
+
+def test_the_gradient_of_cyclegan_is_that_of_the_reference(tiny: Callable[..., Config]) -> None:
+    """The losses of the reference implementation, written out, with its weights 10 and 0.5."""
+    family = FAMILIES["cyclegan"]
+    small = {"ngf": 4, "ndf": 4, "img_size": 28, "batch_size": 2, "pool": 0}
+    config = tiny(**{**family.defaults, **small}, family="cyclegan", cycle=10.0)
+    nets = new_state(config).nets
+    a, b = torch.rand(2, 2, 3, 28, 28) * 2 - 1
+    players, judges = cast(ThereAndBack, nets.G), cast(CycleD, nets.D)
+    G, F, judge_b, judge_a = players.there, players.back, judges.there, judges.back
+    mse, l1 = nn.MSELoss(), nn.L1Loss()
+
+    def expect(scores: Tensor, label: float) -> Tensor:
+        return mse(scores, torch.full_like(scores, label))
+
+    fake_b, fake_a = G(a), F(b)
+    reference = expect(judge_b(fake_b), 1) + expect(judge_a(fake_a), 1)
+    reference = reference + 10 * l1(F(fake_b), a) + 10 * l1(G(fake_a), b)
+    reference = reference + 10 * 0.5 * l1(G(b), b) + 10 * 0.5 * l1(F(a), a)
+    ours, _ = family.g_loss(nets, Batch(b, a), config)
+    assert torch.allclose(gradient(ours, nets.G), gradient(reference, nets.G), rtol=1e-4, atol=1e-7)
+    reference = (expect(judge_b(b), 1) + expect(judge_b(fake_b.detach()), 0)) * 0.5
+    reference = reference + (expect(judge_a(a), 1) + expect(judge_a(fake_a.detach()), 0)) * 0.5
+    ours, _ = family.d_loss(nets, Batch(b, a), config)
+    assert torch.allclose(gradient(ours, nets.D), gradient(reference, nets.D), rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("family", "loss", "halved"),
+    [
+        ("cyclegan", "", True),
+        ("cyclegan", "least-squares", True),
+        ("cyclegan", "hinge", False),
+        ("pix2pix", "", False),
+        ("pix2pix", "least-squares", True),
+        ("lsgan", "", False),
+    ],
+)
+def test_a_state_without_the_setting_keeps_the_halves_that_it_had(
+    family: str, loss: str, halved: bool
+) -> None:
+    saved: SavedState = {
+        "config": {**vars(Config(family=family, loss=loss)), "of_an_earlier_version": 1}
+    }
+    for new in (False, True):
+        saved["config"]["half_squares"] = new
+        assert settings_of(saved)["half_squares"] is new
+    del saved["config"]["half_squares"]
+    assert settings_of(saved).get("half_squares", False) is halved
+    assert compare_jobs.saved_settings(saved).get("half_squares", False) is halved
+    assert "of_an_earlier_version" not in settings_of(saved)

@@ -79,6 +79,7 @@ def test_it_goes_on_as_it_would_have(
     state = f"--resume={state_of(run, saved_at)}"
     inside("train", state, "--data-path=elsewhere", "--name=again", "--gpu=False")
     new = torch.load(state_of("again", end), weights_only=True)
+    assert new["config"]["half_squares"] is (run == "cyclegan")  # it keeps its game once more
     weights = {**new["nets"], "ema": new["ema"]}
     wrong = {part: off(weights[part], rows) for part, rows in expected["tensors"].items()}
     assert not any(wrong.values()), wrong

@@ -85,6 +85,10 @@ FORMULAS: dict[str, tuple[Callable[..., float], Callable[..., float]]] = {
     "critic": (d_critic, g_linear),
     "relativistic": (d_relativistic, g_relativistic),
 }
+PICTURE_FORMULAS = {  # of translations: no halves (Zhu et al. 2017, section 4)
+    **FORMULAS,
+    "least-squares": (lambda *x: 2 * d_squares(*x), lambda *x: 2 * g_squares(*x)),
+}
 GAME_OF = {
     "modern": "hinge",
     "rpgan": "relativistic",
@@ -255,7 +259,7 @@ def test_the_game_of_pix2pix(loss: str) -> None:
     fake = [0.5 * x + 0.3 for x in GIVEN]
     real_scores = [2 * x - 3 * y + 0.25 for x, y in zip(GIVEN, WANTED, strict=True)]
     fake_scores = [2 * x - 3 * y + 0.25 for x, y in zip(GIVEN, fake, strict=True)]
-    by_d, by_g = FORMULAS[loss or "logistic"]
+    by_d, by_g = PICTURE_FORMULAS[loss or "logistic"]
     for l1 in (100.0, 7.0):
         d_loss, g_loss = play(
             "pix2pix", nets, batch, loss=loss, **({} if l1 == 100 else {"l1": l1})
@@ -306,7 +310,7 @@ def test_the_game_of_cyclegan(loss: str) -> None:
     def d_back(xs: list[float]) -> list[float]:
         return [0.5 - 1.5 * x for x in xs]
 
-    by_d, by_g = FORMULAS[loss or "least-squares"]
+    by_d, by_g = PICTURE_FORMULAS[loss or "least-squares"]
     d_expected = by_d(d_there(b), d_there([x + 0.125 for x in there(a)])) / 2
     d_expected += by_d(d_back(a), d_back([x - 0.25 for x in back(b)])) / 2
     scores = by_g(d_there(b), d_there(there(a))) + by_g(d_back(a), d_back(back(b)))
@@ -385,6 +389,7 @@ EVERYWHERE = {
     "l1": 100.0,  # Isola et al. 2017, section 3.4
     "cycle": 10.0,  # Zhu et al. 2017, section 4
     "identity": 0.5,  # Zhu et al. 2017, section 5.2
+    "half_squares": False,
     "pool": 50,  # Zhu et al. 2017, section 4
     "spectral": False,
     "fake_label": 0.0,
@@ -413,8 +418,8 @@ FLAGS: dict[str, tuple[str, set[str], set[str]]] = {  # task, flags of its losse
     "hinge": ("noise", set(), set()),
     "wgan": ("noise", {"clip", "d_lead"}, set()),
     "wgan-gp": ("noise", PENALIZED, set()),
-    "pix2pix": ("paired", {"l1", "spectral"}, set()),
-    "cyclegan": ("unpaired", {"cycle", "identity", "pool", "spectral"}, set()),
+    "pix2pix": ("paired", {"l1", "half_squares", "spectral"}, set()),
+    "cyclegan": ("unpaired", {"cycle", "identity", "half_squares", "pool", "spectral"}, set()),
 }
 
 
