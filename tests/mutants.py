@@ -203,8 +203,9 @@ class Bench:
 
     @staticmethod
     def _kill(process: BaseProcess) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid or 0, signal.SIGKILL)
+        if process.pid:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
 
     @contextlib.contextmanager
     def copy(self) -> Iterator[Path]:

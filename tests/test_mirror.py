@@ -1,5 +1,6 @@
 """Whether images may be mirrored: a set that faces one way is told from one that does not."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from states import CPU, new_state
 
 from commands import train
 from config import Config, RunFacts
-from gan import data, metrics, mirror
+from gan import data, mirror
 
 COUNT = 240
 
@@ -30,12 +31,39 @@ def test_a_set_that_faces_one_way_is_not_mirrored(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one_way = save_wedges(tmp_path / "one", both_ways=False)
-    value, error = mirror.mirror_distance(one_way)
-    assert value > 20 * error
+    share, deviations = mirror.measure_asymmetry(one_way)
+    assert 0.5 < share < 1
+    assert deviations > 50
     assert not mirror.may_mirror(one_way)
     said = capsys.readouterr().out.splitlines()[-1]
-    assert said.startswith("data: not mirrored, because the images differ")
-    assert said.endswith("--flip=True mirrors them all the same")
+    assert said.startswith("data: not mirrored, because the images face one way")
+    assert said.endswith("--flip=True mirrors them anyway")
+
+
+@pytest.mark.parametrize(
+    ("rows", "share", "deviations"),
+    [
+        # each d_i is 2: 12 products of 4, so their mean is |d_i|^2, and 48 / sqrt(2 * 12 * 16)
+        ([2.0, 2.0, 2.0, 2.0], 1.0, 48 / 384**0.5),
+        # signs in turn: of 12 products 8 are -4 and 4 are 4
+        ([2.0, -2.0, 2.0, -2.0], -1 / 3, -16 / 384**0.5),
+        ([0.0, 0.0, 0.0, 0.0], 0.0, 0.0),
+    ],
+)
+def test_asymmetry_by_hand(
+    rows: list[float],
+    share: float,
+    deviations: float,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    images = save_wedges(tmp_path / "set", both_ways=False, count=4)
+    images = dataclasses.replace(images, train=np.arange(4))
+    plain = np.array(rows, np.float32)[:, None]
+    answers = iter([plain, np.zeros_like(plain)])
+    monkeypatch.setattr(mirror.features, "extract", lambda *rest: next(answers))
+    found = mirror.measure_asymmetry(images)
+    assert found == pytest.approx((share, deviations))
 
 
 def test_a_symmetric_set_is_mirrored_without_a_word(
@@ -52,31 +80,35 @@ def test_too_few_images_are_mirrored_and_it_says_so(
 ) -> None:
     few = save_wedges(tmp_path / "few", both_ways=False, count=mirror.MIN_IMAGES - 1)
     assert mirror.may_mirror(few)
-    assert "99 images are too few to decide; --flip=False" in capsys.readouterr().out
+    assert "19 images are too few to decide; --flip=False" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("value", "mirrors"), [(0.031, False), (0.029, True), (-0.5, True)])
-def test_three_standard_errors_decide(
-    value: float, mirrors: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("share", "deviations", "mirrors"),
+    [(0.011, 3.1, False), (0.009, 50.0, True), (0.5, 2.9, True), (-0.5, -9.0, True)],
+)
+def test_a_large_and_significant_asymmetry_decides(
+    share: float, deviations: float, mirrors: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images = save_wedges(tmp_path / "set", both_ways=False)
-    estimate = metrics.Estimate(value, 0.01)
-    monkeypatch.setattr(mirror, "mirror_distance", lambda data: estimate)
+    images = save_wedges(tmp_path / "set", both_ways=False, count=60)
+    found = mirror.Asymmetry(share, deviations)
+    monkeypatch.setattr(mirror, "measure_asymmetry", lambda data: found)
     assert mirror.may_mirror(images) is mirrors
 
 
-def test_the_halves_are_other_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A symmetric picture would else be compared with itself, which makes KID too small."""
-    images = save_wedges(tmp_path / "set", both_ways=False)
+def test_each_image_is_compared_with_its_own_mirror_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = save_wedges(tmp_path / "set", both_ways=False, count=60)
     seen = []
     extract = mirror.features.extract
     monkeypatch.setattr(
         mirror.features, "extract", lambda x, *rest: seen.append(x[:]) or extract(x, *rest)
     )
-    mirror.mirror_distance(images)
+    mirror.measure_asymmetry(images)
     plain, mirrored = seen
-    assert np.array_equal(plain, images.array[0::2])
-    assert np.array_equal(mirrored, images.array[1::2, :, :, ::-1])
+    assert np.array_equal(plain, images.array)
+    assert np.array_equal(mirrored, images.array[..., ::-1])
 
 
 @pytest.mark.parametrize(("flip", "found"), [("auto", False), (True, True), (False, False)])
