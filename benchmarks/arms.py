@@ -246,7 +246,8 @@ ARMS: dict[str, tuple[str, Family]] = {
         "--augment=0.1",
         replace(MODERN, build=controlled_nets, d_loss=controlled_d_loss),
     ),
-    # one setting each
+    # one setting each; `modern` itself mirrored set (a) too before --flip=auto
+    "mirrored": ("--flip=True", MODERN),
     "no-ema": ("--ema=False", MODERN),
     "constant-rates": ("--lr-end=1", MODERN),
     "half-rates": ("--lr1=2e-4 --lr2=2e-4", MODERN),
