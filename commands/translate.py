@@ -25,6 +25,9 @@ class TranslateOptions:
     best: bool = option(True, "draw with the best-scored state of the run, not the newest")
     input: str = option("", "picture, folder or zip to translate")
     output: str = option("translated", "folder for the results, which keep the names")
+    dropout: bool = option(
+        False, "draw in training mode, as the reference's test does: dropout, by --seed, adds noise"
+    )
     resize: bool = option(False, "translate at the training size, then enlarge the result")
     side_by_side: str = option("", "HTML page of before and after to write")
 
@@ -105,6 +108,26 @@ def _try_translation(
         return "out of memory; give --resize"
 
 
+def _load(request: flags.Request[TranslateOptions]) -> "tuple[nn.Module, runs.LoadedRun, bool]":
+    """The generator in the mode in which it draws, its run, and whether it is the way back."""
+    from torch import nn
+
+    options = request.options
+    G, run, back = runs.load_generator(request.settings, best=options.best, command="translate")
+    config, task = run.config, run.family.task
+    if task.command != "translate":
+        raise Refused(
+            f"translate: {run.source} is a {config.family}, which draws from noise; use "
+            f"{task.command}"
+        )
+    if options.dropout and not any(isinstance(part, nn.Dropout) for part in G.modules()):
+        raise Refused(
+            f"--dropout: {run.source}, a {config.family} of {config.img_size} px, has none; leave "
+            "the flag out"
+        )
+    return G.train(options.dropout), run, back
+
+
 def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
     """Turn pictures of A into pictures of B; see `python main.py translate --help`."""
     request = flags.read(FLAGS, stray, words)
@@ -114,23 +137,21 @@ def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
     source, out = (Path(path).resolve() for path in (options.input, options.output))
     if source in (out, *out.parents) or out / source.with_suffix(".png").name == source:
         raise Refused(f"--output={options.output}: it would mix with --input; give another folder")
-    G, run, back = runs.load_generator(request.settings, best=options.best, command="translate")
-    config, task = run.config, run.family.task
-    if task.command != "translate":
-        raise Refused(
-            f"translate: {run.source} is a {config.family}, which draws from noise; use "
-            f"{task.command}"
-        )
-    from gan import machine, pairs, sample
+    G, run, back = _load(request)
+    config = run.config
+    import torch
+
+    from gan import feed, machine, pairs, sample
 
     device = machine.pick_device(config.gpu)
-    G.to(device).eval()
+    G.to(device)
     channels = config.channels_wanted if back else config.channels_given
     targets = Targets(source, Path(options.output))
     size = config.img_size if options.resize else None
     skipped: list[str] = []
     rows: list[tuple[str, Path, Path]] = []
-    for name, picture in pairs.stream(options.input, "--input", channels):
+    for index, (name, picture) in enumerate(pairs.stream(options.input, "--input", channels)):
+        torch.manual_seed(feed.step_seed(config.seed, index))  # of the dropout
         drawn = _try_translation(G, picture, size, device)
         if isinstance(drawn, str) or isinstance(picture, str):
             skipped.append(f"{name}: {drawn}")

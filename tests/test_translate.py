@@ -1,5 +1,6 @@
 """Pictures to pictures, from end to end and by hand."""
 
+import copy
 import json
 import os
 import re
@@ -17,7 +18,7 @@ from commands import runs, translate
 from config import Config, RunFacts, write_config
 from gan import checkpoint, evaluation, loop, pairs, sample
 from gan.errors import Refused
-from gan.feed import PictureFeed
+from gan.feed import PictureFeed, step_seed
 from gan.losses import Nets
 from gan.translation import ResNetG
 from models import FAMILIES, restore
@@ -277,3 +278,57 @@ def test_published_weights_draw(direction: str, inside: Inside, tmp_path: Path) 
     assert np.abs(np.asarray(drawn, int) - np.asarray(expected, int)).max() <= 1
     with pytest.raises(Refused, match=r"G_B\.pth: .*--ngf"):
         inside("translate", *words[:2], *words[3:], "--ngf=6", "--input=x.png")
+
+
+def test_dropout_draws_as_the_reference_does_in_its_test(inside: Inside, tmp_path: Path) -> None:
+    """In training mode, with a seed for each picture: a repeat is the same, to the bit."""
+    small = {"img_size": 64, "ngf": 4, "ndf": 2, "batch_size": 2, "seed": 3}
+    config = Config(family="pix2pix", **small)  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    G = build(config).G
+    for weight in G.parameters():
+        weight.data.mul_(10)  # so that a dropped channel is seen
+    torch.save(G.state_dict(), tmp_path / "a.pth")
+    other = copy.deepcopy(G)
+    for norm in other.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            assert norm.running_mean is not None
+            torch.nn.init.constant_(norm.running_mean, 1000.0)
+    torch.save(other.state_dict(), tmp_path / "b.pth")
+    (tmp_path / "in").mkdir()
+    picture = Image.effect_mandelbrot((64, 64), (-2, -1, 1, 1), 50).convert("RGB")
+    for name in ("0.png", "1.png"):
+        picture.save(tmp_path / "in" / name)
+
+    def draw(folder: str, weights: str, *more: str) -> list[bytes]:
+        words = ["--family=pix2pix", "--img-size=64", "--ngf=4", "--batch-size=2", "--gpu=False"]
+        inside(
+            "translate", *words, f"--netg-path={weights}", "--input=in", f"--output={folder}", *more
+        )
+        return [Image.open(tmp_path / folder / name).tobytes() for name in ("0.png", "1.png")]
+
+    first = draw("first", "a.pth", "--dropout", "--seed=3")
+    assert first[0] != first[1]  # each picture has noise of its own
+    assert draw("again", "a.pth", "--dropout", "--seed=3") == first
+    assert draw("statistics", "b.pth", "--dropout", "--seed=3") == first  # the picture's own count
+    for one, another in zip(first, draw("seed", "a.pth", "--dropout", "--seed=4"), strict=True):
+        assert one != another
+    G.train()
+    for index, drawn in enumerate(first):
+        torch.manual_seed(step_seed(3, index))
+        assert translate.translate_picture(G, picture, None, CPU).tobytes() == drawn
+    still = draw("still", "a.pth")
+    assert still[0] == still[1] == draw("other", "a.pth", "--seed=4")[0]
+    assert still != draw("statistics", "b.pth")
+
+
+def test_without_dropout_in_the_net_the_switch_is_refused(
+    inside: Inside, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (64, 64)).save(tmp_path / "x.png")
+    for family, size in (("cyclegan", 64), ("pix2pix", 32)):
+        save_state(family, Config(family=family, img_size=size, ngf=2, ndf=2, batch_size=2))
+        with pytest.raises(Refused, match=f"^--dropout: .*{family} of {size} px, has none; leave"):
+            inside("translate", f"--name={family}", "--input=x.png", "--dropout")
+        assert not (tmp_path / "translated").exists()
