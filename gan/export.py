@@ -1,6 +1,10 @@
-"""G in one file for other programs, ONNX or safetensors; what was written is read and tried."""
+"""A net in one file for other programs; what was written is read and tried.
+
+G as ONNX or safetensors; G or D as the bare weights of the classic scripts that have fewer biases.
+"""
 
 import contextlib
+import copy
 import io
 import warnings
 from collections.abc import Callable, Mapping
@@ -11,9 +15,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from gan import checkpoint
 from gan.checkpoint import atomic_write
 from gan.errors import Refused
 from gan.sample import Inputs
+from gan.weights import load_weights, without_bias
 
 TOLERANCE = 1e-3  # of -1 to 1: an eighth of what a byte can tell
 INPUT_NAMES = ["input", "class"]
@@ -94,9 +100,37 @@ def write_safetensors(G: nn.Module, example: Inputs, path: Path, about: Mapping[
     return 0.0
 
 
+def write_classic(net: nn.Module, example: Inputs, path: Path, about: Mapping[str, str]) -> float:
+    """Write the bare weights of G or D for classic scripts that have no bias but batch norm's.
+
+    Returns the largest difference of what the net makes of them, the shift of D's scores aside.
+    """
+    try:
+        weights, shift = without_bias(net)
+    except ValueError:
+        raise Refused(
+            f"--file={path}: a file that ends in .pth is for the classic scripts, which have no "
+            "such net; give one that ends in .safetensors, or take netg_*.pth of the run"
+        ) from None
+    worst = 0.0
+
+    def write(part: Path) -> None:
+        nonlocal worst
+        torch.save(weights, part)
+        again = copy.deepcopy(net)
+        load_weights(again, checkpoint.load(part), path)
+        worst = float((net(*example) - again(*example) - shift).abs().max())
+        if worst > TOLERANCE:
+            raise Refused(f"--file={path}: these weights draw other pictures, {worst:.2g} off")
+
+    atomic_write(path, write)
+    return worst
+
+
 KINDS: dict[str, Callable[[nn.Module, Inputs, Path, Mapping[str, str]], float]] = {
     ".onnx": write_onnx,
     ".safetensors": write_safetensors,
+    ".pth": write_classic,
 }
 
 
@@ -110,8 +144,9 @@ def check_suffix(path: Path) -> None:
 def export(G: nn.Module, example: Inputs, path: Path, about: Mapping[str, str]) -> float:
     """Write G, in evaluation mode, in the way that the name of the file asks for.
 
-    `example` is two inputs of G, [2, ...] each; `about` is kept inside the file. Returns the
-    largest difference, of -1 to 1, between what G and the file draw. Raises Refused for missing
-    packages and, writing nothing, if the file draws other pictures.
+    `example` is two inputs of it, [2, ...] each; `about` is kept inside the file, except in .pth,
+    which a D may be written to as well. Returns the largest difference, of -1 to 1, between what G
+    and the file draw. Raises Refused for missing packages and, writing nothing, if the file draws
+    other pictures, or is of a net that this kind of file is not for.
     """
     return KINDS[path.suffix.lower()](G.eval(), example, path, about)

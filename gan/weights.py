@@ -58,3 +58,26 @@ def _completed(
         if key.endswith("num_batches_tracked"):  # files older than PyTorch 0.4.1 have none
             kept.setdefault(key, ours)
     return kept
+
+
+def without_bias(net: nn.Module) -> tuple[dict[str, Tensor], float]:
+    """The weights for the classic scripts whose nets lack the bias `net.may_lack`, and a shift.
+
+    G's is before batch norm, which takes it out again: it moves into the running mean, and G draws
+    what it drew. D's last one is in every score alike: without it scores are lower by that shift,
+    in the same order. Raises ValueError for a net that no such script has.
+    """
+    key = str(getattr(net, "may_lack", ""))
+    biased = [name for name, _ in net.named_parameters() if name.endswith(".bias")]
+    norms = {name for name, part in net.named_modules() if isinstance(part, nn.BatchNorm2d)}
+    if [name for name in biased if name.removesuffix(".bias") not in norms] != [key]:
+        raise ValueError("not the biases of a classic net")
+    weights = {name: value.clone() for name, value in net.state_dict().items()}
+    bias = weights.pop(key)
+    after = f"main.{int(key.split('.')[1]) + 1}"
+    if after in norms:
+        weights[f"{after}.running_mean"] -= bias
+        return weights, 0.0
+    if after in dict(net.named_modules()) or bias.numel() > 1:
+        raise ValueError("the bias is in the picture, or in the scores of classes")
+    return weights, float(bias)

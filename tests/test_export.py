@@ -116,8 +116,55 @@ def test_a_run_is_exported_by_its_name(inside: Inside, faces: Path, tmp_path: Pa
     inside("generate", *nets, "--netg-path=out/g.safetensors", "--rank-by=none", "--gen-num=2")
     inside("generate", "--name=x", "--rank-by=none", "--gen-num=2", "--gen-img=own.png")
     assert (tmp_path / "result.png").read_bytes() == (tmp_path / "own.png").read_bytes()
-    for file, says in (("g.pt", r"ends in \.onnx or \.safetensors"), ("g", "ends in")):
+    for file, says in (("g.pt", r"ends in \.onnx or \.safetensors or \.pth"), ("g", "ends in")):
         with pytest.raises(Refused, match=f"--file={file}: .*{says}"):
             inside("export", "--name=x", f"--file={file}")
     with pytest.raises(Refused, match="no checkpoint of run y"):
         inside("export", "--name=y")
+
+
+def test_classic_weights_without_biases_by_command(
+    inside: Inside, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    family = FAMILIES["dcgan"]
+    config = resolve(family.defaults, {"family": "dcgan", "img_size": 50, **SMALL})
+    nets = family.build(config, 0)
+    nn.init.constant_(nets.D.get_parameter(str(nets.D.may_lack)), 0.75)
+    torch.save(nets.G.state_dict(), tmp_path / "netg_1.pth")
+    torch.save(nets.D.state_dict(), tmp_path / "netd_1.pth")
+    words = ["export", "--family=dcgan", "--img-size=50", "--ngf=4", "--ndf=4", "--nz=8"]
+    words.append("--netg-path=netg_1.pth")
+    inside(*words, "--file=out/netg.pth")
+    inside(*words, "--net=D", "--file=out/netd.pth")
+    assert "0.75 is no longer added to each score" in capsys.readouterr().out
+    for name, net in (("netg", nets.G), ("netd", nets.D)):
+        weights = torch.load(tmp_path / "out" / f"{name}.pth", weights_only=True)
+        assert weights.keys() == net.state_dict().keys() - {net.may_lack}
+    for more, says in (
+        (["--net=D", "--file=x.onnx"], "^--net=D: only as .pth"),
+        (["--net=E", "--file=x.pth"], "^--net=E: wants G or D"),
+        (["--net=D", "--netd-path=netg_1.pth", "--file=x.pth"], "netg_1.pth: main.0.weight is"),
+    ):
+        with pytest.raises(Refused, match=says):
+            inside(*words, *more)
+    G, example = make("modern")
+    with pytest.raises(
+        Refused, match=r"--file=.*x\.pth: .*classic scripts, which have no such net"
+    ):
+        export.export(G, example, tmp_path / "x.pth", {})
+    assert not (tmp_path / "x.pth").exists()
+
+
+def test_classic_weights_that_draw_other_pictures_are_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    G, example = make("dcgan", img_size=50)
+    nn.init.constant_(G.get_parameter(str(G.may_lack)), 2.0)
+    path = tmp_path / "netg.pth"
+    assert export.export(G, example, path, {}) < 1e-5
+    path.unlink()
+    dropped = {k: v for k, v in G.state_dict().items() if k != G.may_lack}
+    monkeypatch.setattr(export, "without_bias", lambda net: (dropped, 0.0))
+    with pytest.raises(Refused, match=r"netg\.pth: these weights draw other pictures"):
+        export.export(G, example, path, {})
+    assert not list(tmp_path.iterdir())

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from config import Config
 from gan.errors import Refused
-from gan.weights import load_weights
+from gan.weights import load_weights, without_bias
 from models import FAMILIES, ModernD, ModernG, NetD, NetG, find_family, project, pyramid, restore
 
 
@@ -191,6 +191,59 @@ def test_ours_load_in_the_classic_script() -> None:
     for net, classic in ((NetG(), classic_g()), (NetD(), classic_d())):
         bare = {key.removeprefix("main."): value for key, value in net.state_dict().items()}
         classic.load_state_dict(bare)  # strict
+
+
+def with_statistics(net: nn.Module) -> nn.Module:
+    """The net, as if trained: every bias and every statistic of batch norm is some number."""
+    torch.manual_seed(0)
+    for name, value in net.state_dict().items():
+        if name.endswith(("bias", "running_mean")):
+            value.uniform_(-0.3, 0.3)
+        elif name.endswith("running_var"):
+            value.uniform_(0.5, 2)
+    return net.eval()
+
+
+def test_ours_load_in_the_classic_script_without_the_two_biases() -> None:
+    """G draws what it drew, in evaluation and in training; D's scores all shift alike."""
+    g, d = classic_g().eval(), classic_d().eval()
+    for classic, place in ((g, 6), (d, 11)):
+        classic[place].register_parameter("bias", None)  # now only batch norm has biases
+    net_g, net_d = with_statistics(NetG()), with_statistics(NetD())
+    bias = net_d.get_parameter("main.11.bias")
+    for net, classic, shift in ((net_g, g, 0.0), (net_d, d, bias.item())):
+        before = {key: value.clone() for key, value in net.state_dict().items()}
+        weights, found = without_bias(net)
+        assert found == shift
+        classic.load_state_dict({k.removeprefix("main."): v for k, v in weights.items()})  # strict
+        assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+    z = torch.randn(4, 100)
+    with torch.no_grad():
+        images = net_g(z)
+        assert torch.allclose(g(z[:, :, None, None]), images, atol=1e-5)
+        logits = d[:-1](images).flatten()
+        assert torch.allclose(logits, net_d(images) - bias, atol=1e-5)
+        again = NetG().eval()
+        load_weights(again, without_bias(net_g)[0], "netg.pth")  # and back
+        assert torch.allclose(again(z), images, atol=1e-5)
+        assert torch.allclose(g.train()(z[:, :, None, None]), net_g.train()(z), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        NetG(4, 2, 28, 1),  # its third convolution makes the picture
+        NetD(2, 28, classes=2),
+        NetD(2, 28, norm="none"),
+        NetD(2, 28, norm="spectral"),
+        ModernG(4, 2, 28),
+        nn.Linear(2, 2),
+    ],
+    ids=["28", "classes", "none", "spectral", "modern", "linear"],
+)
+def test_nets_that_no_classic_script_has_keep_their_biases(net: nn.Module) -> None:
+    with pytest.raises(ValueError, match="bias"):
+        without_bias(net)
 
 
 @pytest.mark.parametrize(
