@@ -18,11 +18,14 @@ from torch import Tensor
 
 from gan.errors import Refused
 from gan.features import Features, Images, Reference, Subset, batches, extract, resized, spaced
+from gan.swd import swd
 
 MIN_IMAGES = 8  # fewer fakes, training or held-out images are not scored
 SCALES = {1: "", 2: ", half size"}  # images are scored at 1/scale of their size; suffix of the name
 SECOND_OPINION = "random"  # features beside the ones asked for: see `evaluate`
 NEIGHBOURS = 5  # k of precision, recall, density and coverage
+LARGEST_PART = 5000  # images of a side among which neighbours are sought: distances take its square
+TIE_TOLERANCE = 1e-9  # of a squared radius, as a share of the features' mean squared norm
 COPY_QUANTILE = 0.01  # nearer to a training image than this share of new images: a copy
 
 
@@ -75,6 +78,15 @@ class Evaluation(TypedDict):
     n_floor: int
     scores: Scores
     memorisation: Memorisation
+
+
+class Comparison(TypedDict):
+    """See `compare`."""
+
+    features: str
+    n_fake: int
+    n_real: int
+    scores: Scores
 
 
 # ---- statistics --------------------------------------------------------------------------------
@@ -136,30 +148,46 @@ def fid(fake: Features, real: Features) -> float:
 
 
 def _equal_parts(fake: Features, real: Features) -> Iterator[tuple[Features, Features]]:
-    """Yield (fakes, reals) of equal number: disjoint parts of the larger set, all of the smaller.
+    """Yield (fakes, reals) of equal number, at most LARGEST_PART; together they are all images.
 
     Precision and coverage depend on the ratio of the numbers: with 2,000 fakes every ball of 240
-    reals holds one.
+    reals holds one. The parts are random, since sorted files have all images of a class in a row.
     """
-    size = min(len(fake), len(real))
-    for i in range(max(len(fake), len(real)) // size):
-        a, b = i % (len(fake) // size), i % (len(real) // size)
-        yield fake[a * size : (a + 1) * size], real[b * size : (b + 1) * size]
+    size = min(len(fake), len(real), LARGEST_PART)
+    shape = (math.ceil(max(len(fake), len(real)) / size), size)
+    # np.resize starts again at the first where a permutation ends
+    fakes, reals = (
+        np.resize(np.random.RandomState(seed).permutation(len(side)), shape)
+        for seed, side in enumerate((fake, real))
+    )
+    for a, b in zip(fakes, reals, strict=True):
+        yield fake[a], real[b]
+
+
+def _inside_balls(points: Features, centres: Features, k: int) -> Tensor:
+    """Whether point i is in the k-NN ball of centre j: bool [points, centres].
+
+    Balls are closed, as in both papers below: one of radius 0 holds the points equal to its centre.
+    Without the tolerance, rounding would decide about these.
+    """
+    x, y = _double(points), _double(centres)
+    tolerance = TIE_TOLERANCE * float(torch.cat([x, y]).square().sum(1).mean())
+    radius = torch.cdist(y, y).kthvalue(k + 1).values  # +1: itself
+    return torch.cdist(x, y).square() <= radius.square() + tolerance
 
 
 def precision_recall(fake: Features, real: Features, k: int = NEIGHBOURS) -> tuple[float, float]:
     """Precision and recall of [m, d] against [n, d], both 0..1 (Kynkaanniemi et al. 2019).
 
     Precision is the share of fakes within a real's k-NN ball, recall that of reals within a fake's.
-    By torch-fidelity, averaged over parts with as many fakes as reals. Precision judges each fake
-    alone, so dropped modes do not lower it. They lower recall if the features separate the modes.
+    Averaged over parts with as many fakes as reals. Precision judges each fake alone, so dropped
+    modes do not lower it. They lower recall if the features separate the modes.
     """
-    from torch_fidelity.metric_prc import calculate_precision_recall_part
-
-    found = [
-        calculate_precision_recall_part(_double(a), _double(b), neighborhood=min(k, len(a) - 1))
-        for a, b in _equal_parts(fake, real)
-    ]
+    found = []
+    for a, b in _equal_parts(fake, real):
+        order = min(k, len(a) - 1)
+        within = (_inside_balls(a, b, order), _inside_balls(b, a, order))
+        found.append([float(inside.any(1).double().mean()) for inside in within])
     precision, recall = np.mean(found, axis=0)
     return float(precision), float(recall)
 
@@ -168,69 +196,17 @@ def density_coverage(fake: Features, real: Features, k: int = NEIGHBOURS) -> tup
     """Density (>= 0) and coverage (0..1) of [m, d] against [n, d] (Naeem et al. 2020, eq. 4, 6).
 
     Density is the mean number of reals' k-NN balls that a fake is in, divided by k; coverage is the
-    share of these balls that hold a fake. Averaged over the same parts as precision; torch-fidelity
-    has neither. Equal distributions have density 1 and coverage 1 - 2^-k = 0.97 (eq. 9, large n).
+    share of these balls that hold a fake. Averaged over the same parts as precision. Equal
+    distributions have density 1 and coverage 1 - 2^-k = 0.97 (eq. 9, large n). Where all features
+    are equal, coverage is 1 and density n / k.
     """
     found = []
     for a, b in _equal_parts(fake, real):
-        x, y = _double(a), _double(b)
-        order = min(k, len(y) - 1)
-        radius = torch.cdist(y, y).kthvalue(order + 1).values  # +1: itself
-        inside = torch.cdist(x, y) < radius  # [fakes, reals]
-        found.append((float(inside.sum()) / (order * len(x)), float(inside.any(0).double().mean())))
+        order = min(k, len(b) - 1)
+        inside = _inside_balls(a, b, order)  # [fakes, reals]
+        found.append((float(inside.sum()) / (order * len(a)), float(inside.any(0).double().mean())))
     density, coverage = np.mean(found, axis=0)
     return float(density), float(coverage)
-
-
-def _descriptors(x: Tensor, patches: int, random: np.random.RandomState) -> Tensor:
-    """Random 7 x 7 windows, `patches` of each image: [n, C, H, W] -> [n * patches, C, 49]."""
-    height, width = x.shape[-2:]
-    tops = torch.from_numpy(random.randint(0, height - 6, (len(x), patches)))
-    lefts = torch.from_numpy(random.randint(0, width - 6, (len(x), patches)))
-    i, j = torch.meshgrid(torch.arange(7), torch.arange(7), indexing="ij")
-    index = (tops[..., None, None] + i) * width + lefts[..., None, None] + j  # [n, p, 7, 7]
-    flat = x.flatten(2).gather(2, index.flatten(1)[:, None].expand(-1, x.shape[1], -1))
-    return flat.unflatten(2, (patches, 49)).transpose(1, 2).flatten(0, 1)
-
-
-def laplacian_pyramid(images: Images) -> list[Tensor]:
-    """Levels of the Laplacian pyramid (Burt & Adelson 1983): float [N, 3, H / 2^i, W / 2^i].
-
-    Full size first. The last, 16 to 31 pixels on its shorter side, is low-pass, the others are
-    band-pass. Antialiased bilinear resizing takes the place of the paper's 5-tap kernel.
-    """
-    levels = []
-    x = torch.cat(list(batches(images, 64)))
-    while min(x.shape[-2:]) >= 32:
-        small = resized(x, (x.shape[-2] // 2, x.shape[-1] // 2))
-        levels.append(x - resized(small, (x.shape[-2], x.shape[-1])))
-        x = small
-    return [*levels, x]
-
-
-@torch.inference_mode()
-def swd(fake: Images, real: Images, limit: int = 512, patches: int = 64) -> dict[str, float]:
-    """Sliced Wasserstein distance of Laplacian patches, by level's width: {"96": 3.1, "48": 2.2}.
-
-    Karras et al. 2018, section 5 (values x 1e3, >= 0, lower is better), on up to `limit` evenly
-    spaced images of each set. Both sets are normalised by the reals' mean and deviation. The paper
-    normalises each by its own, which hides a change of contrast, and with it most of a blur.
-    """
-    n = min(len(fake), len(real), limit)
-    levels = [laplacian_pyramid(images[spaced(len(images), n)]) for images in (fake, real)]
-    found = {}
-    for a, b in zip(*levels, strict=True):
-        x, y = (_descriptors(level, patches, np.random.RandomState(0)) for level in (a, b))
-        mean, deviation = y.mean((0, 2), keepdim=True), y.std((0, 2), keepdim=True) + 1e-3
-        x, y = (((z - mean) / deviation).flatten(1) for z in (x, y))
-        directions = torch.from_numpy(np.random.RandomState(1).randn(x.shape[1], 128)).float()
-        directions /= directions.norm(dim=0)
-        gaps = [
-            (torch.sort(x @ part, 0).values - torch.sort(y @ part, 0).values).abs().mean()
-            for part in directions.split(32, dim=1)
-        ]
-        found[str(a.shape[-1])] = 1e3 * float(torch.stack(gaps).mean())
-    return found
 
 
 # ---- memorisation ------------------------------------------------------------------------------
@@ -408,6 +384,24 @@ def check(fake: int, train: int, held_out: int) -> None:
         )
 
 
+def _all_scores(
+    fake: Images, real: Images, name: str, reference: Reference, device: str, keep: bool = False
+) -> Scores:
+    """Every score of `fake` against `real`, and the quick ones by SECOND_OPINION.
+
+    With `keep` the features of `fake` are looked up in `reference` too.
+    """
+    read = reference.features if keep else extract
+    found: Scores = {}
+    for net, rows in {SECOND_OPINION: QUICK_SCORES, name: FEATURE_SCORES}.items():
+        generated = {scale: read(fake, net, scale, device) for scale in SCALES}
+        known = {scale: reference.features(real, net, scale, device) for scale in SCALES}
+        found = score_features(generated, known, net, rows) | found
+    for measure in IMAGE_SCORES:
+        found |= measure(fake, real)
+    return found
+
+
 def evaluate(
     fake: Images,
     train: Images,
@@ -429,17 +423,8 @@ def evaluate(
     reference = reference or Reference()
     count = min(len(fake), len(train))
     sample = Subset(train, spaced(len(train), count))
-    scores: Scores = {}
-    floor: Scores = {}
-    for net, rows in {SECOND_OPINION: QUICK_SCORES, name: FEATURE_SCORES}.items():
-        real = {scale: reference.features(held_out, net, scale, device) for scale in SCALES}
-        perfect = {scale: reference.features(sample, net, scale, device) for scale in SCALES}
-        generated = {scale: extract(fake, net, scale, device) for scale in SCALES}
-        scores = score_features(generated, real, net, rows) | scores
-        floor = score_features(perfect, real, net, rows) | floor
-    for measure in IMAGE_SCORES:
-        scores |= measure(fake, held_out)
-        floor |= measure(sample, held_out)
+    scores = _all_scores(fake, held_out, name, reference, device)
+    floor = _all_scores(sample, held_out, name, reference, device, keep=True)
     for key, entry in scores.items():
         entry["floor"] = floor[key]["value"]
     return {
@@ -451,3 +436,25 @@ def evaluate(
         "scores": scores,
         "memorisation": memorisation(fake, train, held_out),
     }
+
+
+def compare(
+    fake: Images,
+    real: Images,
+    name: str = "lite0",
+    reference: Reference | None = None,
+    device: str = "cpu",
+) -> Comparison:
+    """The scores of `evaluate` for two sets, all of both, ready for JSON.
+
+    KID and FID are the same with the sets swapped. SWD is too where both have the same contrast,
+    since its unit is the deviation of `real`. There are no other real images, hence no floor and
+    no memorisation. Raises Refused as `evaluate`.
+    """
+    if min(len(fake), len(real)) < MIN_IMAGES:
+        raise Refused(
+            f"evaluate needs {MIN_IMAGES} images on each side; there are {len(fake)} and "
+            f"{len(real)}"
+        )
+    scores = _all_scores(fake, real, name, reference or Reference(), device)
+    return {"features": name, "n_fake": len(fake), "n_real": len(real), "scores": scores}

@@ -10,8 +10,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from prdc import compute_prdc
 
-from gan import avatars, features, metrics
+from gan import avatars, features, metrics, swd
 from gan.errors import Refused
 
 Pixels = NDArray[np.uint8]
@@ -123,9 +124,10 @@ def test_neighbourhoods_by_hand() -> None:
 
 
 def test_coverage_does_not_grow_with_the_number_of_fakes() -> None:
-    real, fake = np.random.RandomState(0).randn(40, 3), np.random.RandomState(1).randn(400, 3)
+    real, fake = np.random.RandomState(0).randn(40, 3), np.random.RandomState(1).randn(400, 3) + 1
     few = np.mean([metrics.density_coverage(fake[i : i + 40], real)[1] for i in range(0, 400, 40)])
-    assert metrics.density_coverage(fake, real)[1] == pytest.approx(few)
+    assert 0.5 < few < 0.8
+    assert metrics.density_coverage(fake, real)[1] == pytest.approx(few, abs=0.05)
 
 
 def test_coverage_of_equal_distributions_is_as_published() -> None:
@@ -138,20 +140,145 @@ def test_coverage_of_equal_distributions_is_as_published() -> None:
     assert coverage == pytest.approx(1 - 2**-5, abs=0.02)
 
 
+CLASS_MEANS = np.random.RandomState(9).randn(4, 8) * 8
+
+
+def in_class_order(count: int, seed: int) -> NDArray[np.float64]:
+    """Features of `count` images of four classes, one class after the other: [count, 8]."""
+    classes = np.arange(count) * 4 // count
+    return CLASS_MEANS[classes] + np.random.RandomState(seed).randn(count, 8)
+
+
+def by_prdc(fake: NDArray[np.float64], real: NDArray[np.float64]) -> list[float]:
+    """Precision, recall, density and coverage by the package of Naeem et al. 2020."""
+    found = compute_prdc(real_features=real, fake_features=fake, nearest_k=metrics.NEIGHBOURS)
+    return [float(found[name]) for name in ("precision", "recall", "density", "coverage")]
+
+
+def neighbour_scores(fake: features.Features, real: features.Features) -> list[float]:
+    return [*metrics.precision_recall(fake, real), *metrics.density_coverage(fake, real)]
+
+
+def test_neighbours_agree_with_prdc() -> None:
+    fake, real = np.random.RandomState(0).randn(90, 3) + 0.7, np.random.RandomState(1).randn(90, 3)
+    assert neighbour_scores(fake, real) == pytest.approx(by_prdc(fake, real), abs=1e-9)
+
+
+@pytest.mark.parametrize("counts", [(800, 100), (100, 800), (400, 370), (256, 1000)])
+def test_neighbours_of_images_in_class_order_agree_with_prdc(counts: tuple[int, int]) -> None:
+    """Of sets of unequal number, prdc is given random parts of equal number."""
+    fake, real = in_class_order(counts[0], 0), in_class_order(counts[1], 1)
+    random, size = np.random.RandomState(5), min(counts)
+    theirs = [
+        by_prdc(
+            fake[random.permutation(counts[0])[:size]], real[random.permutation(counts[1])[:size]]
+        )
+        for _ in range(8)
+    ]
+    assert neighbour_scores(fake, real) == pytest.approx(np.mean(theirs, 0), abs=0.05)
+
+
+def test_the_parts_hold_every_image_and_no_image_twice() -> None:
+    fake, real = column(*range(30)), column(*range(100, 172))
+    parts = list(metrics._equal_parts(fake, real))
+    assert [(a.shape, b.shape) for a, b in parts] == [((30, 1), (30, 1))] * 3
+    assert all(len(np.unique(x)) == 30 for part in parts for x in part)
+    assert set(np.concatenate([b for _, b in parts]).ravel()) == set(range(100, 172))
+
+
+def test_the_parts_have_a_largest_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "LARGEST_PART", 20)
+    parts = list(metrics._equal_parts(column(*range(30)), column(*range(50))))
+    assert [(len(a), len(b)) for a, b in parts] == [(20, 20)] * 3
+    for side, count in ((0, 30), (1, 50)):
+        assert set(np.concatenate([part[side] for part in parts]).ravel()) == set(range(count))
+    assert len(set(parts[0][0].ravel()) & set(parts[0][1].ravel())) < 20  # not the same indices
+
+
+def test_a_ball_of_radius_0_holds_equal_points() -> None:
+    """Reals of two values, six of each: radii 0 with k = 5. Half of the fakes equal the first, as
+    nearly as float32 does; the others lie beside both. So 6 of 12 fakes are in 6 balls each, of the
+    fakes' balls (radius 0 of the first six, else about 1) none holds the second value."""
+    base = np.random.RandomState(0).randn(2, 1280).astype(np.float32)
+    real = np.repeat(base, 6, axis=0)
+    near = base[0] * (1 + 1e-7 * np.random.RandomState(1).randn(6, 1280)).astype(np.float32)
+    fake = np.concatenate([near, base[:1] + 40 + np.random.RandomState(2).randn(6, 1280) * 0.01])
+    found = neighbour_scores(fake, real)
+    assert found == pytest.approx([0.5, 0.5, 6 * 6 / (5 * 12), 0.5])
+
+
+def test_constant_features_are_covered_by_equal_ones_only() -> None:
+    one = np.random.RandomState(0).randn(1, 1280).repeat(40, 0)
+    assert neighbour_scores(one, one) == pytest.approx([1, 1, 40 / 5, 1])
+    assert neighbour_scores(one + 1e-2, one) == [0, 0, 0, 0]
+
+
+def test_swd_of_few_images_is_a_mean_over_all_of_the_larger_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ten reals of 128 and 40 fakes in parts of ten: every fake is in one part, which is compared
+    with all reals, and the draws (512 / 10) go on with other patches and directions."""
+    seen: list[tuple[float, int]] = []
+
+    def distance(fake: torch.Tensor, real: torch.Tensor, patches: int, draw: int) -> float:
+        assert len(fake) == len(real) == 10
+        assert fake[:, 0, 0, 0].unique().numel() == 10
+        seen.append((float(fake.mean()), draw))
+        return float(fake.mean())
+
+    fake = np.arange(40, dtype=np.uint8).reshape(40, 1, 1, 1).repeat(16, 2).repeat(16, 3)
+    monkeypatch.setattr(swd, "_sliced_distance", distance)
+    found = swd.swd(fake, random_images(10, channels=1))
+    assert [draw for _, draw in seen] == list(range(51))
+    assert [mean for mean, _ in seen[:4]] == pytest.approx([18, 19, 20, 21])
+    assert found["16"] == pytest.approx(1e3 * np.mean([mean for mean, _ in seen]))
+
+
+def test_swd_of_few_images_hardly_depends_on_the_fakes_drawn(faces: Pixels) -> None:
+    """The same ten reals, four other sets of 70 fakes: one draw each varies by a fifth and more."""
+    small = np.concatenate([faces[:10], faces[40:]])
+    sets = [small[10 + 70 * i : 80 + 70 * i] for i in range(4)]
+    many, one = (
+        np.array([swd.swd(fakes, small[:10], limit=limit, patches=16)["24"] for fakes in sets])
+        for limit in (512, 10)
+    )
+    assert many.std() / many.mean() < 0.5 * one.std() / one.mean()
+
+
+def test_swd_of_many_images_is_one_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    draws: list[int] = []
+
+    def distance(fake: torch.Tensor, real: torch.Tensor, patches: int, draw: int) -> float:
+        draws.append(draw)
+        return 0.0
+
+    monkeypatch.setattr(swd, "_sliced_distance", distance)
+    swd.swd(random_images(70), random_images(80), limit=100)
+    assert draws == [0]
+
+
+def test_swd_is_the_same_with_sets_of_equal_contrast_swapped() -> None:
+    one = random_images(50, seed=1) // 2
+    two = one[::-1, :, ::-1].copy() + np.uint8(30)
+    there, back = swd.swd(one, two)["16"], swd.swd(two, one)["16"]
+    assert there > 100
+    assert there == pytest.approx(back, rel=1e-4)
+
+
 def test_swd_by_hand() -> None:
     """At one level, 10 more in every pixel moves each of the 147 values of a patch by
     10 / deviation. Projected on random unit directions that is sqrt(2 / pi) times as much on
     average."""
     real = random_images(40).clip(0, 245)
     expected = 1e3 * math.sqrt(2 / math.pi) * 10 / real.std()
-    (found,) = metrics.swd(real + np.uint8(10), real).values()
+    (found,) = swd.swd(real + np.uint8(10), real).values()
     assert found == pytest.approx(expected, rel=0.15)
-    assert metrics.swd(real, real) == {"16": 0}
+    assert swd.swd(real, real) == {"16": 0}
 
 
 def test_laplacian_levels_add_up_to_the_image() -> None:
     images = random_images(2, 64)
-    levels = metrics.laplacian_pyramid(images)
+    levels = swd.laplacian_pyramid(images)
     assert [level.shape[-1] for level in levels] == [64, 32, 16]
     x = levels[-1]
     for level in reversed(levels[:-1]):
@@ -282,7 +409,7 @@ def all_scores(fake: Pixels, real: Pixels, reference: features.Reference) -> dic
     known = {scale: reference.features(real, scale=scale) for scale in metrics.SCALES}
     found = metrics.score_features(generated, known, "lite0", metrics.FEATURE_SCORES)
     values = {key.replace(" (lite0)", ""): row["value"] for key, row in found.items()}
-    levels = metrics.swd(fake, real)
+    levels = swd.swd(fake, real)
     return values | {"SWD": sum(levels.values()) / len(levels)}
 
 
@@ -339,6 +466,6 @@ def test_dropped_modes(
 def test_swd_of_sorted_images_uses_images_of_every_kind() -> None:
     dark, bright = random_images(300) // 4, 255 - random_images(300, seed=1) // 4
     mixed = np.stack([dark, bright], 1).reshape(600, *dark.shape[1:])
-    (sorted_one,) = metrics.swd(mixed, np.concatenate([dark, bright]), limit=100).values()
-    (first_half,) = metrics.swd(mixed, dark, limit=100).values()
+    (sorted_one,) = swd.swd(mixed, np.concatenate([dark, bright]), limit=100).values()
+    (first_half,) = swd.swd(mixed, dark, limit=100).values()
     assert sorted_one < 0.2 * first_half
