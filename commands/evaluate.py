@@ -20,7 +20,7 @@ class EvaluateOptions:
 
     best: bool = option(True, "score the best-scored state of the run, not the newest")
     gen_num: int = option(2000, "faces to score", low=1)
-    fake_path: str = option("", "score the images of this folder or zip instead")
+    fake_path: str = option("", "score this folder or zip instead, against all of --data-path")
     features: str = option(
         "lite0",
         "network whose features are compared: lite0, inception or random",
@@ -61,16 +61,16 @@ def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
 
 
 def _evaluate_folder(request: flags.Request[EvaluateOptions]) -> "tuple[str, str, Evaluation]":
-    """The pictures of `--fake-path` against those of `--data-path`."""
+    """The pictures of `--fake-path` against all of `--data-path`, or against a held-out share."""
     options = request.options
     for other in request.given:
         if other not in OF_FOLDERS:
             raise Refused(f"{flag(other)}: --fake-path is scored, not a run; leave one of them out")
     from gan import data, evaluation, machine, tasks
 
-    config = resolve(request.settings)
+    config = resolve({"held_out": 0.0, **request.settings})
     device = machine.pick_device(config.gpu)
-    images = tasks.open_images(with_held_out(config), 1)
+    images = tasks.open_images(config, 1)
     fakes = data.open_images(
         options.fake_path,
         config.img_size,
@@ -78,8 +78,18 @@ def _evaluate_folder(request: flags.Request[EvaluateOptions]) -> "tuple[str, str
         workers=config.num_workers,
         flag="--fake-path",
     )
-    found = evaluation.compare_images(fakes.array, images, options.features, device)
-    return options.fake_path, config.data_path, found
+    reals = config.data_path or "the avatars"
+    if config.held_out:
+        found = evaluation.compare_images(fakes.array, images, options.features, device)
+        used = (
+            f"all {len(fakes.array):,} images, against the {len(images.held_out):,} held out of "
+            f"{reals}; copies are looked for among its other {len(images.train):,}"
+        )
+    else:
+        found = evaluation.compare_sets(fakes.array, images, options.features, device)
+        used = f"all {len(fakes.array):,} images, against all {len(images.array):,} of {reals}"
+    notes = f"Used: {used}.\n{found.notes}"
+    return options.fake_path, config.data_path, replace(found, headline=used, notes=notes)
 
 
 def with_held_out(config: Config) -> Config:

@@ -25,6 +25,8 @@ Score = Callable[[Pixels], dict[str, float]]  # named scores; "score" is the one
 REALS = 2000  # the most held-out images that a score during training compares with
 SHOWN_FACES = 64  # on the page of an evaluation
 SHOWN_ROWS = 24  # test pictures on it
+UNCHOSEN = "64 of them, not chosen"  # title of a picture
+SSIM_BORDER = 5  # pixels that half its Gaussian window covers
 PAIR_NOTES = """L1 and KID: lower is better. PSNR, SSIM and coverage: higher is better. "unchanged"
 is what the given pictures score as they are: a useful translation beats it."""
 
@@ -74,10 +76,18 @@ def compare_images(fakes: Pixels, data: Images, network: str, device: torch.devi
             image = train[pair["train"] : pair["train"] + 1][0]
             rows.append(image[..., :: -1 if pair["mirrored"] else 1])
     pictures = {
-        "64 of them, not chosen": _picture(list(fakes[:SHOWN_FACES])),
+        UNCHOSEN: _picture(list(fakes[:SHOWN_FACES])),
         "The closest to a training image: generated above, training image below": _picture(rows),
     }
     return Evaluation(dict(found), pages.score_rows(found), pages.SCORE_NOTES, pictures)
+
+
+def compare_sets(fakes: Pixels, data: Images, network: str, device: torch.device) -> Evaluation:
+    """All scores of `fakes` against all images of `data`, by features of `network`."""
+    reference = features.Reference(data.features_file)
+    found = metrics.compare(fakes, data.array, network, reference, str(device))
+    pictures = {UNCHOSEN: _picture(list(fakes[:SHOWN_FACES]))}
+    return Evaluation(dict(found), pages.score_rows(found), pages.COMPARISON_NOTES, pictures)
 
 
 def _picture(images: list[Pixels]) -> Image.Image:
@@ -111,7 +121,12 @@ def evaluate_noise(
 
 
 def pair_distances(fakes: Pixels, wanted: Pixels) -> dict[str, float]:
-    """Mean L1 (0..1), PSNR (dB) and SSIM (-1..1) of uint8 [N, C, H, W], by torchmetrics."""
+    """Mean L1 (0..1), PSNR (dB) and SSIM (-1..1) of uint8 [N, C, H, W], by torchmetrics.
+
+    H and W are 11 or more. SSIM is Wang et al. 2004 with their Gaussian window, where it lies
+    wholly inside the image, as in scikit-image. By itself torchmetrics crops the border in some
+    versions only.
+    """
     from torchmetrics.functional.image import (
         peak_signal_noise_ratio,
         structural_similarity_index_measure,
@@ -121,11 +136,11 @@ def pair_distances(fakes: Pixels, wanted: Pixels) -> dict[str, float]:
     for i in range(0, len(fakes), 64):
         x, y = (torch.tensor(side[i : i + 64]).float() / 255 for side in (fakes, wanted))
         ratio = peak_signal_noise_ratio(x, y, data_range=1.0, reduction="none", dim=(1, 2, 3))
-        similarity = structural_similarity_index_measure(x, y, data_range=1.0, reduction="none")
-        assert isinstance(similarity, Tensor)
+        full = structural_similarity_index_measure(x, y, data_range=1.0, return_full_image=True)[1]
+        inner = slice(SSIM_BORDER, -SSIM_BORDER)
         found["L1"].append((x - y).abs().mean((1, 2, 3)))
         found["PSNR"].append(ratio.clamp(max=100))  # identical pictures would have an infinite one
-        found["SSIM"].append(similarity)
+        found["SSIM"].append(full[..., inner, inner].mean((1, 2, 3)))
     return {name: float(torch.cat(parts).mean()) for name, parts in found.items()}
 
 

@@ -20,6 +20,8 @@ from PIL import Image
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+    from gan import metrics
+
 TEMPLATES = Path(__file__).resolve().with_name("templates")
 SIGNATURES = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg"}  # first bytes of the file types
 SCORE_NOTES = """KID and SWD: lower is better, and 0 means that generated and real images are alike.
@@ -27,6 +29,10 @@ Precision, recall, density and coverage: higher is better. "Floor" is the score 
 images against the same held-out images: what a perfect generator would get. "Images" counts
 generated / real images. A memorisation ratio well below 1 means that training images are
 copied."""
+COMPARISON_NOTES = """KID and SWD: lower is better, and 0 means that both sets are alike. Precision,
+recall, density and coverage: higher is better. "Images" counts the images scored / compared with.
+There is no floor, and no memorisation, since all real images are compared with; --held-out=0.1
+compares with a tenth of them only, and has both."""
 
 
 @functools.cache
@@ -94,16 +100,24 @@ def format_table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(line.rstrip() for line in padded)
 
 
-def score_rows(found: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+def score_rows(found: Mapping[str, Any]) -> Sequence[tuple[str, ...]]:
     """The scores that `gan.metrics.evaluate` found, as rows of text: score, value, floor, images.
 
-    The first row is the head. KID has its standard error behind the value.
+    The first row is the head. KID has its standard error behind the value. What `compare` found
+    has no floors: score, value, images.
     """
+
+    def value(row: "metrics.Entry") -> str:
+        return f"{row['value']:.4f}" + (f" ± {row['error']:.4f}" if "error" in row else "")
+
+    if "n_real" in found:
+        count = f"{found['n_fake']} / {found['n_real']}"
+        scores = found["scores"].items()
+        return [("score", "value", "images"), *((name, value(row), count) for name, row in scores)]
     rows = [("score", "value", "floor", "images")]
     count = f"{found['n_fake']} / {found['n_held_out']}"
     for name, row in found["scores"].items():
-        error = f" ± {row['error']:.4f}" if "error" in row else ""
-        rows.append((name, f"{row['value']:.4f}{error}", f"{row['floor']:.4f}", count))
+        rows.append((name, value(row), f"{row['floor']:.4f}", count))
     copies = found["memorisation"]
     count = f"{found['n_fake']} / {found['n_train']}"
     rows.append(("memorisation ratio", f"{copies['ratio']:.4f}", "1.0000", count))

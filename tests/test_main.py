@@ -200,7 +200,7 @@ def test_two_folders_are_compared(
     inside: Inside, faces: Path, tmp_path: Path, capsys: Captured
 ) -> None:
     """The "fakes" are the training images and the held-out ones: good, and copies."""
-    words = ["--features=random", "--img-size=32", "--report=out/page.html"]
+    words = ["--features=random", "--img-size=32", "--report=out/page.html", "--held-out=0.1"]
     inside("evaluate", f"--data-path={faces}", f"--fake-path={faces}", *words)
     assert "KID (random), half size" in capsys.readouterr().out
     found = json.loads((tmp_path / "out" / "page.json").read_text())
