@@ -242,8 +242,9 @@ class RunFacts:
     def of_state(cls, state: Mapping[str, Any]) -> "RunFacts":
         """The facts in a saved state; earlier versions kept them with the settings."""
         if "facts" in state:
-            facts = state["facts"]
-            return cls(**{**facts, "class_names": tuple(facts["class_names"])})
+            known = {field.name for field in dataclasses.fields(cls)}
+            facts = {name: value for name, value in state["facts"].items() if name in known}
+            return cls(**{**facts, "class_names": tuple(facts.get("class_names", ()))})
         config = state["config"]
         classes = split_classes(config.get("classes", ""))
         return cls(classes, config.get("amp") is True, config.get("flip") is not False)
@@ -289,7 +290,7 @@ def _convert(field: "Field[Any]", kind: type, text: str) -> Value:
     return os.path.expanduser(text)  # in --x=~/y the shell leaves the ~
 
 
-def parse(field: "Field[Any]", text: str) -> Value:
+def parse(field: "Field[Any]", text: str, *, any_range: bool = False) -> Value:
     """The value of `field` that is written as `text`; raises Refused for a wrong type or range."""
     kinds = types_of(field)
     for kind in kinds:
@@ -303,7 +304,7 @@ def parse(field: "Field[Any]", text: str) -> Value:
         names = {bool: "True or False", int: "a whole number", float: "a number", str: words}
         wanted = " or ".join(names[kind] for kind in kinds)
         raise Refused(f"{flag(field.name)}={text}: wants {wanted} (default {field.default!r})")
-    if not isinstance(value, bool | str):
+    if not (any_range or isinstance(value, bool | str)):
         _check_range(field, text, value)
     return value
 
@@ -393,7 +394,7 @@ def changes(saved: Mapping[str, Value], given: Mapping[str, Value]) -> dict[str,
         reason = FIELDS[name].metadata["fixed"]
         if reason:
             raise Refused(
-                f"{flag(name)}={new}: the run has {old} and cannot change it in mid-run "
+                f"{flag(name)}={new}: the run has {old!r} and cannot change it in mid-run "
                 f"({reason}); leave it out, or start another run with --name=..."
             )
     return changed

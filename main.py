@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TextIO
 from commands import help
 from commands.flags import UnknownFlag
 from config import flag
-from gan.errors import Refused
+from gan.errors import Refused, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,8 +74,9 @@ def run(words: list[str]) -> None:
     if any(word in ("--help", "-h") for word in rest):
         print(help.help_of(command, re.findall(r"--family[= ]([^-\s]\S*)", " ".join(rest))))
         return
-    if "-" in rest or "--" in rest:
-        raise Refused("-: a stray word; flags are --x=y")
+    for word in rest:
+        if word in ("-", "--") or word.startswith(("--=", "---")):  # Fire would pass these over
+            raise Refused(f"{word}: a stray word; flags are --x=y")
     import fire
     from fire.decorators import SetParseFn
 
@@ -121,11 +122,9 @@ def main() -> None:
         setattr(sys, name, SurvivingStream(stream))
     try:
         run(sys.argv[1:])
-    except Refused as error:
-        print(f"main.py: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:  # no rights, no room: nothing a traceback would explain
-        print(f"main.py: {error}", file=sys.stderr)
+    # of no rights or no room a traceback explains nothing
+    except (Refused, OSError) as error:
+        print(f"main.py: {plain(str(error))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped at once, with nothing more saved", file=sys.stderr)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from config import FIELDS, Config, RunFacts, Settings, Value
+from config import FIELDS, Config, RunFacts, Settings, Value, parse
 from gan import checkpoint
 from gan.errors import Refused
 from gan.family import Family
@@ -347,8 +347,14 @@ HALVED = {("cyclegan", ""), ("cyclegan", "least-squares"), ("pix2pix", "least-sq
 
 
 def settings_of(state: SavedState) -> Settings:
-    """The settings in a saved state; those of earlier versions mean what they meant then."""
-    settings: Settings = {k: v for k, v in state["config"].items() if k in FIELDS}
+    """The settings in a saved state, checked; those of earlier versions mean what they meant then.
+
+    Raises Refused for a value that is none.
+    """
+    saved = state["config"]
+    known = {name: str(value) for name, value in saved.items() if name in FIELDS}
+    # of any range: other versions have other limits
+    settings: Settings = {k: parse(FIELDS[k], text, any_range=True) for k, text in known.items()}
     if (settings.get("family"), settings.get("loss", "")) in HALVED:
         settings.setdefault("half_squares", True)
     return settings
@@ -360,9 +366,12 @@ def restore(path: Path) -> tuple[Nets, Config, RunFacts]:
     Raises Refused for a file that is no training state.
     """
     state = checkpoint.load(path)
-    if not isinstance(state, dict) or not {"config", "nets", "ema"} <= state.keys():
+    if not checkpoint.is_state(state) or not {"G", "D"} <= state["nets"].keys():
         raise Refused(f"{path}: not a training state; bare weights go to --netg-path")
-    config = Config(**settings_of(state))  # type: ignore[arg-type]
+    try:
+        config = Config(**settings_of(state))  # type: ignore[arg-type]
+    except Refused as error:
+        raise Refused(f"{path}: {error}") from None
     facts = RunFacts.of_state(state)
     nets = find_family(config.family).build(config, len(facts.class_names))
     load_weights(nets.D, state["nets"]["D"], path)

@@ -15,6 +15,7 @@ from gan.errors import Refused
 
 Options = TypeVar("Options")
 ALIASES = {"image_size": "img_size", "rank": "rank_by", "h": "help"}
+NEVER_EMPTY = ("resume", "config", "fake_path")  # as in --resume="$FILE" without a FILE
 SUGGESTED = ("image_size",)  # of the aliases: those that a hint may name
 # flags of every command that loads a run
 OF_LOADED_RUNS = (
@@ -95,6 +96,9 @@ def read(
     settings = {name: value for name, value in values.items() if name in spec.settings}
     _check_settings(settings)
     own = {name: value for name, value in values.items() if name not in settings}
+    for name in NEVER_EMPTY:
+        if own.get(name) == "":
+            raise Refused(f"{flag(name)}=: empty; give it a value, or leave the flag out")
     return Request(spec.options(**own), settings, frozenset(values))
 
 

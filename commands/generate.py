@@ -32,8 +32,8 @@ class GenerateOptions:
     diverse: bool = option(
         False, "of the best, keep those that differ most, and no near-copies of training images"
     )
-    gen_mean: float = option(0.0, "mean of the noise")
-    gen_std: float = option(1.0, "standard deviation of the noise", above=0)
+    gen_mean: float = option(0.0, "mean of the noise", low=-1000, high=1000)
+    gen_std: float = option(1.0, "standard deviation of the noise", above=0, high=1000)
     label: str = option("", "class to draw, of a conditional run: its name or number")
     gen_img: str = option("result.png", "image grid to write, best face first")
     gen_dir: str = option("", "folder for one file per face")
@@ -121,10 +121,11 @@ def training_images(run: runs.LoadedRun, label: int | None) -> "Images":
     images = runs.open_data(run.config)
     assert isinstance(images, Images)
     train = images.train
-    if label is not None and images.class_indices is not None:
+    if label is not None:
         if images.class_names != run.facts.class_names:
             classes = "/".join(run.facts.class_names)
             raise Refused(f"--label: the run has the classes {classes}, the data has others")
+        assert images.class_indices is not None  # as there are names
         train = train[images.class_indices[train] == label]
     if len(train) < metrics.MIN_IMAGES:
         raise Refused(
@@ -178,7 +179,7 @@ def rank_faces(
         try:
             images = training_images(run, label)
         except Refused as error:
-            if "rank_by" in request.given or options.diverse:
+            if request.given & {"rank_by", "data_path"} or options.diverse:
                 raise
             print(f"generate: ranked by D's score, since the run's images cannot be used ({error})")
             kind = "score"

@@ -270,7 +270,8 @@ def images_digest(source: str) -> str | None:
     from gan import checkpoint
 
     state = checkpoint.load(Path(source))
-    return state.get("data") if isinstance(state.get("data"), str) else None
+    found = state.get("data") if isinstance(state, dict) else None
+    return found if isinstance(found, str) else None
 
 
 def _config_beside(given: Settings) -> tuple[Settings, tuple[str, ...]]:

@@ -66,17 +66,23 @@ def plan_start(request: flags.Request[TrainOptions]) -> Start:
 
 
 def _plan_resume(resume: bool | str, request: flags.Request[TrainOptions]) -> Start:
+    from gan import checkpoint
     from models import settings_of
 
     given = request.settings
-    for other in ("config", "overwrite", *runs.WEIGHTS):
+    if request.options.overwrite:
+        raise Refused("--overwrite: not with --resume, which goes on with the run; leave one out")
+    for other in ("config", *runs.WEIGHTS):
         if getattr(request.options, other, "") or given.get(other):
             raise Refused(f"{flag(other)}: not with --resume; the run has its own")
     path, saved = runs.find_state(resume, str(given.get("name", "")))
-    if not isinstance(saved, dict) or "config" not in saved:
+    if not checkpoint.is_state(saved, to_resume=True):
         raise Refused(f"--resume={path}: not a training state")
     print(f"resume: {path}")
-    own = settings_of(saved)
+    try:
+        own = settings_of(saved)
+    except Refused as error:
+        raise Refused(f"--resume={path}: {error}") from None
     own["gpu"] = own["gpu"] and "auto"  # this may be another machine
     changed = changes(own, given)
     for name, (old, new) in changed.items():

@@ -81,6 +81,16 @@ def load(path: Path) -> Any:
         raise Refused(f"{path}: damaged, or not a checkpoint ({reason[:100]})") from error
 
 
+def is_state(saved: object, *, to_resume: bool = False) -> bool:
+    """Whether a file's content is a training state: to draw from, or to go on with."""
+    if not isinstance(saved, dict) or "ema" not in saved:
+        return False
+    kinds: dict[str, type | tuple[type, ...]] = {"config": dict, "nets": dict}
+    if to_resume:
+        kinds |= {"step": int, "seconds": (int, float), "data": str}
+    return all(isinstance(saved.get(name), kind) for name, kind in kinds.items())
+
+
 def state_of(folder: Path, step: int) -> Path:
     """Where the state of `step` is: names sort as steps do."""
     return folder / f"state_{step:08}.pth"

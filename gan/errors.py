@@ -4,7 +4,7 @@
 class Refused(Exception):
     """A request that cannot be met: one line that names the flag or file and the way out.
 
-    `main.py` prints it and exits with code 2, before anything has been started or lost.
+    `main.py` prints it and exits with code 2. Nothing that was there before is lost.
     Every other exception is a bug of this program.
     """
 

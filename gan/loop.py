@@ -186,6 +186,7 @@ class Session:
         best = self.folders.checkpoints / checkpoint.BEST
         # after a kill, the best state on disk may be of a later step than the resumed one
         states = checkpoint.states(self.folders.checkpoints)
+        states = [path for path in states if checkpoint.step_of(path) <= state.step]
         paths = [best] if checkpoint.step_of(best) <= state.step else states[:1]
         if not state.config.rescue or not paths or state.rescues == MAX_RESCUES:
             if alarm.kind != "nan":
@@ -281,7 +282,8 @@ class Session:
                     self.log(self.batch)
                 self.save(state.sampler(self.feed.inputs))
         assert self.saved is not None
-        return Outcome(self.saved[1], self.epoch, state.images, state.seconds, stop.signal)
+        stopped = stop.signal if self.fraction < 1 else None  # a finished run cannot go on
+        return Outcome(self.saved[1], self.epoch, state.images, state.seconds, stopped)
 
 
 def resume(state: State, saved: SavedState, data: Data, folders: Folders) -> None:
@@ -307,7 +309,7 @@ def keep_best(state: State, path: Path, digest: str) -> None:
         best = checkpoint.load(path)
     except Refused:
         return
-    if best.get("data") == digest:
+    if isinstance(best, dict) and best.get("data") == digest:
         state.best = min(score for score in (best["best"], state.best) if score is not None)
 
 

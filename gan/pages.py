@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 TEMPLATES = Path(__file__).resolve().with_name("templates")
 SIGNATURES = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg"}  # first bytes of the file types
-SCORE_NOTES = """KID and SWD: lower is better, and 0 means that generated and real images are alike.
+SCORE_NOTES = """KID, FID and SWD: lower is better; 0: generated and real images are alike.
 Precision, recall, density and coverage: higher is better. "Floor" is the score of as many training
 images against the same held-out images: what a perfect generator would get. "Images" counts
 generated / real images. A memorisation ratio well below 1 means that training images are
 copied."""
-COMPARISON_NOTES = """KID and SWD: lower is better, and 0 means that both sets are alike. Precision,
+COMPARISON_NOTES = """KID, FID and SWD: lower is better; 0: both sets are alike. Precision,
 recall, density and coverage: higher is better. "Images" counts the images scored / compared with.
 There is no floor, and no memorisation, since all real images are compared with; --held-out=0.1
 compares with a tenth of them only, and has both."""

@@ -133,7 +133,7 @@ def judge_all_equal(inputs: RankingInputs) -> sample.Judge:
 
 @dataclass(frozen=True)
 class Ranker:
-    """A row of `RANKERS`: a value of --rank."""
+    """A row of `RANKERS`: a value of --rank-by."""
 
     make_judge: Callable[[RankingInputs], sample.Judge]
     needs_reals: bool  # whether `RankingInputs.real` must be there

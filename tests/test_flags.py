@@ -114,3 +114,17 @@ def test_a_command_is_a_module_and_a_function_of_main(
     assert said.startswith("hello x\n")
     assert "  python main.py greet [--name=X]\n" in said
     assert "\n  --name " in said
+
+
+@pytest.mark.parametrize("word", ["--resume=", "--config="])
+def test_an_empty_variable_starts_no_run(word: str) -> None:
+    refused(main.run, ["train", word], says=f"{word}: empty; give it a value")
+
+
+def test_an_empty_folder_of_fakes_is_refused() -> None:
+    refused(main.run, ["evaluate", "--fake-path="], says="--fake-path=: empty; give it a value")
+
+
+@pytest.mark.parametrize("word", ["--=5", "---", "---lr1=1", "-", "--"])
+def test_what_fire_would_pass_over_is_refused(word: str) -> None:
+    refused(main.run, ["train", word], says=f"{word}: a stray word")

@@ -116,3 +116,9 @@ def test_a_reader_that_leaves_stops_no_training(faces: Path, tmp_path: Path) -> 
         run.stdout.close()
         assert run.wait(PATIENCE_SECONDS) == 0, run.stderr and run.stderr.read()
     assert (tmp_path / "checkpoints" / "state_00000003.pth").exists()
+
+
+def test_a_message_is_one_line_whatever_the_words_hold(cli: Cli) -> None:
+    done = cli("train", "--name=a\nb\x1b[31m")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "--name=a\\nb\\x1b[31m: letters" in done.stderr

@@ -200,7 +200,7 @@ def test_a_rescue_never_goes_to_a_later_step(tiny: Tiny, images: Images, tmp_pat
     checkpoint.save(tmp_path / "c" / "state_00000010.pth", again)
     run(config, images, tmp_path, poisoned(1), saved=again, score=score)
     events = [line for line in log_of(tmp_path) if line.get("event") == "rescue"]
-    assert [Path(e["state"]).name for e in events] == ["state_00000030.pth"]
+    assert [Path(e["state"]).name for e in events] == ["state_00000010.pth"]
 
 
 def test_a_resumed_run_is_scored_at_the_same_images(
