@@ -321,10 +321,14 @@ def _check_range(field: "Field[Any]", text: str, value: float) -> None:
         raise Refused(f"{given}: one of {', '.join(map(str, rule['choices']))}")
 
 
+def config_json(config: Config, facts: RunFacts) -> dict[str, Value]:
+    """What `config.json` holds: the settings, and the classes that bare weights are of."""
+    return {**dataclasses.asdict(config), "classes": "/".join(facts.class_names)}
+
+
 def write_config(config: Config, facts: RunFacts, path: Path) -> None:
-    """Write `config.json`: the settings, and the classes that bare weights are of."""
-    saved = {**dataclasses.asdict(config), "classes": "/".join(facts.class_names)}
-    path.write_text(json.dumps(saved, indent=2) + "\n", encoding="utf-8")
+    """Write `config.json`."""
+    path.write_text(json.dumps(config_json(config, facts), indent=2) + "\n", encoding="utf-8")
 
 
 def read_config(path: str, given_as: str = "--config=") -> tuple[Settings, tuple[str, ...]]:

@@ -70,8 +70,9 @@ def enough_previews(config: Config, given: Settings, images: int) -> Settings:
 def newest_state(folder: Path) -> "SavedState | None":
     """The newest state in `folder` that can be read."""
     for _, saved in checkpoint.newest(folder):
-        if isinstance(saved, dict) and "config" in saved:
-            return saved
+        if checkpoint.is_state(saved, to_resume=True):
+            state: SavedState = saved
+            return state
     return None
 
 
@@ -94,10 +95,10 @@ def conflict(folder: Path, saved: "SavedState | None", config: Config, digest: s
 
 def plan_job(run: PlannedRun, config: Config, data: "Data", overwrite: bool) -> Job:
     """What is left to do for `run`, judging by its folder in checkpoints/."""
-    folder = Path("checkpoints") / run.name
+    folder, imgs = (runs.folder_of(kind, run.name) for kind in ("checkpoints", "imgs"))
     start = run.words(enough_previews(config, run.given, len(data)))
     saved = newest_state(folder)
-    if saved is None and not [*folder.glob("*.pth"), *(Path("imgs") / run.name).glob("*.png")]:
+    if saved is None and not [*folder.glob("*.pth"), *imgs.glob("*.png")]:
         return Job(run, config, start, "starts")
     if why := conflict(folder, saved, config, data.digest):
         if not overwrite:
@@ -215,8 +216,8 @@ def write_page(
             job.run.name,
             job.run.setting,
             job.run.seed,
-            Path("runs") / job.run.name / "log.jsonl",
-            Path("imgs") / job.run.name,
+            runs.folder_of("runs", job.run.name) / "log.jsonl",
+            runs.folder_of("imgs", job.run.name),
             job.state,
         )
         for job in jobs

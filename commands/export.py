@@ -1,13 +1,12 @@
 """`export`: G in one file for other programs."""
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from commands import flags, runs
-from config import option
+from config import config_json, option
 from gan.errors import Refused
 
 
@@ -61,8 +60,8 @@ def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
     config, classes = run.config, len(run.facts.class_names)
     task = run.family.task
     example = task.example(config, classes, back)
-    saved = {**dataclasses.asdict(config), "classes": "/".join(run.facts.class_names)}
-    difference = export.export(G, example, path, {"config": json.dumps(saved)})
+    saved = json.dumps(config_json(config, run.facts))
+    difference = export.export(G, example, path, {"config": saved})
     print(f"export: {run.source} -> {path}; pixels (-1 to 1) differ by {difference:.1g} at most")
     inputs = [
         f"{name} [N, {', '.join(map(str, part.shape[1:]))}]"

@@ -124,6 +124,7 @@ class Session:
         self.schedule.scored_at = self.fraction
         self.started = self.began - state.seconds
         self.saved: tuple[int, Path] | None = None
+        self.batch: Batch  # of the last step
         if self.fraction >= 1:
             raise Refused(
                 f"--resume: the budget of this run is spent ({state.images:,} images, "

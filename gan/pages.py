@@ -125,11 +125,6 @@ def score_rows(found: Mapping[str, Any]) -> Sequence[tuple[str, ...]]:
     return rows
 
 
-def format_scores(found: Mapping[str, Any]) -> str:
-    """The scores that `gan.metrics.evaluate` found, as a table for a terminal."""
-    return format_table(score_rows(found))
-
-
 def write_evaluation(
     path: Path,
     found: Mapping[str, Any],

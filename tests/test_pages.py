@@ -210,7 +210,7 @@ def test_the_json_beside_the_page_is_what_was_found(tmp_path: Path) -> None:
 
 
 def test_the_scores_for_a_terminal() -> None:
-    assert pages.format_scores(FOUND).splitlines() == [
+    assert pages.format_table(pages.score_rows(FOUND)).splitlines() == [
         "score               value            floor   images",
         "KID (lite0)         0.1235 ± 0.0046  0.0100  2000 / 100",
         "coverage            0.5000           0.9600  2000 / 100",
