@@ -91,7 +91,10 @@ def run(words: list[str]) -> None:
 
 
 class SurvivingStream:
-    """A stream whose reader may leave (`| head`): what nobody reads is dropped, work goes on."""
+    """A stream whose reader may leave (`| head`), or whose disk is full: work goes on.
+
+    What nobody reads, or what there is no room for, is dropped.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -110,6 +113,8 @@ class SurvivingStream:
             call(*given)
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+        except OSError:  # the next line may find room
+            pass
 
 
 def main() -> None:

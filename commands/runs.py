@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,8 +94,18 @@ def has_results(config: Config) -> bool:
     return any(file.suffix in (".pth", ".png") for file in files_of_run(config))
 
 
+def _try_writing(folder: Path, given: str) -> None:
+    """Refuse a folder in which, or in whose place, nothing can be written; nothing is left."""
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    try:
+        with tempfile.TemporaryFile(dir=nearest) as file:
+            file.write(b"x")
+    except OSError as error:
+        raise Refused(f"{given}: {folder} cannot be written ({error.strerror})") from None
+
+
 def check_folders(config: Config) -> None:
-    """Refuse a run whose folders cannot be made, or would be among its own data."""
+    """Refuse a run whose folders cannot be made or written, or would be among its own data."""
     data = Path(config.data_path).expanduser().resolve() if config.data_path else None
     for kind in ("checkpoints", "imgs", "runs"):
         folder = folder_of(kind, config.name)
@@ -106,6 +117,7 @@ def check_folders(config: Config) -> None:
                 f"--data-path={config.data_path}: the run would write into it ({folder}); put the "
                 "images elsewhere, or give another --name"
             )
+        _try_writing(folder, f"--name={config.name}")
 
 
 @contextlib.contextmanager

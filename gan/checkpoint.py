@@ -4,11 +4,13 @@ Files are ordinary `torch.save` archives, so any PyTorch code can load them with
 `weights_only=True`; their zip checksums are what a damaged file is known by.
 """
 
+import contextlib
+import functools
 import math
 import os
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +27,41 @@ def atomic_write(path: Path, write: Callable[[Path], Any]) -> None:
 
     Whoever reads `path`, at any moment and after a power cut, finds the old or the new file whole.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    _write_all({path: write})
+
+
+def _write_all(writes: Mapping[Path, Callable[[Path], Any]]) -> None:
+    """All files of one folder or none: each is written beside its place before the first moves."""
+    parts = {path: path.with_name(f".{path.name}.{os.getpid()}.part") for path in writes}
+    for folder in {path.parent for path in writes}:
+        folder.mkdir(parents=True, exist_ok=True)
     try:
-        write(part)
-        with open(part, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        for path, write in writes.items():
+            write(parts[path])
+            with open(parts[path], "rb+") as file:
+                os.fsync(file.fileno())
+        for path, part in parts.items():
+            os.replace(part, path)
     finally:
-        part.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)  # the rename itself has to reach the disk too
+        for part in parts.values():
+            with contextlib.suppress(OSError):  # its folder may be gone; what was raised counts
+                part.unlink()
+    for folder in {path.parent for path in writes}:
+        handle = os.open(folder, os.O_RDONLY)  # the rename itself has to reach the disk too
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _write_payload(payload: dict[str, Any], part: Path) -> None:
     try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        with open(part, "wb") as file:
+            torch.save(payload, file)
+    except RuntimeError as error:  # torch's words for a write that failed
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def save(path: Path, payload: dict[str, Any]) -> None:
@@ -46,17 +69,26 @@ def save(path: Path, payload: dict[str, Any]) -> None:
 
     Raises OSError where there is no room or no right to.
     """
+    save_all({path: payload})
 
-    def write(part: Path) -> None:
-        try:
-            with open(part, "wb") as file:
-                torch.save(payload, file)
-        except RuntimeError as error:  # torch's words for a write that failed
-            if isinstance(error.__context__, OSError):
-                raise error.__context__ from None
-            raise
 
-    atomic_write(path, write)
+def save_all(payloads: Mapping[Path, dict[str, Any]]) -> None:
+    """The same for several files of a folder: they get their names, in order, when all are written.
+
+    Raises OSError; all files are then what they were, as long as each name is that of a file.
+    """
+    _write_all(
+        {path: functools.partial(_write_payload, payload) for path, payload in payloads.items()}
+    )
+
+
+def size_of(payload: object) -> int:
+    """Bytes of the tensors in `payload`: about the size of its file."""
+    if torch.is_tensor(payload):
+        return payload.numel() * payload.element_size()
+    if isinstance(payload, Mapping):
+        return sum(map(size_of, payload.values()))
+    return sum(map(size_of, payload)) if isinstance(payload, list | tuple) else 0
 
 
 def load(path: Path) -> Any:

@@ -16,6 +16,7 @@ from gan.errors import Refused
 from gan.evaluation import Score
 from gan.feed import Feed
 from gan.losses import Batch
+from gan.record import reason_of
 from gan.report import Report
 from gan.schedule import Schedule, Stop
 from gan.state import SavedState, State
@@ -24,6 +25,8 @@ from gan.tasks import Data
 KEPT_STATES = 2  # the newest, and the one before it in case the newest is damaged
 SCORED_FAKES = 256  # generated for a score in mid-run
 MAX_RESCUES = 3
+ROOM_SECONDS = 120.0  # that a run whose last state cannot be written waits for room
+ROOM_PAUSE_SECONDS = 5.0  # between two tries of that
 
 
 @dataclass(frozen=True)
@@ -214,20 +217,71 @@ class Session:
         return {**saved, "ema": G.state_dict()} if self.state.ema else saved
 
     def save(self, G: nn.Module) -> None:
-        """Write preview, weights and state; the state last, so that all files of its step exist."""
-        state, epoch = self.state, self.epoch
+        """Write weights and state, all or none of them; then the preview, if that can be written.
+
+        Raises OSError if the state cannot be written; the states before it stay.
+        """
+        state, epoch, folder = self.state, self.epoch, self.folders.checkpoints
+        path = checkpoint.state_of(folder, state.step)
+        files = {
+            folder / f"netg_{epoch}.pth": G.state_dict(),
+            folder / f"netd_{epoch}.pth": state.nets.D.state_dict(),
+            path: self.payload(G),  # the last to get its name: all files of its step exist
+        }
+        try:
+            checkpoint.save_all(files)
+        except OSError as error:
+            self.schedule.note_save(time.monotonic(), done=False)
+            need = sum(map(checkpoint.size_of, files.values())) / 1e6
+            raise OSError(error.errno, f"{reason_of(error)} (it needs {need:.1f} MB)") from error
+        self.saved = (state.step, path)
+        self.schedule.note_save(time.monotonic(), done=True)
+        self.report.spare.attempt("states", lambda: checkpoint.prune(path, KEPT_STATES))
+        self.show(G)
+
+    def show(self, G: nn.Module) -> None:
+        """Write the preview of a save, and say in the log that it was."""
+        state, name = self.state, f"{self.epoch}.png"
         preview = self.feed.preview(G)
-        sample.save_picture(sample.as_picture(preview), self.folders.imgs / f"{epoch}.png")
+        picture, path = sample.as_picture(preview), self.folders.imgs / name
+        self.report.spare.attempt("previews", lambda: sample.save_picture(picture, path))
         self.report.log_image("preview", preview, state.images)
         when = {"images": state.images, "seconds": round(state.seconds, 1)}
-        self.report.log_event(state.step, {"event": "save", **when, "preview": f"{epoch}.png"})
-        folder = self.folders.checkpoints
-        checkpoint.save(folder / f"netg_{epoch}.pth", G.state_dict())
-        checkpoint.save(folder / f"netd_{epoch}.pth", state.nets.D.state_dict())
-        path = checkpoint.state_of(folder, state.step)
-        checkpoint.save(path, self.payload(G))
-        checkpoint.prune(path, KEPT_STATES)
-        self.saved, self.schedule.saved_at = (state.step, path), time.monotonic()
+        self.report.log_event(state.step, {"event": "save", **when, "preview": name})
+
+    def try_save(self, G: nn.Module, last: bool) -> None:
+        """Save; if that fails go on training, or, with the `last` state, wait for room.
+
+        Raises Refused if there is none within ROOM_SECONDS.
+        """
+        try:
+            self.save(G)
+        except OSError as error:
+            line = self.unsaved(error)
+            if not last:
+                pause = self.schedule.save_again - time.monotonic()
+                self.report.print_line(f"{line}; training goes on, next try in {pause:.0f} s")
+                return
+            self.report.print_line(f"{line}; waiting {ROOM_SECONDS:.0f} s for room")
+            self.wait_for_room(G, line)
+
+    def unsaved(self, error: OSError) -> str:
+        """What could not be saved, why, and what there still is."""
+        kept = checkpoint.states(self.folders.checkpoints)[:1]
+        found = f"{kept[0]} stays" if kept else "there is no earlier one"
+        return f"the state of step {self.state.step} is not saved: {reason_of(error)}; {found}"
+
+    def wait_for_room(self, G: nn.Module, line: str) -> None:
+        """Try again until the state is saved; raises Refused, saying `line`, after ROOM_SECONDS."""
+        deadline = time.monotonic() + ROOM_SECONDS
+        while time.monotonic() < deadline:
+            time.sleep(ROOM_PAUSE_SECONDS)
+            with contextlib.suppress(OSError):
+                return self.save(G)
+        weights = self.folders.checkpoints / f"netg_{self.epoch}.pth"  # smaller: it may fit
+        self.report.spare.attempt("weights", lambda: checkpoint.save(weights, G.state_dict()))
+        self.show(G)
+        raise Refused(f"{line}; make room, and go on with --resume")
 
     def evaluate(self, G: nn.Module) -> None:
         """Score the average against held-out images; keep the state if it is the best so far."""
@@ -236,9 +290,12 @@ class Session:
         inputs = self.feed.scored_inputs(SCORED_FAKES)
         fakes = sample.draw_uint8(G, inputs, state.config.batch_size, state.device)
         scores = self.score(fakes.numpy())
-        if state.best is None or scores["score"] < state.best:
+        before = state.best
+        if before is None or scores["score"] < before:
             state.best = scores["score"]
-            checkpoint.save(self.folders.checkpoints / checkpoint.BEST, self.payload(G))
+            path, payload = self.folders.checkpoints / checkpoint.BEST, self.payload(G)
+            if not self.report.spare.attempt("best states", lambda: checkpoint.save(path, payload)):
+                state.best = before  # the one on disk is the best to go back to
         self.report.log_scores(state.step, state.images, state.seconds, scores)
         self.schedule.scored_at = self.fraction
         self.schedule.scoring += time.monotonic() - began
@@ -268,7 +325,7 @@ class Session:
                 if evaluate:
                     self.evaluate(G)
                 if save:
-                    self.save(G)
+                    self.try_save(G, last=spent or stopped)
         self.report.set_progress(self.fraction)
 
     def run(self) -> Outcome:
@@ -281,7 +338,7 @@ class Session:
             if self.saved is None or self.saved[0] != state.step:  # a signal while scoring
                 if not state.meters.all_finite():
                     self.log(self.batch)
-                self.save(state.sampler(self.feed.inputs))
+                self.try_save(state.sampler(self.feed.inputs), last=True)
         assert self.saved is not None
         stopped = stop.signal if self.fraction < 1 else None  # a finished run cannot go on
         return Outcome(self.saved[1], self.epoch, state.images, state.seconds, stopped)

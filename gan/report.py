@@ -1,5 +1,6 @@
 """The record of a run: its log as JSON lines, TensorBoard's events, and the progress bar."""
 
+import functools
 import json
 import math
 import sys
@@ -9,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tensorboardX import SummaryWriter
 from torch import Tensor
 from torchnet.meter import AverageValueMeter
 from tqdm import tqdm
 
 from gan.checkpoint import atomic_write
+from gan.record import Curves, LogFile, Spare
 
 PRINT_SECONDS = 30.0  # between two lines of progress where there is no terminal for a bar
 BAR_VALUES = ("images/s", "loss_d", "loss_g", "D(x)", "D(G(z))")  # shown behind the bar
@@ -73,7 +74,8 @@ class Report:
 
     `images` is how many images D has been shown until then and `fraction` (0..1) the share of the
     budget that is used. Lines later than `step` are removed: they come from steps that a killed run
-    did not save and that are now done again.
+    did not save and that are now done again. From then on nothing that cannot be written raises:
+    it is said, and tried again (`gan.record`).
     """
 
     def __init__(self, folder: Path, step: int, images: int, fraction: float) -> None:
@@ -81,8 +83,9 @@ class Report:
         kept = [line for line in read_log(path) if line["step"] <= step] if step else []
         text = "".join(json.dumps(line) + "\n" for line in kept)
         atomic_write(path, lambda part: part.write_text(text, encoding="utf-8"))
-        self.log = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
-        self.tensorboard = SummaryWriter(str(folder), purge_step=images + 1 if images else None)
+        self.log = LogFile(path)
+        self.tensorboard = Curves(folder, images + 1 if images else None)
+        self.spare = Spare(self.print_line)
         self.bar = tqdm(
             total=1.0,
             initial=fraction,
@@ -97,7 +100,7 @@ class Report:
         self.log_event(step, {"images": images, **values})
         for name, value in values.items():
             if name not in ("epoch", "seconds"):
-                self.tensorboard.add_scalar(name, value, images)
+                self._add_scalar(name, value, images)
         shown = [f"{name} {values[name]:.3g}" for name in BAR_VALUES if name in values]
         text = " ".join(shown) + self.last_score
         self.bar.set_postfix_str(text, refresh=False)
@@ -109,19 +112,24 @@ class Report:
         when = {"images": images, "seconds": round(seconds, 1)}
         self.log_event(step, {"event": "score", **when, **scores})
         for name, value in scores.items():
-            self.tensorboard.add_scalar(f"score/{name}", value, images)
+            self._add_scalar(f"score/{name}", value, images)
         text = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
         self.last_score = f" score {scores['score']:.3f}"
         self.print_line(f"score at {images:,} images: {text}")
 
     def log_event(self, step: int, values: Mapping[str, object]) -> None:
         """Add a line to the log."""
-        self.log.write(json.dumps({"step": step, **values}) + "\n")
-        self.log.flush()
+        line = json.dumps({"step": step, **values}) + "\n"
+        self.spare.attempt("lines of the log", lambda: self.log.add(line))
+
+    def _add_scalar(self, name: str, value: float, images: int) -> None:
+        add = functools.partial(self.tensorboard.add_scalar, name, value, images)
+        self.spare.attempt("curves", add)
 
     def log_image(self, tag: str, image: Tensor, images: int) -> None:
         """Add `image`, uint8 [3, H, W], to TensorBoard."""
-        self.tensorboard.add_image(tag, image.numpy(), images)
+        add = functools.partial(self.tensorboard.add_image, tag, image.numpy(), images)
+        self.spare.attempt("curves", add)
 
     def set_progress(self, fraction: float) -> None:
         """Set the bar to `fraction` (0..1) of the budget."""
@@ -137,7 +145,6 @@ class Report:
         """Close the bar and the files."""
         self.bar.close()
         self.tensorboard.close()
-        self.log.close()
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

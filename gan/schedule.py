@@ -14,6 +14,8 @@ from config import Config
 
 CRITIC_LEAD = 25  # D updates per G update in a critic's first steps (Arjovsky et al. 2017: 100)
 SCORE_SHARE = 0.05  # of the budget between two scores; also the most of the time that scoring takes
+FIRST_PAUSE_SECONDS = 10.0  # from a save that failed to the next try; doubles with each
+LAST_PAUSE_SECONDS = 600.0
 HEALTH_LINES = 10  # log lines from one check on held-out images to the next
 
 
@@ -80,6 +82,8 @@ class Schedule:
         self.config, self.updates, self.steps_per_epoch = config, updates, steps_per_epoch
         self.budget = Budget(config, steps_per_epoch)
         self.began = self.saved_at = now
+        self.save_again = math.inf  # when a save that failed is tried again
+        self.save_pause = FIRST_PAUSE_SECONDS
         self.scored_at = 0.0  # fraction of the budget
         self.scoring = 0.0  # seconds of this session
 
@@ -105,12 +109,25 @@ class Schedule:
         later = (s for s in itertools.count(step) if self.updates(self.config, s).g)
         return max(self.config.log_every, next(later) - (step - 1))
 
+    def note_save(self, now: float, done: bool) -> None:
+        """What became of a save; after one that failed, the next is due in twice the time."""
+        if done:
+            self.saved_at, self.save_again = now, math.inf
+            self.save_pause = FIRST_PAUSE_SECONDS
+        else:
+            self.save_again = now + self.save_pause
+            self.save_pause = min(2 * self.save_pause, LAST_PAUSE_SECONDS)
+
     def save_due(self, step: int, now: float) -> bool:
         """True every `save_every` epochs, and `save_minutes` after the last save.
+
+        After a save that failed: when it is to be tried again, and not before.
 
         Of the saves by epochs, only every tenth is due from the 100th on, and every hundredth from
         the 1,000th on: epochs of a few pictures take seconds and would fill the disk overnight.
         """
+        if self.save_again < math.inf:
+            return now >= self.save_again
         count, rest = divmod(step, self.config.save_every * self.steps_per_epoch)
         by_epochs = rest == 0 and count % 10 ** max(len(str(count)) - 2, 0) == 0
         return by_epochs or now - self.saved_at >= 60 * self.config.save_minutes
