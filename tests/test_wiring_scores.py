@@ -337,7 +337,7 @@ def test_five_readings_have_to_agree_and_none_of_the_first_400_steps() -> None:
 class Board:
     """Keeps what TensorBoard is given."""
 
-    def __init__(self, folder: str, purge_step: int | None = None) -> None:
+    def __init__(self, folder: str, purge_step: int | None) -> None:
         self.folder, self.purge_step = folder, purge_step
         self.points: list[tuple[str, float, int]] = []
         self.pictures: list[tuple[str, tuple[int, ...], int]] = []
@@ -358,11 +358,11 @@ def test_what_a_run_logs_and_under_which_names(
 ) -> None:
     boards: list[Board] = []
 
-    def board_of(folder: str, purge_step: int | None = None) -> Board:
-        boards.append(Board(folder, purge_step))
+    def board_of(folder: Path, purge: int | None) -> Board:
+        boards.append(Board(str(folder), purge))
         return boards[-1]
 
-    monkeypatch.setattr(report, "SummaryWriter", board_of)
+    monkeypatch.setattr(report, "Curves", board_of)
     drawn: list[tuple[Any, ...]] = []
 
     def score(fakes: Any) -> dict[str, float]:
