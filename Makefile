@@ -4,7 +4,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: faces test clean
+.PHONY: faces test clean web-kernels
 
 faces: .venv/installed
 	$(PY) main.py train --name=faces --overwrite --max-minutes=10 --save-every=1
@@ -25,6 +25,14 @@ test: .venv/tools
 .venv/tools: requirements-dev.txt .venv/installed
 	$(PY) -m pip install --quiet -r requirements-dev.txt
 	touch $@
+
+# the kernels of the page that draws faces; needs clang and wasm-ld, and only after a change
+WEB := gan/templates/web
+web-kernels:
+	clang --target=wasm32 -O3 -msimd128 -nostdlib -fno-builtin -Wl,--no-entry -Wl,--strip-all \
+		-Wl,--import-memory $(WEB)/kernels.c -o $(WEB)/kernels.wasm
+	chmod 644 $(WEB)/kernels.wasm
+	cd $(WEB) && sha256sum kernels.c kernels.wasm > kernels.sha256
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache

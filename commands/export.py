@@ -15,10 +15,13 @@ class ExportOptions:
     """What `export` takes besides the settings of a run."""
 
     best: bool = option(True, "export the best-scored state of the run, not the newest")
-    file: str = option(
-        "faces.onnx",
-        "G in one file: .onnx, .safetensors, or .pth for classic 96 px scripts with fewer biases",
+    to: str = option(
+        "",
+        "onnx, safetensors, web (one HTML file that draws in a browser), or pth (for classic 96 px "
+        "scripts with fewer biases); empty: what the name of --file says",
+        choices=("", "onnx", "safetensors", "web", "pth"),
     )
+    file: str = option("", "file to write; empty: faces.onnx, or with the suffix of --to")
     net: str = option("G", "which net: G, or D as .pth", choices=("G", "D"))
 
 
@@ -26,8 +29,30 @@ FLAGS = flags.CommandFlags(
     "export",
     ExportOptions,
     settings=(*flags.OF_LOADED_RUNS, "netd_path", *flags.OF_TRANSLATION),
-    usage="export [--file=faces.onnx] ...",
+    usage="export [--to=web] [--file=faces.html] ...",
 )
+SUFFIXES = {
+    "": ".onnx",
+    "onnx": ".onnx",
+    "safetensors": ".safetensors",
+    "web": ".html",
+    "pth": ".pth",
+}
+
+
+def target(options: ExportOptions) -> Path:
+    """The file to write; raises Refused if it cannot be one, or is not of the kind of `--to`."""
+    from gan import export
+
+    suffix = SUFFIXES[options.to]
+    path = Path(options.file or f"faces{suffix}")
+    if path.is_dir():
+        raise Refused(f"--file={path}: a folder; give the name of a file")
+    if options.to and path.suffix.lower() != suffix:
+        raise Refused(f"--file={path}: --to={options.to} writes a file that ends in {suffix}")
+    if path.suffix.lower() != SUFFIXES["web"]:
+        export.check_suffix(path)
+    return path
 
 
 def _export_d(request: flags.Request[ExportOptions], path: Path) -> None:
@@ -46,13 +71,40 @@ def _export_d(request: flags.Request[ExportOptions], path: Path) -> None:
     print(f"export: D of {run.source} -> {path}; {bias:.2g} is no longer added to each score")
 
 
+def _export_web(request: flags.Request[ExportOptions], path: Path) -> None:
+    """Write the page that draws faces in a browser."""
+    from models import FAMILIES
+
+    run = runs.load_run(request.settings, best=request.options.best, command="generate")
+    if run.family.task.command != "generate":
+        able = [name for name, family in FAMILIES.items() if family.task.command == "generate"]
+        raise Refused(
+            f"--to=web: a {run.config.family} draws from pictures, the page from noise; it is for "
+            f"runs of {', '.join(able)}"
+        )
+    from gan import web
+
+    line = f"Family {run.config.family}, {run.config.img_size} pixels; drawn from {run.source}."
+    found = web.write_page(run.nets.G, run.config, run.facts, path, line)
+    kind = "half" if found.half else "single"
+    print(
+        f"export: {run.source} -> {path}, {found.file_bytes / 1e6:.1f} MB; weights in {kind} "
+        f"precision, pixels (0 to 255) differ by {found.off} at most"
+    )
+    print("export: open it in a browser; it needs no server and no network")
+
+
 def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
     """Write G for other programs; see `python main.py export --help`."""
     request = flags.read(FLAGS, stray, words)
+    path = target(request.options)
+    if path.suffix.lower() == SUFFIXES["web"]:
+        if request.options.net == "D":
+            raise Refused("--net=D: the page draws with G; leave --net out")
+        _export_web(request, path)
+        return
     from gan import export
 
-    path = Path(request.options.file)
-    export.check_suffix(path)
     if request.options.net == "D":
         _export_d(request, path)
         return

@@ -56,6 +56,13 @@ def render(template_name: str, **values: object) -> str:
     return _environment().get_template(template_name).render(values)
 
 
+def markup(text: str) -> str:
+    """`text` of our own that `render` is not to escape: styles, scripts, SVG."""
+    from markupsafe import Markup
+
+    return Markup(text)
+
+
 def data_uri(picture: Image.Image | bytes | Path) -> str:
     """`picture` as a data URI. A Pillow image is encoded as PNG; bytes and files stay as they are.
 
