@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from browser import Watched, open_browser
+from browser import Watched, open_browser  # type: ignore[import-not-found]
 
 ONE_CORE = """() => {
     const weights = new Uint16Array(bytesOf("weights").buffer);
