@@ -101,6 +101,11 @@ class Config:
         choices=("auto",),
         fixed="other data",
     )
+    value_range: str = option(
+        "",
+        "LOW,HIGH: black and white of pictures with more than 8 bits; empty: found over the set",
+        fixed="other data",
+    )
     num_workers: int = option(0, "processes that decode images; 0: one per core", low=0)
     conditional: bool = option(
         False, "one G and D for all classes: sub-folders, or IDX labels", fixed="other nets"

@@ -32,13 +32,13 @@ class EvaluateOptions:
 FLAGS = flags.CommandFlags(
     "evaluate",
     EvaluateOptions,
-    settings=(*flags.OF_DRAWING, "held_out", "num_workers"),
+    settings=(*flags.OF_DRAWING, "held_out", "num_workers", "value_range"),
     usage="evaluate [--fake-path=FOLDER_OR_ZIP] ...",
 )
 # the flags that go together with --fake-path
 OF_FOLDERS = (
     "fake_path", "data_path", "img_size", "channels", "held_out", "features", "report",
-    "num_workers", "gpu",
+    "num_workers", "gpu", "value_range",
 )  # fmt: skip
 
 
@@ -76,6 +76,7 @@ def _evaluate_folder(request: flags.Request[EvaluateOptions]) -> "tuple[str, str
         config.img_size,
         config.channels,
         workers=config.num_workers,
+        value_range=config.value_range,
         flag="--fake-path",
     )
     reals = config.data_path or "the avatars"

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from gan.tasks import Data
 
 
+PICTURES = (".png", ".jpg", ".webp")  # suffixes of a contact sheet
+
+
 @dataclass(frozen=True)
 class TrainOptions:
     """What `train` takes besides the settings of the run."""
@@ -27,6 +30,7 @@ class TrainOptions:
     )
     overwrite: bool = option(False, "replace the earlier run of this name")
     config: str = option("", "start from the settings in a saved config.json")
+    contact_sheet: str = option("", "picture to write, of 64 images as D will see them")
 
 
 FLAGS = flags.CommandFlags(
@@ -115,8 +119,11 @@ def find_classes(config: Config, data: "Data") -> tuple[str, ...]:
         return ()
     names = tuple(getattr(data, "class_names", ()))
     if not names:
+        where = config.data_path or "the avatars"
+        if why := getattr(data, "why_no_classes", ""):
+            raise Refused(f"--conditional: no classes in {where}: {why}")
         raise Refused(
-            f"--conditional: no classes in {config.data_path or 'the avatars'}; it needs one "
+            f"--conditional: no classes in {where}; it needs one "
             "sub-folder per class, or IDX files with labels"
         )
     return names
@@ -186,7 +193,17 @@ def folders_of(config: Config) -> "Folders":
     return Folders(*(runs.folder_of(kind, config.name) for kind in ("checkpoints", "imgs", "runs")))
 
 
-def _train(start: Start) -> "Outcome":
+def _write_contact_sheet(state: "State", data: "Data", file: str) -> None:
+    from gan import feed, sample
+
+    sheet = feed.contact_sheet(
+        state.family.task.feed(state.config, state.facts, data, state.device)
+    )
+    sample.save_picture(sample.as_picture(sheet.cpu()), Path(file))
+    print(f"data: images as D will see them in {file}")
+
+
+def _train(start: Start, contact_sheet: str) -> "Outcome":
     """From the start to the end of the budget, or to a signal."""
     from gan import loop, machine
     from gan.state import State
@@ -200,6 +217,8 @@ def _train(start: Start) -> "Outcome":
         facts = resumed_facts(start, data, device)
         state = State(runs.family_of(config), config, facts, device)
         loop.resume(state, start.saved, data, folders_of(config))
+    if contact_sheet:
+        _write_contact_sheet(state, data, contact_sheet)
     say_start(state)
     with runs.lock_run(config):
         if start.saved is None:
@@ -222,12 +241,15 @@ def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
     request = flags.read(FLAGS, stray, words)
     from gan import machine
 
+    sheet = request.options.contact_sheet
+    if sheet and Path(sheet).suffix.lower() not in PICTURES:
+        raise Refused(f"--contact-sheet={sheet}: a name that ends in {' or '.join(PICTURES)}")
     start = plan_start(request)
     config = start.config
     runs.check_folders(config)
     machine.reuse_freed_memory()
     try:
-        done = _train(start)
+        done = _train(start, sheet)
     except (MemoryError, RuntimeError) as error:
         if not machine.is_out_of_memory(error):
             raise

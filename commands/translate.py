@@ -35,7 +35,7 @@ class TranslateOptions:
 FLAGS = flags.CommandFlags(
     "translate",
     TranslateOptions,
-    settings=(*flags.OF_DRAWING, *flags.OF_TRANSLATION),
+    settings=(*flags.OF_DRAWING, *flags.OF_TRANSLATION, "value_range"),
     usage="translate --input=PICTURE_OR_FOLDER [--direction=AtoB] ...",
 )
 
@@ -150,7 +150,8 @@ def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
     size = config.img_size if options.resize else None
     skipped: list[str] = []
     rows: list[tuple[str, Path, Path]] = []
-    for index, (name, picture) in enumerate(pairs.stream(options.input, "--input", channels)):
+    pictures = pairs.stream(options.input, "--input", channels, config.value_range)
+    for index, (name, picture) in enumerate(pictures):
         torch.manual_seed(feed.step_seed(config.seed, index))  # of the dropout
         drawn = _try_translation(G, picture, size, device)
         if isinstance(drawn, str) or isinstance(picture, str):

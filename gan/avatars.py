@@ -61,4 +61,4 @@ def _open(name: str, size: int) -> Image.Image:
 def open_source(data_path: str, flag: str) -> Source:
     """All COUNT faces, each rendered at the size asked for."""
     names = [f"avatar {index:05}" for index in range(COUNT)]
-    return Source("avatars", names, version(), _open)
+    return Source("avatars", names, version(), _open, eight_bits=True)

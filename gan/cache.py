@@ -24,21 +24,22 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from gan.errors import Refused, counted, plain
+from gan.overview import Overview
 from gan.readers import Source
 
-VERSION = 4  # of the caches' layout and of the decoding; part of the key
+VERSION = 5  # of the caches' layout and of the decoding; part of the key
 PORTION = 2048  # pictures decoded ahead of the disk
+LONGEST_LABEL = 64  # bytes of a source's name in that of its cache: file names end at 255
 
 Item = tuple[str, str]  # a file and what it shows: "A", "B", "AB" (side by side), or ""
 Example = tuple[Item, ...]  # what is kept or skipped as one: a pair, or one picture
-Decode = Callable[[Item], dict[str, bytes]]  # pixels for each file of the cache, by its stem
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
@@ -52,6 +53,7 @@ class DataSet:
     digest: str  # SHA-256 of all pixels: equal for two data sets with the same pixels
     skipped: dict[str, str]  # file name -> why it is not in the data set
     folder: Path  # of the cache
+    overview: Overview | None = None  # what was understood of its files
 
     @property
     def features_file(self) -> Path:
@@ -60,6 +62,17 @@ class DataSet:
 
 
 # --- decoding ------------------------------------------------------------------------------------
+
+
+class Decoded(NamedTuple):
+    """What becomes of an item."""
+
+    pixels: dict[str, bytes]  # for each file of the cache, by its stem
+    mode: str  # Pillow's, of the picture as it was
+    size: tuple[int, int]  # its width and height, pixels
+
+
+Decode = Callable[[Item], Decoded]
 
 
 def attempt(function: Callable[[Argument], Result], argument: Argument) -> Result | str:
@@ -81,7 +94,7 @@ def _ignore_interrupt() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the workers
 
 
-def _map_in_processes(
+def map_in_processes(
     function: Callable[[Argument], Result], arguments: Sequence[Argument], workers: int
 ) -> Iterator[Result]:
     """`function` of each argument, in order; in this process if there are fewer than 128."""
@@ -106,11 +119,11 @@ def _map_in_processes(
 
 def _decode_all(
     decode: Decode, items: Sequence[Item], workers: int, label: str
-) -> Iterator[dict[str, bytes] | str]:
+) -> Iterator[Decoded | str]:
     """`attempt(decode, item)` of each item, in order, with a progress bar."""
     return iter(
         tqdm(
-            _map_in_processes(functools.partial(attempt, decode), items, workers),
+            map_in_processes(functools.partial(attempt, decode), items, workers),
             f"reading {label}",
             len(items),
             unit="img",
@@ -151,6 +164,7 @@ class Builder:
     workers: int  # processes that decode; 0: one for each core
     skipped: dict[str, str] = field(default_factory=dict)  # file name -> why
     counts: dict[str, int] = field(default_factory=dict)  # pictures written, by stem
+    seen: list[tuple[str, str, int, int]] = field(default_factory=list)  # name, mode, width, height
 
     def path(self, stem: str) -> Path:
         """The file of pixels `stem`.u8."""
@@ -180,17 +194,20 @@ class Builder:
             for example in examples:
                 broken: dict[str, str] = {}
                 pixels: dict[str, bytes] = {}
+                seen: list[tuple[str, str, int, int]] = []
                 for name, _ in example:
                     found = next(decoded)
                     if isinstance(found, str):
                         broken[name] = found
                     else:
-                        pixels |= found
+                        pixels |= found.pixels
+                        seen.append((name, found.mode, *found.size))
                 if broken:
                     partner = "its partner cannot be read"
                     self.skipped |= {name: broken.get(name, partner) for name, _ in example}
                     continue
                 whole.append(example)
+                self.seen += seen
                 for stem, picture in pixels.items():
                     files[stem].write(picture)
             next(decoded, None)  # past the last one the progress bar is closed
@@ -268,17 +285,12 @@ def folder_of(cache: Path, source: Source, kind: str, geometry: str) -> Path:
     """The folder of a cache of `source`; `geometry` says what else the pixels depend on."""
     text = f"{VERSION} {geometry}\n{source.stamp}"
     key = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:12]
-    return cache / f"{source.label}-{kind}-{key}"
+    label = source.label.encode(errors="ignore")[:LONGEST_LABEL].decode(errors="ignore")
+    return cache / f"{label}-{kind}-{key}"
 
 
-def report_skipped(ignored: int, data_set: DataSet, noun: str) -> None:
-    """Say how many files of a source are not in the data set, and where their names are.
-
-    `ignored` of them are no pictures; the skipped ones are called `noun`.
-    """
-    if ignored:
-        which = "file that is no picture" if ignored == 1 else "files that are no pictures"
-        print(f"data: {ignored:,} {which} passed over")
+def report_skipped(data_set: DataSet, noun: str) -> None:
+    """Say how many files, called `noun`, are not in the data set, and where their names are."""
     if skipped := data_set.skipped:
         first = ", ".join(map(plain, itertools.islice(skipped, 5)))
         more = ", ..." if len(skipped) > 5 else ""

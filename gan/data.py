@@ -3,7 +3,9 @@
 Images are decoded once into `images.u8` of a cache (gan/cache.py). Nothing here imports torch.
 """
 
+import dataclasses
 import functools
+import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from gan import avatars, idx, split
+from gan import avatars, depth, folders, idx, overview, split
 from gan import cache as caches
-from gan.cache import DataSet, Item
-from gan.errors import Refused, counted
+from gan.cache import DataSet, Decoded, Item
+from gan.depth import NO_RANGES, Ranges
+from gan.errors import Refused, counted, plain
 from gan.readers import FILE_READERS, OpenPicture, Reader, Source, find_source
 
 CACHE = Path("data/cache")  # of every command, in the working directory
@@ -39,6 +42,8 @@ class Images(DataSet):
     groups: split.Groups  # of positions in `train`: an epoch shows one image of each group
     class_indices: NDArray[np.int64] | None = None  # [N] in `class_names`, if there are classes
     class_names: tuple[str, ...] = ()
+    why_no_classes: str = ""  # if folders look like classes and are not
+    parts: tuple[str, ...] = ()  # test, train, val: the folders of these names, if there are any
 
     def __len__(self) -> int:
         """How many images an epoch has: of a group of near-duplicates, one."""
@@ -80,38 +85,44 @@ def order(
 # --- decoding ------------------------------------------------------------------------------------
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any picture Pillow opens as 8-bit RGB: upright, and over white where it is transparent."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith(("I", "F")):  # 16-bit, 32-bit or float grey: convert() would clip
-        grey = np.asarray(image, dtype=np.float64)
-        white = 65535 if image.mode.startswith("I") else 255
-        scale = next((limit for limit in (1, 255, 65535) if grey.max() <= limit), grey.max())
-        scale = max(scale, white) if image.mode.startswith("I") else scale
-        image = Image.fromarray((grey / scale * 255).clip(0, 255).round().astype(np.uint8))
+def to_rgb(image: Image.Image, ranges: Ranges = NO_RANGES) -> Image.Image:
+    """Any picture Pillow opens as 8-bit RGB: upright, and over white where it is transparent.
+
+    `ranges` are those of pictures with more than 8 bits. Raises ValueError if it has none for this
+    one, and for NaN and infinite values.
+    """
+    image = ImageOps.exif_transpose(depth.to_8_bits(image, ranges))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
 
 
-def to_square(image: Image.Image, size: int, channels: int) -> NDArray[np.uint8]:
+def to_square(
+    image: Image.Image, size: int, channels: int, ranges: Ranges = NO_RANGES
+) -> NDArray[np.uint8]:
     """The largest centre square, resized with antialiasing: uint8 [channels, size, size]."""
     if image.format == "JPEG":
         image.draft(None, (2 * size, 2 * size))  # large photos: decode at a fraction of the size
-    image = to_rgb(image)
+    image = to_rgb(image, ranges)
     if channels == 1:
         image = image.convert("L")
     image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
     return np.asarray(image).reshape(size, size, channels).transpose(2, 0, 1)
 
 
-def _decode(open_picture: OpenPicture, size: int, channels: int, item: Item) -> dict[str, bytes]:
+def _decode(
+    open_picture: OpenPicture, size: int, channels: int, ranges: Ranges, item: Item
+) -> Decoded:
     with open_picture(item[0], size) as image:
-        return {"images": to_square(image, size, channels).tobytes()}
+        mode, own_size = image.mode, image.size  # before JPEG is decoded at a fraction
+        square = to_square(image, size, channels, ranges)
+        return Decoded({"images": square.tobytes()}, mode, own_size)
 
 
 # --- the cache -----------------------------------------------------------------------------------
+
+Shape = tuple[int, int, int]  # [C, H, W]
 
 
 class Index(TypedDict):
@@ -121,25 +132,51 @@ class Index(TypedDict):
     digest: str
     names: list[str]  # the file of each image
     labels: list[str] | None  # the name of the class of each image
+    parts: list[str] | None  # of each image: train, val or test
     skipped: dict[str, str]
+    overview: overview.Overview
 
 
-def _build(folder: Path, source: Source, size: int, channels: int, workers: int) -> None:
-    builder = caches.Builder(folder, source, {"images": (channels, size, size)}, workers)
-    decode = functools.partial(_decode, source.open, size, channels)
-    whole = builder.write(["images"], [((name, ""),) for name in source.names], decode)
+def _build(
+    folder: Path, source: Source, labels: folders.Labels, shape: Shape, workers: int, values: str
+) -> None:
+    builder = caches.Builder(
+        folder, source, {"images": shape}, workers, skipped=dict(labels.skipped)
+    )
+    ranges, lines = depth.find_ranges(source, labels.names, workers, values)
+    decode = functools.partial(_decode, source.open, shape[1], shape[0], ranges)
+    whole = builder.write(["images"], [((name, ""),) for name in labels.names], decode)
     names = [name for ((name, _),) in whole]
     array = builder.array("images")
     hashes = np.array([split.content_hash(image.tobytes()) for image in array], np.uint64)
     clusters = split.near_duplicates(array).astype(np.uint64)
     np.save(folder / "split.npy", np.stack([hashes, clusters]))
-    classes = dict(zip(source.names, source.classes or (), strict=False))
+    found = overview.overview_of(builder.seen, shape[1], lines)
+    known = {"labels": labels.classes, "parts": labels.parts}
+    of_names = {
+        kind: dict(zip(labels.names, values, strict=True))
+        for kind, values in known.items()
+        if values
+    }
+    lists = {kind: [values[name] for name in names] for kind, values in of_names.items()}
+    overview.write_report(
+        folder,
+        found,
+        builder.seen,
+        shape[1],
+        skipped=builder.skipped,
+        ignored=source.ignored,
+        labels=lists,
+        groups=[[names[i] for i in group] for group in split.clusters_of_several(clusters)],
+    )
     builder.write_index(
         {
             "shape": array.shape,
             "digest": builder.digest({"images": ""}),
             "names": names,
-            "labels": [classes[name] for name in names] if source.classes else None,
+            "labels": lists.get("labels"),
+            "parts": lists.get("parts"),
+            "overview": found,
         }
     )
 
@@ -154,7 +191,10 @@ def _read(held_out: float, dedup: bool, folder: Path) -> Images:
     index: Index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
     hashes, clusters = np.load(folder / "split.npy")
     clusters = clusters.astype(np.int64)
-    train, held = split.held_out(hashes, clusters, held_out)
+    if held_out and (parts := index["parts"]):
+        train, held = split.held_out_parts(np.array(parts) != "train", clusters)
+    else:
+        train, held = split.held_out(hashes, clusters, held_out)
     names = _sorted_classes(set(index["labels"] or []))
     number = {name: i for i, name in enumerate(names)}
     return Images(
@@ -167,6 +207,8 @@ def _read(held_out: float, dedup: bool, folder: Path) -> Images:
         digest=index["digest"],
         skipped=index["skipped"],
         folder=folder,
+        overview=index["overview"],
+        parts=tuple(sorted(set(index["parts"] or ()))),
     )
 
 
@@ -180,43 +222,87 @@ def open_images(
     workers: int = 0,
     held_out: float = 0.0,
     dedup: bool = False,
+    value_range: str = "",
     flag: str = "--data-path",
 ) -> Images:
     """The images at `data_path` ("": the avatars), decoded at the first call.
 
     `size` in pixels, `channels` 1 or 3. `held_out` is the share 0..1 that is kept from training,
     to score with (`split.held_out`); with `dedup` an epoch shows one image of each group of
-    near-duplicates. `workers` are processes that decode, 0 one for each core. `flag` is named in
+    near-duplicates. `workers` are processes that decode, 0 one for each core. `value_range`,
+    "LOW,HIGH", is black and white of pictures with more than 8 bits; "": found. `flag` is named in
     refusals. Raises Refused for a path without pictures, and for fewer usable ones than one batch.
+
+    Folders train/, val/ and test/ decide what is held out, unless the share is 0.
     """
     source = find_source(data_path, flag, READERS)
-    folder = caches.folder_of(cache, source, f"{size}px-{channels}ch", f"{size} {channels}")
+    labels = folders.read_labels(source.names, f"{flag}={data_path}")
+    labels.classes = source.classes or labels.classes
+    geometry = f"{size} {channels}" + (f" {value_range}" if value_range else "")
+    depth.parse_range(value_range)
     images = caches.open_or_build(
-        folder,
+        caches.folder_of(cache, source, f"{size}px-{channels}ch", geometry),
         functools.partial(_read, held_out, dedup),
-        lambda part: _build(part, source, size, channels, workers),
+        lambda part: _build(part, source, labels, (channels, size, size), workers, value_range),
     )
+    images = dataclasses.replace(images, why_no_classes=labels.why_no_classes)
     _report(images, source.ignored)
     if len(images) < batch_size:
-        smaller = f"give --batch-size={len(images)} or less, or" if len(images) > 1 else "please"
-        raise Refused(
-            f"--batch-size={batch_size}: only {counted(len(images), 'usable image')} in "
-            f"{data_path or 'the avatars'} ({len(images.skipped):,} skipped, "
-            f"{len(images.held_out):,} held out); {smaller} add images"
-        )
+        raise Refused(f"--batch-size={batch_size}: {_too_few(images, data_path)}")
     return images
 
 
-def _report(images: Images, ignored: int) -> None:
-    print(
-        f"data: {counted(len(images.train), 'image')} to train on, {len(images.held_out):,} held "
-        f"out to score with, {images.array.nbytes / 2**20:.0f} MiB in {images.folder}"
+def _too_few(images: Images, data_path: str) -> str:
+    """What there is less of than one batch, and the way out."""
+    count, folded = len(images), len(images.train) - len(images)
+    text = f"only {counted(count, 'usable image')} in {data_path or 'the avatars'}"
+    if folded:
+        sizes = images.groups.sizes
+        near = int(sizes[sizes > 1].sum())
+        return (
+            f"{text}: {near:,} near-duplicates are folded into {int((sizes > 1).sum()):,} (equal "
+            "but for compression and mirroring; frames of a still clip are); --dedup=False keeps "
+            "them, or add images"
+        )
+    smaller = f"give --batch-size={count} or less, or" if count > 1 else "please"
+    why = "".join(
+        f", {plain(n)}: {plain(w)}" for n, w in itertools.islice(images.skipped.items(), 1)
     )
+    return (
+        f"{text} ({len(images.skipped):,} skipped{why}; {len(images.held_out):,} held out); "
+        f"{smaller} add images"
+    )
+
+
+def _report(images: Images, ignored: int) -> None:
+    """Say what was understood, in at most four lines and one for values of more than 8 bits."""
+    found, (count, _, side, _) = images.overview, images.array.shape
+    what = overview.describe(found) if found else counted(count, "image")
+    given = f" in {'/ and '.join(p for p in images.parts if p != 'train')}/" if images.parts else ""
+    print(
+        f"data: {what}: {len(images.train):,} to train on, {len(images.held_out):,} held out to "
+        f"score with{given if len(images.held_out) else ''}"
+    )
+    clauses = []
     sizes = images.groups.sizes[images.groups.sizes > 1]
     if len(sizes):
-        print(
-            f"data: {int(sizes.sum()):,} of them are near-duplicates, in "
+        clauses.append(
+            f"{int(sizes.sum()):,} of those to train on are near-duplicates, in "
             f"{counted(len(sizes), 'group')}, the largest of {sizes.max():,}; an epoch shows one "
             "image of each group (--dedup=False: all)"
         )
-    caches.report_skipped(ignored, images, "unreadable picture")
+    if dropped := count - len(images.train) - len(images.held_out):
+        clauses.append(f"{dropped:,} held out are near-duplicates of those, and left out")
+    clauses += overview.describe_changes(found, side, ignored)
+    clauses.append(
+        f"{images.array.nbytes / 2**20:.0f} MiB and {overview.FILE}, with every name, in "
+        f"{images.folder}"
+    )
+    print(f"data: {'; '.join(clauses)}")
+    if (numbers := images.class_indices) is not None:
+        counts = np.bincount(numbers, minlength=len(images.class_names)).tolist()
+        by_name = dict(zip(images.class_names, counts, strict=True))
+        print(f"data: {overview.describe_classes(by_name)}")
+    for line in found["values"] if found else ():
+        print(f"data: {line}")
+    caches.report_skipped(images, "unreadable picture")

@@ -66,6 +66,23 @@ def to_float(pixels: NDArray[np.uint8], device: torch.device | str = "cpu") -> T
     return torch.tensor(pixels).to(device).float().div_(127.5).sub_(1)
 
 
+def contact_sheet(feed: Feed, count: int = PREVIEW_FACES) -> Tensor:
+    """The first `count` pictures as D will see them: cropped, mirrored, augmented.
+
+    One grid, uint8 [3, H, W]; of translations each picture is beside the given one.
+    """
+    seen: list[Tensor] = []
+    while sum(map(len, seen)) < count:
+        batch = feed.batch(len(seen))
+        if batch.given.dim() == 2:  # noise
+            seen.append(batch.augmented(batch.real))
+            continue
+        channels = [batch.given.shape[1], batch.real.shape[1]]
+        sides = batch.with_given(batch.real).split(channels, 1)
+        seen.append(torch.cat([side.expand(-1, 3, -1, -1) for side in sides], 3))
+    return sample.image_grid(sample.to_uint8(torch.cat(seen)[:count]))
+
+
 class NoiseFeed:
     """Noise in, images out; unconditional or conditional."""
 

@@ -128,4 +128,4 @@ def open_source(data_path: str, flag: str) -> Source:
     stamp = "\n".join(f"{file.name} {stamp_of(file)}" for file in files)
     open_picture = functools.partial(_open, {part.images.name: part.images for part in parts})
     known = classes if len(classes) == len(names) else None
-    return Source(path.resolve().stem, names, stamp, open_picture, 0, known)
+    return Source(path.resolve().stem, names, stamp, open_picture, 0, known, eight_bits=True)

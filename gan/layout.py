@@ -6,23 +6,27 @@ B, in small or capital letters, with any number of folders around all of them:
     pairs side by side      train/x.png  val/x.png  test/x.png, or x.png; A is left and B right
     pairs in two folders    A/x.png and B/x.jpg;  A/train/  and B/train/;  train/A/ and train/B/;
                             trainA/ and trainB/, if all names in them match
+    pairs of one name       x.jpg and x.png in one folder, as in CMP facades: the JPEG is A
     two folders             the same, whatever the names
 
-Without train/, what is in no such folder is trained on. Pictures in test/ are scored with, else
-those in val/. Names match without their suffix, and 0001_A matches 0001_B.
+val/ may be called valid/ or validation/. Without train/, what is in no such folder is trained on.
+Pictures in test/ are scored with, else those in val/. Names match without their suffix, and 0001_A
+matches 0001_B.
 """
 
-import itertools
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from gan.cache import Example
 from gan.errors import Refused, counted, plain
+from gan.folders import PARTS, common_folders
 
-FOLDER = re.compile("(?:(train|val|test)[_-]?)?(a|b)?", re.IGNORECASE)
+JPEG = (".jpg", ".jpeg")
+FOLDER = re.compile(f"(?:({'|'.join(PARTS)})[_-]?)?(a|b)?", re.IGNORECASE)
 
 
 class Role(NamedTuple):
@@ -51,24 +55,20 @@ class Plan:
     groups: list[ExampleGroup] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)  # file name -> why
     unused: int = 0  # pictures in val/ where there is a test/
+    how: str = ""  # what was taken for A and for B, if folders do not say it
 
 
 def _parse_folder(folder: str) -> tuple[str, str]:
     """Part and side that the name of a folder says, "" for what it does not say."""
     match = FOLDER.fullmatch(folder)
-    return ((match[1] or "").lower(), (match[2] or "").upper()) if match else ("", "")
-
-
-def _common_folders(folders: list[list[str]]) -> list[str]:
-    """The folders that all of these paths begin with."""
-    first, last = min(folders), max(folders)  # all paths between these two share what these share
-    same = itertools.takewhile(lambda two: two[0] == two[1], zip(first, last, strict=False))
-    return [folder for folder, _ in same]
+    if not match:
+        return "", ""
+    return PARTS.get((match[1] or "").lower(), ""), (match[2] or "").upper()
 
 
 def roles_of(names: Sequence[str]) -> dict[str, Role]:
     """What each name says, ordered by key; folders around all of them do not count."""
-    around = _common_folders([name.split("/")[:-1] for name in names])
+    around = common_folders([name.split("/")[:-1] for name in names])
     depth = next((i for i, x in enumerate(around) if any(_parse_folder(x))), len(around))
     found = {}
     for name in names:
@@ -148,9 +148,40 @@ def _of_side(side: str, roles: dict[str, Role]) -> list[Example]:
     return [((name, side),) for name, role in roles.items() if role.side == side]
 
 
+def _sides_of_suffixes(roles: dict[str, Role], where: str) -> dict[str, Role]:
+    """The roles, with sides by suffix if files of the same name and different suffixes are pairs.
+
+    They are if most files have such a partner; then the JPEG is A. Raises Refused if that does not
+    say which is A.
+    """
+    files = Counter((role.part, role.key) for role in roles.values())
+    partners = {name for name, role in roles.items() if files[role.part, role.key] > 1}
+    if 2 * len(partners) <= len(roles):
+        return roles
+    suffixes = {os.path.splitext(name)[1].lower() for name in partners}
+    others = suffixes - {*JPEG}
+    if len(others) != 1 or others == suffixes:
+        raise Refused(
+            f"{where}: {len(partners):,} of {len(roles):,} pictures share their name with another "
+            f"one ({', '.join(sorted(suffixes))}), which does not say what is A and what is B; put "
+            "them in folders A/ and B/"
+        )
+
+    def side(name: str) -> str:
+        suffix = os.path.splitext(name)[1].lower()
+        return "A" if suffix in JPEG else "B" if suffix in others else ""
+
+    return {name: role._replace(side=side(name)) for name, role in roles.items()}
+
+
 def pairs(names: Sequence[str], where: str) -> Plan:
     """What to read of pairs; raises Refused, naming `where`, if the names tell of none."""
     plan = Plan(where, roles_of(names))
+    if not any(role.side for role in plan.roles.values()):
+        plan.how = "A left, B right"
+        by_suffix = _sides_of_suffixes(plan.roles, where)
+        if by_suffix != plan.roles:
+            plan.roles, plan.how = by_suffix, "files of one name: the JPEG is A, the other one B"
     if not any(role.side for role in plan.roles.values()):
         train, test = _train_and_test(plan, plan.roles)
         plan.groups = [ExampleGroup("AB", _side_by_side(train), _side_by_side(test))]

@@ -9,6 +9,7 @@ which file is what, `gan/cache.py` makes the cache. Nothing here imports torch.
 
 import dataclasses
 import functools
+import itertools
 import json
 import math
 import zipfile
@@ -22,14 +23,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gan import cache as caches
-from gan import data, layout, split
-from gan.cache import Builder, DataSet, Item
+from gan import data, depth, layout, overview, split
+from gan.cache import Builder, DataSet, Decoded, Item
+from gan.depth import Ranges
 from gan.errors import Refused, counted, plain
 from gan.layout import Plan
 from gan.readers import FILE_READERS, OpenPicture, Source, find_source, open_file
 
 VERSION = 1  # of the cache's layout and of the decoding; part of the key
 MIN_SIZE = 28  # pixels on a side of half a picture: a smaller one is no half but a mistake
+SQUARE = 0.02  # how far from square a half may be: a wider or narrower one is no half but a mistake
 DIRECTIONS = ("AtoB", "BtoA")
 
 
@@ -170,12 +173,13 @@ class Index(TypedDict):
     test_paired: bool
     digest: str
     skipped: dict[str, str]
+    overview: overview.Overview
 
 
 def halves(image: Image.Image) -> tuple[Image.Image, Image.Image]:
     """Left and right half of an upright picture.
 
-    Raises ValueError if its width is odd or a half smaller than MIN_SIZE on a side.
+    Raises ValueError if its width is odd, or a half smaller than MIN_SIZE on a side or not square.
     """
     width, height = image.size
     if width % 2:
@@ -183,18 +187,26 @@ def halves(image: Image.Image) -> tuple[Image.Image, Image.Image]:
     middle = width // 2
     if min(middle, height) < MIN_SIZE:
         raise ValueError(f"halves of {middle} x {height} pixels, less than {MIN_SIZE} x {MIN_SIZE}")
+    if abs(middle - height) > SQUARE * height:
+        raise ValueError(f"{width} x {height} pixels, not twice as wide as high: no two halves")
     return image.crop((0, 0, middle, height)), image.crop((middle, 0, width, height))
 
 
 def _decode(
-    open_picture: OpenPicture, size: int, channels: dict[str, int], prefix: str, item: Item
-) -> dict[str, bytes]:
+    open_picture: OpenPicture,
+    size: int,
+    channels: dict[str, int],
+    ranges: dict[str, Ranges],
+    prefix: str,
+    item: Item,
+) -> Decoded:
     """The pixels [C, size, size] of each side that a file shows, by stem of the cache's file."""
     name, sides = item
     with open_picture(name, size) as image:
+        mode, (width, height) = image.mode, image.size  # before JPEG is decoded at a fraction
         if image.format == "JPEG" and len(sides) == 1:  # coarser, two halves could share a pixel
             image.draft(None, (2 * size, 2 * size))  # large photos: decode at a fraction
-        upright = data.to_rgb(image)
+        upright = data.to_rgb(image, ranges[sides])
     found = {}
     for side, picture in zip(sides, halves(upright) if sides == "AB" else [upright], strict=True):
         picture = picture if channels[side] == 3 else picture.convert("L")
@@ -202,7 +214,7 @@ def _decode(
         found[f"{prefix}{side.lower()}"] = (
             pixels.reshape(size, size, -1).transpose(2, 0, 1).tobytes()
         )
-    return found
+    return Decoded(found, mode, (width // len(sides), height))
 
 
 def _hold_out(builder: Builder, stems: list[str], share: float) -> list[int]:
@@ -221,15 +233,37 @@ def _hold_out(builder: Builder, stems: list[str], share: float) -> list[int]:
     return held.tolist()
 
 
+def _find_ranges(
+    source: Source, plan: Plan, workers: int, value_range: str
+) -> tuple[dict[str, Ranges], list[str]]:
+    """The ranges of values of A and of B, or of "AB", each by itself; and lines that say them."""
+    names: dict[str, list[str]] = {}
+    for group in plan.groups:
+        for name, sides in itertools.chain(*group.train, *group.test):
+            names.setdefault(sides, []).append(name)
+    found, lines = {}, []
+    for sides, files in names.items():
+        found[sides], said = depth.find_ranges(source, files, workers, value_range)
+        lines += [f"{sides}: {line}" if len(names) > 1 else line for line in said]
+    return found, lines
+
+
 def _build(
-    folder: Path, source: Source, plan: Plan, geometry: Geometry, share: float, workers: int
+    folder: Path,
+    source: Source,
+    plan: Plan,
+    geometry: Geometry,
+    share: float,
+    workers: int,
+    value_range: str,
 ) -> None:
+    ranges, lines = _find_ranges(source, plan, workers, value_range)
     shapes = {stem: geometry.shape(stem) for stem in STEMS}
     builder = Builder(folder, source, shapes, workers, dict(plan.skipped))
 
     def write(prefix: str, sides: str, examples: list[caches.Example]) -> list[caches.Example]:
         size = geometry.size if prefix else geometry.stored
-        decode = functools.partial(_decode, source.open, size, geometry.channels, prefix)
+        decode = functools.partial(_decode, source.open, size, geometry.channels, ranges, prefix)
         stems = [prefix + side.lower() for side in sides]
         return builder.write(stems, examples, decode, prefix.replace("_", " ") + sides)
 
@@ -242,6 +276,17 @@ def _build(
         for side in sides:
             names[side] = [name for example in test for name, shown in example if side in shown]
     a, b = ([plan.roles[name].key for name in names[side]] for side in "AB")
+    found = overview.overview_of(builder.seen, geometry.size, lines)
+    overview.write_report(
+        folder,
+        found,
+        builder.seen,
+        geometry.size,
+        skipped=builder.skipped,
+        ignored=source.ignored,
+        labels={},
+        groups=[],
+    )
     headers = {stem: f"{stem} {builder.shape(stem)}" for stem in sorted(STEMS)}
     builder.write_index(
         {
@@ -249,6 +294,7 @@ def _build(
             "names": names,
             "test_paired": a == b and len(a) > 0,
             "digest": builder.digest(headers),
+            "overview": found,
         }
     )
 
@@ -276,6 +322,7 @@ def _read(geometry: Geometry, paired: bool, folder: Path) -> PictureSet:
         digest=index["digest"],
         skipped=index["skipped"],
         folder=folder,
+        overview=index["overview"],
     )
 
 
@@ -292,6 +339,7 @@ def open_pictures(
     batch_size: int = 1,
     workers: int = 0,
     held_out: float = 0.0,
+    value_range: str = "",
     flag: str = "--data-path",
 ) -> PictureSet:
     """The pairs at `data_path` or, not `paired`, its two folders of A and of B.
@@ -301,7 +349,8 @@ def open_pictures(
     `batch_at` to crop: another cache. Those to score with are in test/, else in val/, else the
     share `held_out` 0..1 of all (`split.held_out`), of two folders of each. They are ordered by
     name, so where names match they can be compared one by one. Pictures of which all or part is
-    missing, damaged, too small or of an odd width are skipped. `flag` is named in refusals.
+    missing, damaged, too small or of an odd width are skipped. `value_range`, "LOW,HIGH", is black
+    and white of pictures with more than 8 bits; "": found. `flag` is named in refusals.
     Raises Refused for a path without such pictures, and for fewer usable ones than one batch.
     """
     if direction not in DIRECTIONS:
@@ -314,15 +363,15 @@ def open_pictures(
     plan = read_names(source.names, f"{flag}={data_path}")
     share = 0.0 if all(group.test for group in plan.groups) else float(held_out)
     kind = "pairs" if paired else "two"
-    key = f"{kind} {VERSION} {geometry} {share}"
+    key = f"{kind} {VERSION} {geometry} {share}" + (f" {value_range}" if value_range else "")
+    depth.parse_range(value_range)
     folder = caches.folder_of(cache, source, f"{kind}-{size}px", key)
     pictures = caches.open_or_build(
         folder,
         functools.partial(_read, geometry, paired),
-        lambda part: _build(part, source, plan, geometry, share, workers),
+        lambda part: _build(part, source, plan, geometry, share, workers, value_range),
     )
-    _report(pictures, plan)
-    caches.report_skipped(source.ignored, pictures, "picture")
+    _report(pictures, plan, source.ignored)
     _check_enough(pictures, plan.where, batch_size, data_path)
     return pictures if direction == "AtoB" else pictures.reversed()
 
@@ -347,12 +396,12 @@ def _check_enough(pictures: PictureSet, where: str, batch_size: int, data_path: 
         )
 
 
-def _report(pictures: PictureSet, plan: Plan) -> None:
-    """Say what was found of a set from A to B."""
+def _report(pictures: PictureSet, plan: Plan, ignored: int) -> None:
+    """Say what was understood of a set from A to B: four lines, one more for each deep kind."""
     test_a, test_b = len(pictures.test_given), len(pictures.test_wanted)
     if pictures.paired:
         # Any folder looks like pairs side by side, so say what was taken for A and for B.
-        how = " (A left, B right)" if plan.groups[0].train[0][0][1] == "AB" else ""
+        how = f" ({plan.how})" if plan.how else ""
         found = f"{counted(len(pictures.given), 'pair')}{how} to train on, {test_a:,} to score with"
     else:
         matched = ", as pairs" if pictures.test_paired else ""
@@ -362,39 +411,55 @@ def _report(pictures: PictureSet, plan: Plan) -> None:
         )
     arrays = (pictures.given, pictures.wanted, pictures.test_given, pictures.test_wanted)
     size = sum(array.nbytes for array in arrays) / 2**20
-    print(f"data: {found}, {size:.0f} MiB in {pictures.folder}")
+    print(f"data: {found}")
+    clauses = overview.describe_changes(pictures.overview, pictures.size, ignored)
+    if seen := pictures.overview:
+        clauses.insert(0, overview.describe(seen))
     if plan.unused:
         unused = counted(plan.unused, "picture")
-        print(f"data: {unused} in val/ left out, as test/ is there to score with")
+        clauses.append(f"{unused} in val/ left out, as test/ is there to score with")
+    where = f"{overview.FILE}, with every name, in {pictures.folder}"
+    print(f"data: {'; '.join([*clauses, f'{size:.0f} MiB and {where}'])}")
+    for line in seen["values"] if seen else ():
+        print(f"data: {line}")
+    caches.report_skipped(pictures, "picture")
 
 
 # --- one at a time -------------------------------------------------------------------------------
 
 
-def stream(path: str, flag: str, channels: int = 3) -> Iterator[tuple[str, Image.Image | str]]:
+def stream(
+    path: str, flag: str, channels: int = 3, value_range: str = ""
+) -> Iterator[tuple[str, Image.Image | str]]:
     """Each picture of a file, folder or zip by name, in its own size; one is in memory at a time.
 
     Yields (name, picture), upright, RGB or, with `channels` 1, L; or (name, why it is not read).
     The name is relative, with / between folders; the name of a picture never leads out of them.
-    Raises Refused, at once, if there is no such path or no picture in it.
+    `value_range`, "LOW,HIGH", is black and white of pictures with more than 8 bits; "": found over
+    all of them, and said. Raises Refused, at once, if there is no such path or no picture in it.
     """
     file = Path(path).expanduser()
     if not path:
         raise Refused(f"{flag}: wants a picture, or a folder or zip of pictures")
     if file.is_file() and not zipfile.is_zipfile(file):
-        return _stream(functools.partial(open_file, file.parent), [file.name], channels)
-    source = find_source(path, flag, FILE_READERS)
-    return _stream(source.open, source.names, channels)
+        open_one = functools.partial(open_file, file.parent)
+        source = Source(file.stem, [file.name], "", open_one)
+    else:
+        source = find_source(path, flag, FILE_READERS)
+    ranges, lines = depth.find_ranges(source, source.names, 1, value_range)
+    for line in lines:
+        print(f"data: {line}")
+    return _stream(source, channels, ranges)
 
 
 def _stream(
-    open_picture: OpenPicture, names: list[str], channels: int
+    source: Source, channels: int, ranges: Ranges
 ) -> Iterator[tuple[str, Image.Image | str]]:
     def upright(name: str) -> Image.Image:
-        with open_picture(name, 0) as image:
-            return data.to_rgb(image).convert("RGB" if channels == 3 else "L")
+        with source.open(name, 0) as image:
+            return data.to_rgb(image, ranges).convert("RGB" if channels == 3 else "L")
 
-    for name in names:
+    for name in source.names:
         if PurePath(name).anchor or ".." in PurePath(name).parts:  # a member of a hostile zip
             yield name, "its name leads out of the folder"
         else:

@@ -32,7 +32,8 @@ class Source:
     stamp: str  # changes whenever what is read may have changed: part of the cache's key
     open: OpenPicture
     ignored: int = 0  # files in it that are no pictures
-    classes: list[str] | None = None  # the class of each name, if there are classes
+    classes: list[str] | None = None  # the class of each name; None: folders may be classes
+    eight_bits: bool = False  # `open` gives pictures of 8 bits only: no range to look for
 
 
 @dataclass(frozen=True)
@@ -83,12 +84,6 @@ def _is_picture(name: str, suffixes: set[str]) -> bool:
     )
 
 
-def _top_folders(names: list[str]) -> list[str] | None:
-    """The top folder of each name, if every name is in one and they differ: these are classes."""
-    tops = [name.split("/", 1)[0] if "/" in name else "" for name in names]
-    return tops if "" not in tops and len(set(tops)) > 1 else None
-
-
 def _source_of_files(
     data_path: str, flag: str, stamps: dict[str, str], open_picture: OpenPicture
 ) -> Source:
@@ -100,7 +95,7 @@ def _source_of_files(
         raise Refused(f"{flag}={data_path}: no pictures in it ({ignored} other files)")
     stamp = "\n".join(f"{name} {stamps[name]}" for name in names)
     label = Path(data_path).expanduser().resolve().stem
-    return Source(label, names, stamp, open_picture, ignored, _top_folders(names))
+    return Source(label, names, stamp, open_picture, ignored)
 
 
 # --- a folder ------------------------------------------------------------------------------------
@@ -162,8 +157,14 @@ def _archive(path: Path) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
-def _open_member(path: Path, name: str, size: int) -> Image.Image:
+def _has_backslashes(names: list[str]) -> bool:
+    """Whether the folders in these names are separated by backslashes, as some Windows tools do."""
+    return any("\\" in name for name in names) and not any("/" in name for name in names)
+
+
+def _open_member(path: Path, separator: str, name: str, size: int) -> Image.Image:
     archive = _archive(path)
+    name = name.replace("/", separator)
     if archive.getinfo(name).file_size > MAX_FILE_BYTES:
         raise ValueError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
     return Image.open(io.BytesIO(archive.read(name)))
@@ -176,8 +177,13 @@ def open_zip(data_path: str, flag: str) -> Source:
         members = [member for member in _archive(path).infolist() if not member.is_dir()]
     except (zipfile.BadZipFile, OSError) as error:
         raise Refused(f"{flag}={data_path}: cannot be read ({error})") from error
-    stamps = {member.filename: f"{member.file_size} {member.CRC}" for member in members}
-    return _source_of_files(data_path, flag, stamps, functools.partial(_open_member, path))
+    separator = "\\" if _has_backslashes([member.filename for member in members]) else "/"
+    stamps = {
+        member.filename.replace(separator, "/"): f"{member.file_size} {member.CRC}"
+        for member in members
+    }
+    open_picture = functools.partial(_open_member, path, separator)
+    return _source_of_files(data_path, flag, stamps, open_picture)
 
 
 FILE_READERS: dict[str, Reader] = {

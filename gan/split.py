@@ -87,6 +87,24 @@ def near_duplicates(
     return np.unique(found[group], return_inverse=True)[1]
 
 
+def clusters_of_several(clusters: NDArray[np.integer]) -> list[NDArray[np.int64]]:
+    """The indices of each cluster [N] of two or more, ascending."""
+    order = np.argsort(clusters, kind="stable").astype(np.int64)
+    ends = np.flatnonzero(np.diff(clusters[order])) + 1
+    return [group for group in np.split(order, ends) if len(group) > 1]
+
+
+def held_out_parts(
+    apart: NDArray[np.bool_], clusters: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Images to train on and those held out, where `apart` [N] says which are to score with.
+
+    One that is in a cluster [N] with an image to train on is in neither: it would be no test.
+    """
+    near = np.isin(clusters, clusters[~apart])
+    return np.flatnonzero(~apart), np.flatnonzero(apart & ~near)
+
+
 def merge_clusters(a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.int64]:
     """Cluster numbers [N] 0, 1, ...: what is connected by a cluster of `a` [N] or of `b` [N]."""
     label = np.arange(len(a))

@@ -49,6 +49,7 @@ def open_images(config: Config, at_least: int) -> Images:
         workers=config.num_workers,
         held_out=config.held_out,
         dedup=config.dedup,
+        value_range=config.value_range,
     )
 
 
@@ -69,6 +70,7 @@ def _open_pictures(paired: bool) -> Callable[[Config, int], PictureSet]:
             batch_size=at_least,
             workers=config.num_workers,
             held_out=config.held_out,
+            value_range=config.value_range,
         )
 
     return open_pictures

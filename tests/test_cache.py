@@ -10,22 +10,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gan import cache
+from gan import cache, overview
 from gan.errors import Refused, counted
 from gan.readers import Source
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def decode(item: cache.Item) -> dict[str, bytes]:
+def decode(item: cache.Item) -> cache.Decoded:
     """Two pixels that say the number in the name; odd numbers are damaged."""
     number = int(item[0])
     if number % 2:
         raise ValueError("odd\nand more")
-    return {"a": bytes([number, number + 1])}
+    return cache.Decoded({"a": bytes([number, number + 1])}, "L", (2, 1))
 
 
-def kill(item: cache.Item) -> dict[str, bytes]:
+def kill(item: cache.Item) -> cache.Decoded:
     os._exit(9)
 
 
@@ -49,6 +49,7 @@ def test_whole_examples_are_written_and_the_others_named(tmp_path: Path) -> None
     assert made.array("a").tolist() == [[[[2, 3]]], [[[6, 7]]]]
     why = {"4": "its partner cannot be read", "5": "ValueError: odd", "3": "ValueError: odd"}
     assert made.skipped == why
+    assert made.seen == [("2", "L", 2, 1), ("6", "L", 2, 1)]
     made.write_index({"n": 2})
     assert (tmp_path / "index.json").read_text() == (
         '{"n": 2, "skipped": {"4": "its partner cannot be read", "5": "ValueError: odd", '
@@ -128,11 +129,11 @@ def test_what_is_skipped_is_said_with_the_right_number(
 ) -> None:
     for count in (1, 7):
         skipped = {f"{i}\x1b.png": "why" for i in range(count)}
-        cache.report_skipped(count, cache.DataSet(digest="", skipped=skipped, folder=tmp_path), "x")
+        cache.report_skipped(cache.DataSet(digest="", skipped=skipped, folder=tmp_path), "x")
         said = capsys.readouterr()
         assert "\x1b" not in said.err
         files = "1 file that is no picture" if count == 1 else "7 files that are no pictures"
-        assert said.out == f"data: {files} passed over\n"
+        assert overview.describe_changes(None, 8, count) == [f"{files} passed over"]
         first = "1 x skipped (0\\x1b.png): all" if count == 1 else "7 xs skipped (0\\x1b.png, "
         assert said.err.startswith(f"data: {first}")
         assert ("4\\x1b.png, ...): all" in said.err) == (count == 7)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from picture_files import dated, noise, save
+from picture_files import OVERVIEW, dated, noise, save
 from PIL import Image, ImageOps
 
 from gan import avatars, data, readers
@@ -220,17 +220,18 @@ def test_the_cache_is_reused_and_follows_the_folder(
     assert not list((tmp_path / "cache").glob("*.part"))
 
 
-def test_a_cache_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+def test_a_cache_of_this_version_is_read(tmp_path: Path) -> None:
     """Its name and its index, written by hand; its pixels are not those of the files."""
     files = {f"{k}/{i}.bmp": noise(i) for k in "01" for i in range(2)}
     folder = dated(save(tmp_path / "faces", files))
-    old = tmp_path / "cache" / "faces-32px-3ch-62aebd88bf93"
+    old = tmp_path / "cache" / "faces-32px-3ch-0b8129e733b8"
     old.mkdir(parents=True)
     (old / "images.u8").write_bytes(bytes([7]) * (4 * 3 * 32 * 32))
     np.save(old / "split.npy", np.array([[1, 2, 3, 4], [0, 0, 1, 1]], np.uint64))
     (old / "index.json").write_text(
         '{"shape": [4, 3, 32, 32], "digest": "abc", "names": ["0/0.bmp", "0/1.bmp", "1/0.bmp", '
-        '"1/1.bmp"], "labels": ["10", "10", "9", "9"], "skipped": {"x": "y"}}'
+        '"1/1.bmp"], "labels": ["10", "10", "9", "9"], "parts": null, "skipped": {"x": "y"}, '
+        f'"overview": {OVERVIEW}}}'
     )
     images = opened(folder, tmp_path / "cache", dedup=True)
     assert images.folder == old
@@ -325,7 +326,8 @@ def test_an_epoch_shows_one_of_each_group_of_near_duplicates(
     plain = opened(folder, tmp_path / "cache")
     one = opened(folder, tmp_path / "cache", dedup=True)
     assert (
-        "61 of them are near-duplicates, in 1 group, the largest of 61" in capsys.readouterr().out
+        "61 of those to train on are near-duplicates, in 1 group, the largest of 61"
+        in capsys.readouterr().out
     )
     assert (len(plain), len(one)) == (100, 40)
     shown = [one.batch_at(step, 40, 0) for step in range(30)]  # an epoch each

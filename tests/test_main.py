@@ -58,7 +58,7 @@ def run(trained: tuple[Path, str], inside: Inside, tmp_path: Path) -> Path:
 
 def test_a_training_says_and_writes_what_it_did(trained: tuple[Path, str]) -> None:
     folder, out = trained
-    assert "170 images to train on, 30 held out" in out
+    assert "170 to train on, 30 held out" in out
     assert "coverage (lite0)" in out
     assert (folder / "imgs" / "2.png").exists()
     assert (folder / "checkpoints" / "best.pth").exists()

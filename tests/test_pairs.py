@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from picture_files import (
+    OVERVIEW,
     SIZE,
     STORED,
     Pixels,
@@ -140,17 +141,18 @@ def test_the_cache_is_reused_and_follows_the_folder(
     assert not list((tmp_path / "cache").glob("*.part"))
 
 
-def test_a_cache_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+def test_a_cache_of_this_version_is_read(tmp_path: Path) -> None:
     """Its name and its index, written by hand; its pixels are not those of the files."""
     files = {f"{side}/{i}.bmp": noise(i) for side in "AB" for i in range(3)}
     folder = dated(save(tmp_path / "small", files))
-    old = tmp_path / "cache" / "small-pairs-32px-643a598a9dee"
+    old = tmp_path / "cache" / "small-pairs-32px-1eb3fa2c294c"
     old.mkdir(parents=True)
     for stem, count in (("a", 3), ("b", 3), ("test_a", 1), ("test_b", 1)):
         (old / f"{stem}.u8").write_bytes(bytes([len(stem)]) * (count * 3 * SIZE * SIZE))
     (old / "index.json").write_text(
         '{"counts": {"a": 3, "b": 3, "test_a": 1, "test_b": 1}, "names": {"A": ["A/9.bmp"], '
-        '"B": ["B/9.bmp"]}, "test_paired": true, "digest": "abc", "skipped": {"x": "y"}}'
+        '"B": ["B/9.bmp"]}, "test_paired": true, "digest": "abc", "skipped": {"x": "y"}, '
+        f'"overview": {OVERVIEW}}}'
     )
     data = opened(folder, tmp_path / "cache")
     assert data.folder == old

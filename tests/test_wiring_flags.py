@@ -284,7 +284,7 @@ def test_a_budget_replaces_that_of_the_layers_below() -> None:
 FIXED = {
     "family", "seed", "img_size", "channels", "held_out", "dedup", "flip", "conditional",
     "channels_a", "channels_b", "direction", "jitter", "half_squares", "pool", "spectral", "nz",
-    "noise", "ngf", "ndf", "batch_size", "optimizer", "loss", "ema",
+    "noise", "ngf", "ndf", "batch_size", "optimizer", "loss", "ema", "value_range",
 }  # fmt: skip
 
 
