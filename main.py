@@ -13,12 +13,15 @@ import warnings
 from typing import TYPE_CHECKING, TextIO
 
 from commands import help
-from commands.flags import UnknownFlag
+from commands.aliases import snake_case
+from commands.flags import BARE, UnknownFlag
 from config import flag
 from gan.errors import Refused, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+FLAG = re.compile("--|-[A-Za-z]")  # how a flag begins; -1 is a number
 
 
 def call(command: str, stray: tuple[str, ...], options: dict[str, str]) -> None:
@@ -61,12 +64,36 @@ COMMANDS = {
 }
 
 
+def spell_out(words: list[str]) -> list[str]:
+    """Every flag with its value, so that Fire has nothing to guess: `--name x` -> `--name=x`.
+
+    Fire reads a bare `--noise` as "no ise", a bare `--name` as True, and of a flag that is given
+    twice the last one; here the first two are `--noise=BARE`, and the third raises Refused.
+    """
+    spelled: list[str] = []
+    given: set[str] = set()
+    left = list(reversed(words))
+    while left:
+        word = left.pop()
+        if not FLAG.match(word):
+            spelled.append(word)
+            continue
+        name, equals, text = word.partition("=")
+        if not equals:
+            text = left.pop() if left and not FLAG.match(left[-1]) else BARE
+        if (key := name.lstrip("-").replace("-", "_")) in given:
+            raise Refused(f"{flag(key)}: given twice")
+        given.add(key)
+        spelled.append(f"{name}={text}")
+    return spelled
+
+
 def run(words: list[str]) -> None:
     """One call of the command line."""
     if not words or words[0] in ("--help", "-h", "help"):
         print(help.usage(COMMANDS))
         return
-    command, *rest = words = [re.sub("^--no-", "--no", word) for word in words]
+    command, *rest = words
     if command not in COMMANDS:
         near = difflib.get_close_matches(command, COMMANDS, 1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
@@ -77,6 +104,7 @@ def run(words: list[str]) -> None:
     for word in rest:
         if word in ("-", "--") or word.startswith(("--=", "---")):  # Fire would pass these over
             raise Refused(f"{word}: a stray word; flags are --x=y")
+    words = [command, *spell_out(rest)]
     import fire
     from fire.decorators import SetParseFn
 
@@ -85,7 +113,9 @@ def run(words: list[str]) -> None:
         fire.Fire({command: SetParseFn(str)(COMMANDS[command])}, command=words, name="main.py")
     except UnknownFlag as error:
         if owners := help.owners(error.name, COMMANDS):
-            text = f"{flag(error.name)}: no such flag of {command}; it belongs to"
+            same = error.name == snake_case(error.given)
+            called = "" if same else f"it is {flag(error.name)} here, and "
+            text = f"{flag(error.given)}: no such flag of {command}; {called}it belongs to"
             raise Refused(f"{text} {' and '.join(owners)}") from None
         raise
 

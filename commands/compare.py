@@ -5,7 +5,6 @@ import sys
 from collections.abc import Mapping
 
 from commands import compare_plan, flags
-from config import flag
 
 FLAGS = compare_plan.FLAGS
 
@@ -16,7 +15,7 @@ def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
     path = flags.page_path(plan.options.report, "compare.html")
     from commands import compare_jobs
 
-    again = [f"{flag(name)}={text}" for name, text in words.items()]
+    again = [flags.word_of(name, text) for name, text in words.items()]
     command = f"python main.py compare {shlex.join(again)}"
     if code := compare_jobs.run(plan, path, command):
         sys.exit(code)

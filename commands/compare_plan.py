@@ -90,21 +90,23 @@ def _product(stray: Iterable[str], words: Mapping[str, str]) -> tuple[list[str],
     values = {given: _split_values(str(text)) for given, text in words.items()}
     first = {given: each[0] for given, each in values.items()}
     flags.read(FLAGS, stray, first)  # raises Refused for unknown flags
-    named = {flags.field_name(FLAGS, given): given for given in words}
+    fields = {given: [*flags.meaning_of(FLAGS, given, text)] for given, text in first.items()}
     order = list(FLAGS.fields)
-    varied = sorted((n for n, given in named.items() if len(values[given]) > 1), key=order.index)
-    for name in varied:
-        if name in SINGLE:
+    several = [given for given in words if len(values[given]) > 1]
+    several.sort(key=lambda given: order.index(fields[given][0]))
+    for given in several:
+        if (name := fields[given][0]) in SINGLE:
             hint = "; --seeds=N takes N of them from there on" if name == "seed" else ""
-            raise Refused(f"{flag(name)}={words[named[name]]}: one value only{hint}")
+            raise Refused(f"{flag(given)}={words[given]}: one value only{hint}")
     found = []
-    for chosen in itertools.product(*(values[named[name]] for name in varied)):
-        own = {named[name]: text for name, text in zip(varied, chosen, strict=True)}
+    for chosen in itertools.product(*(values[given] for given in several)):
+        own = dict(zip(several, chosen, strict=True))
         found.append(flags.read(FLAGS, (), {**first, **own}))
-    for name in varied:
-        different = {str(value_of(request, name)) for request in found}
-        if len(different) < len(values[named[name]]):
-            raise Refused(f"{flag(name)}={words[named[name]]}: the same value twice")
+    for given in several:
+        different = {str(value_of(request, fields[given][0])) for request in found}
+        if len(different) < len(values[given]):
+            raise Refused(f"{flag(given)}={words[given]}: the same value twice")
+    varied = [name for given in several for name in fields[given]]
     return varied, found
 
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from config import FIELDS, Field, Settings, flag, parse, types_of
+from commands.aliases import ALIASES, snake_case
+from config import FIELDS, Field, Settings, Value, flag, parse, types_of
 from gan.errors import Refused
 
 Options = TypeVar("Options")
-ALIASES = {"image_size": "img_size", "rank": "rank_by", "h": "help"}
+BARE = "\0"  # the value of a flag that is given without one; no word can hold this character
 NEVER_EMPTY = ("resume", "config", "fake_path")  # as in --resume="$FILE" without a FILE
-SUGGESTED = ("image_size",)  # of the aliases: those that a hint may name
 # flags of every command that loads a run
 OF_LOADED_RUNS = (
     "name", "family", "img_size", "channels", "nz", "ngf", "ndf", "batch_size", "netg_path",
@@ -52,31 +52,82 @@ class Request(Generic[Options]):
 
 
 class UnknownFlag(Refused):
-    """A flag that the command does not have."""
+    """A flag that the command does not have; `name` is what it is called here."""
 
-    def __init__(self, name: str, text: str) -> None:
+    def __init__(self, given: str, name: str, text: str) -> None:
         super().__init__(text)
+        self.given = given
         self.name = name
 
 
-def _known_name(spec: CommandFlags[Options], given: str, text: str) -> tuple[str, str]:
-    """The field that a flag means, and its value: `--nogpu` is gpu, False."""
-    fields = spec.fields
-    name = ALIASES.get(given, given)
-    if name not in fields and name.startswith("no") and name[2:] in fields:
-        name, text = name[2:], {"True": "False"}.get(text, f"no{text}")
-        if bool not in types_of(fields[name]):
-            raise Refused(f"{flag(given)}: {flag(name)} is not a switch; give it a value")
-    if name not in fields:
-        near = difflib.get_close_matches(name, [*fields, *SUGGESTED], 1)
-        hint = f"did you mean {flag(near[0])}?" if near else f"see {spec.command} --help"
-        raise UnknownFlag(name, f"{flag(given)}: no such flag of {spec.command}; {hint}")
-    return name, text
+def word_of(given: str, text: str) -> str:
+    """A flag as it is typed."""
+    return flag(given) if text == BARE else f"{flag(given)}={text}"
 
 
-def field_name(spec: CommandFlags[Options], given: str) -> str:
-    """`image_size` and `noflip` -> `img_size` and `flip`."""
-    return _known_name(spec, given, "True")[0]
+def _nearest(spec: CommandFlags[Options], name: str) -> str:
+    """The flag that `name` is a slip of, as typed; "" if it is too far from all of them."""
+    works = [n for n, alias in ALIASES.items() if not {*alias.ours}.isdisjoint(spec.fields)]
+    known, cutoff = [*spec.fields, *works], 0.8
+    if len(name) < 5:  # one wrong letter is much of a short name
+        known, cutoff = [each for each in known if abs(len(each) - len(name)) < 2], 0.65
+    near = difflib.get_close_matches(name, known, 1, cutoff)
+    return flag(near[0]) if near else ""
+
+
+def _meaning_of_alias(spec: CommandFlags[Options], given: str, text: str) -> dict[str, str]:
+    """What another tool's flag is here; raises Refused where nothing is the same."""
+    alias = ALIASES[snake_case(given)]
+    fields = [name for name in alias.ours if name in spec.fields][:1]
+    if not fields:
+        if alias.instead:
+            raise Refused(f"{flag(given)}: {alias.instead}")
+        name = alias.ours[0]
+        text = f"{flag(given)}: it is {flag(name)} here, which {spec.command} does not have"
+        raise UnknownFlag(given, name, text)
+    if alias.convert is not str:
+        try:
+            text = alias.convert("True" if text == BARE else text)
+        except Refused as error:
+            raise Refused(f"{word_of(given, text)}: {error}") from None
+        except (ValueError, KeyError, OverflowError):
+            means = f"it is {flag(fields[0])} here; see docs/other-tools.md"
+            raise Refused(f"{word_of(given, text)}: not a value of it; {means}") from None
+    return dict.fromkeys((*fields, *alias.along), text)
+
+
+def meaning_of(spec: CommandFlags[Options], given: str, text: str) -> dict[str, str]:
+    """The fields that a flag sets, with the text of each; raises Refused if there are none.
+
+    `--nogpu` is {gpu: False}, and `--lr=1`, of other tools, {lr1: 1, lr2: 1}.
+    """
+    fields, name = spec.fields, snake_case(given)
+    if name in fields:
+        return {name: text}
+    positive = name.removeprefix("no").removeprefix("_")
+    if name.startswith("no") and positive in fields:
+        if bool not in types_of(fields[positive]):
+            raise Refused(f"{flag(given)}: {flag(positive)} is not a switch; give it a value")
+        return {positive: {"True": "False", BARE: "False"}.get(text, f"no{text}")}
+    if name in ALIASES:
+        return _meaning_of_alias(spec, given, text)
+    near = _nearest(spec, name)
+    hint = f"did you mean {near}?" if near else f"see {spec.command} --help"
+    raise UnknownFlag(given, name, f"{flag(given)}: no such flag of {spec.command}; {hint}")
+
+
+def _parse(field: "Field[Any]", given: str, word: str, text: str) -> Value:
+    """The value of `field`, written `word` by the user and meant as `text`."""
+    if text == BARE:
+        if bool not in types_of(field):
+            raise Refused(f"{flag(given)}: needs a value: {flag(given)}=...")
+        text = "True"
+    try:
+        return parse(field, text)
+    except Refused as error:
+        if snake_case(given) in ALIASES:
+            raise Refused(f"{word_of(given, word)}: {error}") from None
+        raise
 
 
 def read(
@@ -89,10 +140,10 @@ def read(
         raise Refused(f"{word}: a stray word; {hint}")
     values: Settings = {}
     for given, word in words.items():
-        name, text = _known_name(spec, given, str(word))
-        if name in values:
-            raise Refused(f"{flag(given)}: given twice")
-        values[name] = parse(fields[name], text)
+        for name, text in meaning_of(spec, given, str(word)).items():
+            if name in values:
+                raise Refused(f"{flag(given)}: given twice")
+            values[name] = _parse(fields[name], given, str(word), text)
     settings = {name: value for name, value in values.items() if name in spec.settings}
     _check_settings(settings)
     own = {name: value for name, value in values.items() if name not in settings}

@@ -29,6 +29,7 @@ CONFIG_IN_GAN = {"Config", "RunFacts", "Value", "write_config"}
 # what a command may import of commands/; every command may import SHARED
 SHARED = {"commands.flags", "commands.runs"}
 OF_COMMANDS = {
+    "commands.flags": {"commands.aliases"},
     "commands.compare": {"commands.compare_plan", "commands.compare_jobs"},
     "commands.compare_plan": set(),
     "commands.compare_jobs": {
