@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from commands import flags, runs
-from config import FIELDS, Config, RunFacts, changes, flag, option
-from gan.errors import Refused
+from config import BUDGET, FIELDS, Config, RunFacts, changes, flag, option
+from gan.errors import Refused, counted
 
 if TYPE_CHECKING:
     import torch
@@ -53,6 +53,7 @@ class Start:
     saved: "SavedState | None"  # the state to go on from
     events: list[dict[str, object]]  # what the log says first
     choose_precision: bool = True  # else that of the saved state is kept
+    no_budget: bool = False  # was given: it is the default
 
 
 def plan_start(request: flags.Request[TrainOptions]) -> Start:
@@ -66,7 +67,8 @@ def plan_start(request: flags.Request[TrainOptions]) -> Start:
             f"{runs.folder_of('checkpoints', config.name)} holds an earlier run; --resume goes on "
             "with it, --name=... starts another one, --overwrite replaces it"
         )
-    return Start(config, None, [{"event": "start"}])
+    no_budget = not options.config and not any(request.settings.get(name) for name in BUDGET)
+    return Start(config, None, [{"event": "start"}], no_budget=no_budget)
 
 
 def _plan_resume(resume: bool | str, request: flags.Request[TrainOptions]) -> Start:
@@ -203,8 +205,8 @@ def _write_contact_sheet(state: "State", data: "Data", file: str) -> None:
     print(f"data: images as D will see them in {file}")
 
 
-def _train(start: Start, contact_sheet: str) -> "Outcome":
-    """From the start to the end of the budget, or to a signal."""
+def _train(start: Start, contact_sheet: str) -> "Outcome | None":
+    """From the start to the end of the budget, or to a signal; None if there is nothing to do."""
     from gan import loop, machine
     from gan.state import State
 
@@ -217,9 +219,11 @@ def _train(start: Start, contact_sheet: str) -> "Outcome":
         facts = resumed_facts(start, data, device)
         state = State(runs.family_of(config), config, facts, device)
         loop.resume(state, start.saved, data, folders_of(config))
+        if is_finished(state, data):
+            return None
     if contact_sheet:
         _write_contact_sheet(state, data, contact_sheet)
-    say_start(state)
+    say_start(state, data, start.no_budget)
     with runs.lock_run(config):
         if start.saved is None:
             state = _clear_earlier_run(state, data)
@@ -227,13 +231,74 @@ def _train(start: Start, contact_sheet: str) -> "Outcome":
         return loop.fit(state, data, folders_of(config), score=score, events=start.events)
 
 
-def say_start(state: "State") -> None:
+def is_finished(state: "State", data: "Data") -> bool:
+    """Whether a resumed run has spent its budget; if so it says what would make it go on."""
+    from gan.progress import duration
+    from gan.schedule import Budget
+
+    config = state.config
+    budget = Budget(config, len(data) // config.batch_size)
+    if budget.fraction(state.images, state.seconds) < 1:
+        return False
+    limits = " or ".join(f"{flag(name)}={getattr(config, name):g}" for name in BUDGET if
+                         getattr(config, name))  # fmt: skip
+    print(
+        f"train: this run is finished: {state.images:,} images in {duration(state.seconds)}, which "
+        f"is all of {limits}; a larger one lets it go on"
+    )
+    return True
+
+
+def budget_of(config: Config, data: "Data") -> str:
+    """The budget in words."""
+    from gan.progress import duration
+
+    parts = {
+        "max_minutes": duration(60 * config.max_minutes),
+        "max_images": counted(config.max_images, "image"),
+        "max_epoch": f"{counted(config.max_epoch, 'epoch')} of {counted(len(data), 'image')}",
+    }
+    given = [text for name, text in parts.items() if getattr(config, name)]
+    return " or ".join(given) + (", whichever is reached first" if len(given) > 1 else "")
+
+
+def say_start(state: "State", data: "Data", no_budget: bool) -> None:
+    """Print what is trained on what, for how long, and how much disk that takes."""
     config = state.config
     exact = "bfloat16" if state.facts.mixed_precision else "float32"
     print(
         f"train: {config.family} {config.img_size} px on {state.device}, {exact}; "
         "Ctrl-C saves and stops"
     )
+    hint = ", as no budget was given; --max-minutes=10 gives one" if no_budget else ""
+    print(f"train: {budget_of(config, data)}{hint}", flush=True)
+
+
+def say_end(done: "Outcome", config: Config) -> None:
+    """Print what was trained, where the time went, where the results are, and what to do next."""
+    from gan.progress import duration
+
+    folders = folders_of(config)
+    pauses = {"scores": done.scoring, "saves": done.saving}
+    beside = [f"{duration(time)} of {name}" for name, time in pauses.items() if time >= 0.5]
+    print(
+        f"train: {done.images:,} images, epoch {done.epoch}, {duration(done.seconds)} of training"
+        + (f"; beside it {' and '.join(beside)}" if beside else "")
+    )
+    print(f"train: state {done.state}, preview {folders.imgs / f'{done.epoch}.png'}")
+    if done.signal is None:
+        say_next(config)
+    else:
+        print(f"stopped; go on with: {runs.command_to_resume(config)}")
+
+
+def say_next(config: Config) -> None:
+    """Print the command that draws with this run, and where to look."""
+    command = runs.family_of(config).task.command
+    name = f" --name={config.name}" if config.name else ""
+    given = " --input=PICTURE_OR_FOLDER" if command == "translate" else ""
+    print(f"next: python main.py {command}{name}{given}")
+    print(f"curves: tensorboard --logdir {folders_of(config).runs}")
 
 
 def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
@@ -257,11 +322,9 @@ def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
             f"--batch-size={config.batch_size}: out of memory; start a run with a smaller one, or "
             "with a smaller --img-size, --ngf, --ndf or --nz"
         ) from None
-    preview = folders_of(config).imgs / f"{done.epoch}.png"
-    print(
-        f"train: {done.images:,} images, epoch {done.epoch}, {done.seconds / 60:.1f} minutes; "
-        f"state {done.state}, preview {preview}"
-    )
+    if done is None:
+        say_next(config)
+        return
+    say_end(done, config)
     if done.signal is not None:
-        print(f"stopped; go on with: {runs.command_to_resume(config)}")
         sys.exit(128 + done.signal)

@@ -18,12 +18,15 @@ from gan.feed import Feed
 from gan.losses import Batch
 from gan.record import reason_of
 from gan.report import Report
-from gan.schedule import Schedule, Stop
+from gan.schedule import PAUSE_SHARE, Pauses, Schedule, Stop
 from gan.state import SavedState, State
 from gan.tasks import Data
 
 KEPT_STATES = 2  # the newest, and the one before it in case the newest is damaged
 SCORED_FAKES = 256  # generated for a score in mid-run
+LITE0_SECONDS = 5.0  # a guess: features of that many images at both sizes, on a CPU
+ANNOUNCED_SECONDS = 5.0  # of training, after which its speed is known
+DISK_SPEED = 200e6  # bytes/s, a guess of how fast a state is written
 MAX_RESCUES = 3
 ROOM_SECONDS = 120.0  # that a run whose last state cannot be written waits for room
 ROOM_PAUSE_SECONDS = 5.0  # between two tries of that
@@ -45,7 +48,9 @@ class Outcome:
     state: Path
     epoch: int
     images: int
-    seconds: float
+    seconds: float  # of training, all sessions of the run together
+    scoring: float  # seconds of this session
+    saving: float  # the same
     signal: int | None  # that stopped it before its budget was spent
 
 
@@ -124,10 +129,13 @@ class Session:
         self.feed = state.family.task.feed(config, state.facts, data, state.device)
         steps = len(data) // config.batch_size
         self.schedule = Schedule(config, state.family.updates, steps, self.began)
-        self.schedule.scored_at = self.fraction
+        self.schedule.scored_at = self.schedule.begun_at = self.fraction
+        self.schedule.saves.next = state.size_on_disk() / DISK_SPEED
+        self.trained_before, self.images_before = state.seconds, state.images
         self.started = self.began - state.seconds
         self.saved: tuple[int, Path] | None = None
         self.batch: Batch  # of the last step
+        self.announced = False  # when the training will end
         if self.fraction >= 1:
             raise Refused(
                 f"--resume: the budget of this run is spent ({state.images:,} images, "
@@ -153,12 +161,15 @@ class Session:
         return self.schedule.epoch(self.state.step)
 
     @contextlib.contextmanager
-    def not_training(self) -> Iterator[None]:
-        """A context whose time does not count in the images/s."""
+    def pause(self, pauses: Pauses) -> Iterator[None]:
+        """A context whose time counts in `pauses`, neither in the budget nor in the images/s."""
         began = time.monotonic()
         yield
+        seconds = time.monotonic() - began
+        pauses.add(seconds)
+        self.started += seconds
         then, step = self.speed_from
-        self.speed_from = (then + time.monotonic() - began, step)
+        self.speed_from = (then + seconds, step)
 
     def log(self, batch: Batch) -> None:
         """Write the averages since the last log line, and act on the health alarms they raise."""
@@ -286,7 +297,7 @@ class Session:
     def evaluate(self, G: nn.Module) -> None:
         """Score the average against held-out images; keep the state if it is the best so far."""
         assert self.score is not None
-        state, began = self.state, time.monotonic()
+        state = self.state
         inputs = self.feed.scored_inputs(SCORED_FAKES)
         fakes = sample.draw_uint8(G, inputs, state.config.batch_size, state.device)
         scores = self.score(fakes.numpy())
@@ -298,7 +309,6 @@ class Session:
                 state.best = before  # the one on disk is the best to go back to
         self.report.log_scores(state.step, state.images, state.seconds, scores)
         self.schedule.scored_at = self.fraction
-        self.schedule.scoring += time.monotonic() - began
 
     def step(self) -> None:
         """Train on one batch."""
@@ -307,6 +317,11 @@ class Session:
         self.batch = self.feed.batch(state.step)
         state.meters.add(train_step(state, self.batch))
         state.seconds = time.monotonic() - self.started
+        schedule = self.schedule
+        schedule.trained = state.seconds - self.trained_before
+        if not schedule.scores.seconds:  # drawing takes about an eighth of a step
+            seconds_per_image = schedule.trained / (state.images - self.images_before)
+            schedule.scores.next = LITE0_SECONDS + SCORED_FAKES * seconds_per_image / 8
 
     def write_due(self, stopped: bool) -> None:
         """Log, score and save what is due after a step; the last step is scored and saved."""
@@ -314,19 +329,34 @@ class Session:
         spent = self.fraction >= 1
         save = schedule.save_due(state.step, now) or spent or stopped
         evaluate = self.score is not None and (
-            schedule.score_due(state.images, self.fraction, now) or spent
+            schedule.score_due(state.images, self.fraction) or spent
         )
         # check first what is to be saved: a state of NaN must not replace a good one
         if schedule.log_due(state.step) or ((save or evaluate) and not state.meters.all_finite()):
             self.log(self.batch)
-        if save or evaluate:
-            with self.not_training():
+        if evaluate:
+            what = f"taking the {'last ' * spent}score"
+            self.report.show_pause(self.fraction, what, schedule.scores.next)
+            with self.pause(schedule.scores):
                 G = state.sampler(self.feed.inputs)
-                if evaluate:
-                    self.evaluate(G)
-                if save:
-                    self.try_save(G, last=spent or stopped)
-        self.report.set_progress(self.fraction)
+                self.evaluate(G)
+        if save:
+            self.report.show_pause(self.fraction, "saving", schedule.saves.next)
+            with self.pause(schedule.saves):
+                G = G if evaluate else state.sampler(self.feed.inputs)
+                self.try_save(G, last=spent or stopped)
+        self.show_progress()
+
+    def show_progress(self) -> None:
+        """Show how far the training is and, once its speed is known, when it will end."""
+        state, schedule = self.state, self.schedule
+        left = schedule.seconds_left(min(self.fraction, 1.0))
+        if not self.announced and schedule.trained >= ANNOUNCED_SECONDS and self.fraction < 1:
+            self.announced = True
+            speed = (state.images - self.images_before) / schedule.trained
+            pauses = PAUSE_SHARE * left + schedule.scores.next + schedule.saves.next
+            self.report.announce_end(speed, left, pauses)
+        self.report.show_progress(self.fraction, state.images, left)
 
     def run(self) -> Outcome:
         """Train until the budget is spent or a signal comes; then save."""
@@ -338,10 +368,13 @@ class Session:
             if self.saved is None or self.saved[0] != state.step:  # a signal while scoring
                 if not state.meters.all_finite():
                     self.log(self.batch)
-                self.try_save(state.sampler(self.feed.inputs), last=True)
+                with self.pause(self.schedule.saves):
+                    self.try_save(state.sampler(self.feed.inputs), last=True)
         assert self.saved is not None
         stopped = stop.signal if self.fraction < 1 else None  # a finished run cannot go on
-        return Outcome(self.saved[1], self.epoch, state.images, state.seconds, stopped)
+        scoring, saving = self.schedule.scores.seconds, self.schedule.saves.seconds
+        path, epoch = self.saved[1], self.epoch
+        return Outcome(path, epoch, state.images, state.seconds, scoring, saving, stopped)
 
 
 def resume(state: State, saved: SavedState, data: Data, folders: Folders) -> None:

@@ -1,10 +1,10 @@
-"""The record of a run: its log as JSON lines, TensorBoard's events, and the progress bar."""
+"""The record of a run: its log as JSON lines, TensorBoard's events, and what is printed of it."""
 
+import datetime
 import functools
 import json
 import math
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchnet.meter import AverageValueMeter
-from tqdm import tqdm
 
 from gan.checkpoint import atomic_write
+from gan.progress import Progress, duration
 from gan.record import Curves, LogFile, Spare
 
-PRINT_SECONDS = 30.0  # between two lines of progress where there is no terminal for a bar
-BAR_VALUES = ("images/s", "loss_d", "loss_g", "D(x)", "D(G(z))")  # shown behind the bar
+LONG_PAUSE_SECONDS = 10.0  # a pause that is named where there is no terminal
+SHOWN_VALUES = ("images/s", "loss_d", "loss_g", "D(x)", "D(G(z))")  # the progress names them last
 
 
 class Meters:
@@ -86,26 +86,17 @@ class Report:
         self.log = LogFile(path)
         self.tensorboard = Curves(folder, images + 1 if images else None)
         self.spare = Spare(self.print_line)
-        self.bar = tqdm(
-            total=1.0,
-            initial=fraction,
-            disable=None,  # no bar where there is no terminal: progress is printed as lines
-            bar_format="{percentage:3.0f}%|{bar:20}| {elapsed}<{remaining} {postfix}",
-        )
-        self.last_print = time.monotonic()
-        self.last_score = ""
+        self.progress = Progress("train", 1.0, done=fraction, delay=0.0, lines=sys.stdout)
+        self.values: dict[str, float] = {}  # the last that were logged
+        self.score: float | None = None  # the last one
 
     def log_scalars(self, step: int, images: int, values: dict[str, float]) -> None:
-        """Log `values`, add them to TensorBoard (against images) and show some with the bar."""
+        """Log `values`, add them to TensorBoard (against images) and keep them for the progress."""
         self.log_event(step, {"images": images, **values})
         for name, value in values.items():
             if name not in ("epoch", "seconds"):
                 self._add_scalar(name, value, images)
-        shown = [f"{name} {values[name]:.3g}" for name in BAR_VALUES if name in values]
-        text = " ".join(shown) + self.last_score
-        self.bar.set_postfix_str(text, refresh=False)
-        if self.bar.disable and time.monotonic() - self.last_print > PRINT_SECONDS:
-            self.print_line(f"epoch {values['epoch']:.1f}, {images:,} images, {text}")
+        self.values = values
 
     def log_scores(self, step: int, images: int, seconds: float, scores: dict[str, float]) -> None:
         """Log the scores of an evaluation during training; add them to TensorBoard; print them."""
@@ -114,7 +105,7 @@ class Report:
         for name, value in scores.items():
             self._add_scalar(f"score/{name}", value, images)
         text = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
-        self.last_score = f" score {scores['score']:.3f}"
+        self.score = scores["score"]
         self.print_line(f"score at {images:,} images: {text}")
 
     def log_event(self, step: int, values: Mapping[str, object]) -> None:
@@ -131,19 +122,41 @@ class Report:
         add = functools.partial(self.tensorboard.add_image, tag, image.numpy(), images)
         self.spare.attempt("curves", add)
 
-    def set_progress(self, fraction: float) -> None:
-        """Set the bar to `fraction` (0..1) of the budget."""
-        self.bar.update(min(fraction, 1.0) - self.bar.n)
+    def show_progress(self, fraction: float, images: int, seconds_left: float) -> None:
+        """Show, if it is time to, how much of the budget is used (0..1) and what was logged."""
+
+        def facts() -> list[str]:
+            values = self.values
+            score = [] if self.score is None else [f"score {self.score:.3f}"]
+            shown = [f"{name} {values[name]:.3g}" for name in SHOWN_VALUES if name in values]
+            return [f"{images:,} images", *score, *shown]
+
+        self.progress.show(min(fraction, 1.0), facts, seconds_left)
+
+    def show_pause(self, fraction: float, what: str, seconds: float) -> None:
+        """Say that the training now waits for `what`: always in a bar, in a line if it is long."""
+        text = f"{what}, about {duration(seconds)}"
+        if self.progress.in_terminal:
+            self.progress.show(min(fraction, 1.0), lambda: [text], math.inf, at_once=True)
+        elif seconds > LONG_PAUSE_SECONDS:
+            self.print_line(f"train: {text}")
+
+    def announce_end(self, speed: float, left: float, pauses: float) -> None:
+        """Print images/s, and how long the training and its pauses (seconds) will take."""
+        end = datetime.datetime.now() + datetime.timedelta(seconds=min(left + pauses, 1e9))
+        form = "%H:%M" if left + pauses < 12 * 3600 else "%a %d %b %H:%M"
+        self.print_line(
+            f"train: {speed:.3g} images/s, about {duration(left)} left; "
+            f"the end, with scores and saves, about {end.strftime(form)}"
+        )
 
     def print_line(self, text: str) -> None:
         """Print `text` to stdout, above the bar."""
-        self.last_print = time.monotonic()
-        self.bar.write(text, file=sys.stdout)
-        sys.stdout.flush()
+        self.progress.write(text)
 
     def close(self) -> None:
         """Close the bar and the files."""
-        self.bar.close()
+        self.progress.close()
         self.tensorboard.close()
 
 

@@ -7,13 +7,17 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import FrameType
 from typing import NamedTuple
 
 from config import Config
 
 CRITIC_LEAD = 25  # D updates per G update in a critic's first steps (Arjovsky et al. 2017: 100)
-SCORE_SHARE = 0.05  # of the budget between two scores; also the most of the time that scoring takes
+SCORE_SHARE = 0.05  # of the budget between two scores
+PAUSE_SHARE = 0.05  # of the training so far: the most that scores take, and the most that saves do
+PAUSES_SHARE = 0.1  # of the whole training: the most that both may come to, with those at the end
+QUICK_SECONDS = 1.0  # a save that takes no longer is never put off
 FIRST_PAUSE_SECONDS = 10.0  # from a save that failed to the next try; doubles with each
 LAST_PAUSE_SECONDS = 600.0
 HEALTH_LINES = 10  # log lines from one check on held-out images to the next
@@ -65,11 +69,23 @@ def critic_first(config: Config, step: int) -> Updates:
     return Updates(step % config.d_every == 0, step % g_every == 0)
 
 
+@dataclass
+class Pauses:
+    """One kind of pause of a session: the seconds taken, and those that the next one will take."""
+
+    next: float  # a guess before the first, then what the last one took
+    seconds: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.next = seconds
+        self.seconds += seconds
+
+
 class Schedule:
     """What is due after `step` steps.
 
-    Updates, log lines and saves by epochs are functions of the step, so that a resumed run does
-    what an uninterrupted one does. Saves by the clock and scores without `eval_every` are not.
+    Updates, log lines and quick saves by epochs are functions of the step, so that a resumed run
+    does what an uninterrupted one does. Other saves, and scores without `eval_every`, are not.
     """
 
     def __init__(
@@ -81,11 +97,13 @@ class Schedule:
     ) -> None:
         self.config, self.updates, self.steps_per_epoch = config, updates, steps_per_epoch
         self.budget = Budget(config, steps_per_epoch)
-        self.began = self.saved_at = now
+        self.saved_at = now
         self.save_again = math.inf  # when a save that failed is tried again
         self.save_pause = FIRST_PAUSE_SECONDS
         self.scored_at = 0.0  # fraction of the budget
-        self.scoring = 0.0  # seconds of this session
+        self.trained = 0.0  # seconds of this session
+        self.begun_at = 0.0  # the fraction at which this session began
+        self.scores, self.saves = Pauses(0.0), Pauses(0.0)
 
     def epoch(self, step: int) -> int:
         """The pass over the data that step number `step` was part of; both count from 1."""
@@ -119,7 +137,7 @@ class Schedule:
             self.save_pause = min(2 * self.save_pause, LAST_PAUSE_SECONDS)
 
     def save_due(self, step: int, now: float) -> bool:
-        """True every `save_every` epochs, and `save_minutes` after the last save.
+        """True every `save_every` epochs, and `save_minutes` after the last save, if time allows.
 
         After a save that failed: when it is to be tried again, and not before.
 
@@ -130,14 +148,23 @@ class Schedule:
             return now >= self.save_again
         count, rest = divmod(step, self.config.save_every * self.steps_per_epoch)
         by_epochs = rest == 0 and count % 10 ** max(len(str(count)) - 2, 0) == 0
-        return by_epochs or now - self.saved_at >= 60 * self.config.save_minutes
+        due = by_epochs or now - self.saved_at >= 60 * self.config.save_minutes
+        after = self.saves.seconds + self.saves.next
+        return due and (self.saves.next <= QUICK_SECONDS or after <= PAUSE_SHARE * self.trained)
 
-    def score_due(self, images: int, fraction: float, now: float) -> bool:
+    def score_due(self, images: int, fraction: float) -> bool:
         """True every `eval_every` images; if that is 0, every 5 % of the budget, if time allows."""
         if self.config.eval_every:  # a function of the images: a resumed run scores where it would
             return images % self.config.eval_every < self.config.batch_size
-        spent = self.scoring / max(now - self.began, 1e-9)
-        return fraction - self.scored_at >= SCORE_SHARE and spent < SCORE_SHARE
+        spent = self.scores.seconds / max(self.trained, 1e-9)
+        after = self.scores.seconds + self.saves.seconds + self.scores.next
+        at_the_end = self.scores.next + self.saves.next
+        room = PAUSES_SHARE * (self.trained + self.seconds_left(fraction)) - at_the_end
+        return fraction - self.scored_at >= SCORE_SHARE and spent < PAUSE_SHARE and after <= room
+
+    def seconds_left(self, fraction: float) -> float:
+        """How much training is left after `fraction` of the budget, at the speed so far."""
+        return self.trained * (1 - fraction) / max(fraction - self.begun_at, 1e-9)
 
 
 class Stop:

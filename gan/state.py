@@ -58,6 +58,11 @@ OPTIMIZERS: dict[str, Callable[[nn.Module, float, Config, bool], torch.optim.Opt
 }
 
 
+def weights_size(net: nn.Module) -> int:
+    """Bytes of all weights and buffers of `net`."""
+    return sum(value.nbytes for value in net.state_dict().values())
+
+
 class State:
     """The whole state of a run at one step; it is saved and loaded as one dict."""
 
@@ -110,6 +115,12 @@ class State:
             "rescues": self.rescues,
             "best": self.best,
         }
+
+    def size_on_disk(self) -> int:
+        """About how many bytes a saved state has, with the moments that optimisers will have."""
+        G, D = weights_size(self.nets.G), weights_size(self.nets.D)
+        moments = 2 if self.config.optimizer == "adam" else 1
+        return (1 + moments) * (G + D) + (G if self.ema else 0)
 
     def load_state_dict(self, saved: SavedState) -> None:
         """Raises KeyError, RuntimeError or ValueError if the state is of other networks."""

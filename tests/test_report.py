@@ -1,12 +1,13 @@
 """The log: means over some steps, its lines, and steps that a killed run does again."""
 
 import math
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
-from gan import report
+from gan import progress
 from gan.report import Meters, Report, read_log
 
 
@@ -82,17 +83,38 @@ def test_the_lines_of_the_log_and_the_tags_of_tensorboard(
     assert "score at 20 images: score 3.000, coverage 0.500" in capsys.readouterr().out
 
 
-def test_without_a_terminal_progress_is_printed_now_and_then(
+def test_images_and_score_come_before_losses(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log = Report(tmp_path, 0, 0, 0.0)
-    assert log.bar.disable
-    for last, lines in ((0.0, 0), (report.PRINT_SECONDS + 1, 1), (0.0, 0)):
-        log.last_print -= last
-        log.log_scalars(2, 2000, {"epoch": 1.25, "loss_d": 0.25})
-        out = capsys.readouterr().out
-        assert out == "epoch 1.2, 2,000 images, loss_d 0.25\n" * lines
+    log.log_scalars(2, 2000, {"epoch": 1.25, "loss_d": 0.25, "images/s": 84.96})
+    log.log_scores(2, 2000, 1.0, {"score": 0.5})
+    log.show_progress(0.1, 2000, 90.0)
+    assert capsys.readouterr().out == "score at 2,000 images: score 0.500\n"
+    log.progress.shown_at -= progress.LINE_SECONDS + 1
+    log.show_progress(0.1, 2020, 90.0)
+    log.show_progress(0.1, 2040, 90.0)
     log.close()
+    assert capsys.readouterr().out == (
+        "train: 10 %, 2 minutes left, 2,020 images, score 0.500, images/s 85, loss_d 0.25\n"
+    )
+
+
+def test_long_pauses_and_the_end_are_announced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = Report(tmp_path, 0, 0, 0.0)
+    log.show_pause(1.0, "taking the last score", 38.0)
+    log.show_pause(1.0, "saving", 3.0)
+    log.announce_end(210.4, 3480.0, 60.0)
+    log.close()
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "train: taking the last score, about 38 seconds"
+    assert re.fullmatch(
+        "train: 210 images/s, about 58 minutes left; the end, with scores and saves, about "
+        r"\d\d:\d\d",
+        second,
+    )
 
 
 def test_steps_that_are_done_again_are_logged_once(tmp_path: Path) -> None:

@@ -195,13 +195,30 @@ def test_saves_by_the_clock() -> None:
     assert schedule.save_due(8, 1360.0)
 
 
+def test_a_slow_save_waits_until_there_was_twenty_times_as_much_training() -> None:
+    schedule = make_schedule(save_every=1, steps=1)
+    schedule.saves.next = 2.0
+    found = []
+    for trained in (0.0, 39.0, 41.0):
+        schedule.trained = trained
+        found.append(schedule.save_due(1, 0.0))
+    assert found == [False, False, True]
+    schedule.saves.add(3.0)  # it took 3 seconds, and so will the next one
+    assert not schedule.save_due(2, 0.0)
+    schedule.trained = 121.0
+    assert schedule.save_due(2, 0.0)
+    schedule.saves.next, schedule.trained = 0.9, 0.0
+    assert schedule.save_due(3, 0.0)  # quick enough
+
+
 # --- scores --------------------------------------------------------------------------------------
 
 
-def scored(schedule: Schedule, last: int, now: float) -> list[int]:
+def scored(schedule: Schedule, last: int, trained: float) -> list[int]:
     """The steps, up to `last`, that are scored, in a run of 100 steps."""
+    schedule.trained = trained
     steps = range(1, last + 1)
-    return [step for step in steps if schedule.score_due(20 * step, step / 100, now)]
+    return [step for step in steps if schedule.score_due(20 * step, step / 100)]
 
 
 def test_scores_by_images() -> None:
@@ -213,14 +230,38 @@ def test_scores_by_images() -> None:
 
 
 def test_scores_by_share_of_the_budget() -> None:
-    schedule = make_schedule(now=1000.0)
-    assert scored(schedule, 7, 1100.0) == [5, 6, 7]  # 5 % are five steps
+    schedule = make_schedule()
+    assert scored(schedule, 7, 100.0) == [5, 6, 7]  # 5 % are five steps
     schedule.scored_at = 0.06
-    assert scored(schedule, 12, 1100.0) == [11, 12]
-    schedule.scoring = 4.9  # of 100 seconds
-    assert scored(schedule, 12, 1100.0) == [11, 12]
-    schedule.scoring = 5.1
-    assert scored(schedule, 12, 1100.0) == []
+    assert scored(schedule, 12, 100.0) == [11, 12]
+    schedule.scores.seconds = 4.9  # of 100 seconds
+    assert scored(schedule, 12, 100.0) == [11, 12]
+    schedule.scores.seconds = 5.1
+    assert scored(schedule, 12, 100.0) == []
+
+
+def test_scores_leave_time_for_those_at_the_end() -> None:
+    # 10 seconds of training make 10 %, so there are 100: 10 for all scores and saves together
+    schedule = make_schedule()
+    schedule.trained = 10.0
+    for score, save, before, due in (
+        (4.0, 1.0, 0.0, True),  # this one, the last one and the last save: 9
+        (4.6, 1.0, 0.0, False),
+        (4.0, 2.1, 0.0, False),
+        (4.0, 1.0, 0.9, True),
+        (4.0, 1.0, 1.1, False),
+    ):
+        schedule.scores.next, schedule.saves.next, schedule.saves.seconds = score, save, before
+        assert schedule.score_due(200, 0.1) is due, (score, save, before)
+    schedule.scores.next = 100.0
+    assert make_schedule(eval_every=20).score_due(200, 0.1)  # whoever asks for it gets it
+
+
+def test_a_resumed_run_knows_how_long_the_rest_takes() -> None:
+    schedule = make_schedule()
+    schedule.begun_at, schedule.trained = 0.5, 10.0
+    assert schedule.seconds_left(0.75) == pytest.approx(10.0)
+    assert schedule.seconds_left(0.9) == pytest.approx(2.5)
 
 
 def test_steps_belong_to_epochs() -> None:

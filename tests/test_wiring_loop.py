@@ -133,11 +133,39 @@ def test_the_time_and_the_place_of_a_score_are_kept(session: Open, clock: Clock)
         clock.now += 4
         return {"score": 0.5}
 
-    run = session(max_images=2000, score=score)  # 100 steps
-    for step, seconds in ((6, 4), (20, 8)):
-        run.state.step = step
-        evaluate(run)
-        assert (run.schedule.scored_at, run.schedule.scoring) == (step / 100, seconds)
+    run = session(max_images=2000, score=score, eval_every=20)  # 100 steps
+    for step, seconds in ((1, 4), (2, 8)):
+        run.step()
+        run.write_due(stopped=False)
+        assert (run.schedule.scored_at, run.schedule.scores.seconds) == (step / 100, seconds)
+    assert run.schedule.scores.next == 4
+
+
+def test_scores_and_saves_are_beside_the_budget(
+    clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step takes 10 seconds, a score 100 and a preview 1,000: a minute has six steps."""
+
+    def step(self: toy.ToyFeed, step: int) -> Any:
+        clock.now += 10
+        return toy.make_batch(2 * toy.RAMP, toy.RAMP)
+
+    def preview(self: toy.ToyFeed, G: Any) -> torch.Tensor:
+        clock.now += 1000
+        return torch.zeros(3, 4, 4, dtype=torch.uint8)
+
+    def score(fake: Any) -> dict[str, float]:
+        clock.now += 100
+        return {"score": 0.5}
+
+    monkeypatch.setattr(toy.ToyFeed, "batch", step)
+    monkeypatch.setattr(toy.ToyFeed, "preview", preview)
+    more = {"max_images": 0, "max_minutes": 1.0, "eval_every": 60}
+    done = fit(tmp_path, score=score, **more)
+    assert (done.images, done.seconds) == (120, 60)
+    assert (done.scoring, done.saving) == (200, 1000)
+    assert checkpoint.load(done.state)["seconds"] == 60
+    assert [line["seconds"] for line in log_of(tmp_path, "score")] == [30, 60]
 
 
 def test_what_is_no_training_does_not_count_in_the_speed(
@@ -145,7 +173,7 @@ def test_what_is_no_training_does_not_count_in_the_speed(
 ) -> None:
     run = session(log_every=2)
     clock.now += 4
-    with run.not_training():
+    with run.pause(run.schedule.saves):
         clock.now += 50
     run.state.step = 2
     run.log(run.feed.batch(0))

@@ -1,0 +1,154 @@
+"""How far a command is: a bar in a terminal, elsewhere a line every 30 seconds.
+
+Nothing here writes a carriage return where there is no terminal. No torch: processes that decode
+import this file too.
+"""
+
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TextIO, TypeVar
+
+from tqdm import tqdm
+
+from gan.errors import counted
+
+LINE_SECONDS = 30.0  # between two lines where there is no terminal
+BAR_SECONDS = 0.2  # between two pictures of the bar
+DELAY_SECONDS = 2.0  # what is done sooner is not shown
+BAR_WIDTH, NARROW_BAR_WIDTH = 20, 10  # characters; the narrow one in less than WIDE columns
+WIDE = 80
+
+Thing = TypeVar("Thing")
+
+
+def duration(seconds: float) -> str:
+    """A time as one reads it: "40 seconds", "12 minutes", "3 h 20 min", "2 days 5 h"."""
+    minutes = round(seconds / 60)
+    if seconds < 59.5:
+        return counted(round(seconds), "second")
+    if minutes < 120:
+        return counted(minutes, "minute")
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    days, hours = divmod(hours, 24)
+    return f"{days} days {hours} h" if hours else f"{days} days"
+
+
+def size(count: float) -> str:
+    """A number of bytes as one reads it: "0.4 MB", "62 MB", "1.4 GB"."""
+    if count < 9.95e6:
+        return f"{count / 1e6:.1f} MB"
+    return f"{count / 1e6:.0f} MB" if count < 999.5e6 else f"{count / 1e9:.1f} GB"
+
+
+def _columns() -> int:
+    """How wide the terminal on stderr is; 80 where there is none."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or WIDE
+    except (OSError, ValueError, AttributeError):
+        return WIDE
+
+
+def fitting(parts: Iterable[str], width: int) -> str:
+    """As many of `parts` from the first on as fit into `width` characters, with commas between."""
+    text = ""
+    for part in parts:
+        longer = f"{text}, {part}" if text else part
+        if len(longer) > width:
+            break
+        text = longer
+    return text
+
+
+class Progress:
+    """One thing that takes a while: `name`, and how much of `total` is done.
+
+    `total` is a number of things called `noun`, or a share of 1 if they have no name. It is shown
+    after `delay` seconds: as a bar on stderr or, where that is no terminal, as lines on `lines`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        total: float,
+        noun: str = "",
+        done: float = 0.0,
+        delay: float = DELAY_SECONDS,
+        lines: TextIO | None = None,
+    ) -> None:
+        self.name, self.total, self.noun, self.first = name, total, noun, done
+        self.delay, self.lines = delay, lines
+        self.began = self.shown_at = time.monotonic()
+        wide = _columns() >= WIDE
+        self.width = BAR_WIDTH if wide else NARROW_BAR_WIDTH
+        plain = name.replace("{", "{{").replace("}", "}}")
+        self.bar = tqdm(
+            total=total,
+            initial=done,
+            disable=None,  # no bar where there is no terminal
+            leave=False,
+            delay=max(delay, 1e-9),  # else it is drawn at once, without a word beside it
+            dynamic_ncols=True,
+            bar_format=f"{plain}: {{percentage:3.0f}}%|{{bar:{self.width}}}| {{desc}}",
+        )
+
+    @property
+    def in_terminal(self) -> bool:
+        return not self.bar.disable
+
+    def show(
+        self,
+        done: float,
+        facts: Callable[[], Sequence[str]] = tuple,
+        seconds_left: float | None = None,
+        at_once: bool = False,
+    ) -> None:
+        """Show that so much is `done`, if it is time to, with `facts`, the most important first.
+
+        Without `seconds_left` the rest is thought to be as fast as what was done; of an infinite
+        time nothing is said.
+        """
+        now = time.monotonic()
+        wait = BAR_SECONDS if self.in_terminal else LINE_SECONDS
+        if not at_once and (now - self.shown_at < wait or now - self.began < self.delay):
+            return
+        self.shown_at = now
+        if seconds_left is None and done > self.first:
+            seconds_left = (now - self.began) * (self.total - done) / (done - self.first)
+        known = seconds_left is not None and math.isfinite(seconds_left)
+        left = [f"{duration(seconds_left or 0)} left"] if known else []
+        count = [f"{done:,.0f} of {self.total:,.0f} {self.noun}"] if self.noun else []
+        parts = [*count, *left, *facts()]
+        if self.in_terminal:
+            room = _columns() - len(self.name) - self.width - 10
+            self.bar.n = min(done, self.total)
+            self.bar.set_description_str(fitting(parts, room), refresh=True)
+        else:
+            share = f"{100 * done / max(self.total, 1e-9):.0f} %"
+            print(f"{self.name}: {', '.join([share, *parts])}", file=self.lines or sys.stderr)
+
+    def write(self, text: str) -> None:
+        """Print `text` to stdout, above the bar."""
+        self.bar.write(text, file=sys.stdout)
+        sys.stdout.flush()
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self.bar.close()
+
+
+def track(
+    things: Iterable[Thing], name: str, total: int, noun: str, lines: TextIO | None = None
+) -> Iterator[Thing]:
+    """`things` one by one, with their progress."""
+    progress = Progress(name, total, noun, lines=lines)
+    try:
+        for done, thing in enumerate(things, 1):
+            yield thing
+            progress.show(done)
+    finally:
+        progress.close()
