@@ -9,7 +9,6 @@ Nothing here imports torch.
 import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +26,7 @@ LEAST_COLOUR = 64  # of 255: below it 16-bit colour holds 14 bits or fewer, and 
 SHALLOW = (".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp")  # suffixes: 8 bits at most
 
 Ranges = Mapping[str, tuple[float, float]]  # kind -> the values that are black and white
-NO_RANGES: Ranges = MappingProxyType({})
+NO_RANGES: Ranges = {}  # a plain dict: it is sent to the processes that decode
 
 
 class Extrema(NamedTuple):

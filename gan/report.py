@@ -131,7 +131,8 @@ class Report:
             shown = [f"{name} {values[name]:.3g}" for name in SHOWN_VALUES if name in values]
             return [f"{images:,} images", *score, *shown]
 
-        self.progress.show(min(fraction, 1.0), facts, seconds_left)
+        if fraction < 1:
+            self.progress.show(fraction, facts, seconds_left)
 
     def show_pause(self, fraction: float, what: str, seconds: float) -> None:
         """Say that the training now waits for `what`: always in a bar, in a line if it is long."""

@@ -347,3 +347,12 @@ def test_a_named_pipe_is_skipped_not_waited_for(faces: Path, tmp_path: Path) -> 
     images = data.open_images(str(folder), 28, 3, cache=tmp_path / "cache", workers=1)
     assert len(images.train) == 3
     assert "no regular file" in images.skipped["pipe.png"]
+
+
+def test_pictures_are_decoded_in_several_processes(faces: Path, tmp_path: Path) -> None:
+    """All that decoding needs can be sent to another process."""
+    here, there = (
+        data.open_images(str(faces), 28, 3, cache=tmp_path / str(workers), workers=workers)
+        for workers in (1, 2)
+    )
+    assert here.digest == there.digest
