@@ -19,14 +19,14 @@ Captured = pytest.CaptureFixture[str]
 
 
 def test_a_mistake_is_one_line_and_exit_code_2(cli: Cli) -> None:
-    done = cli("train", "--learning-rate=1")
+    done = cli("train", "--warmth=1")
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
-    assert "--learning-rate: no such flag of train" in done.stderr
+    assert "--warmth: no such flag of train" in done.stderr
 
 
 def test_without_a_standard_output(tmp_path: Path) -> None:
-    for words, expected in (("train --learning-rate=1", (2, 1)), ("train --help", (0, 0))):
+    for words, expected in (("train --warmth=1", (2, 1)), ("train --help", (0, 0))):
         done = subprocess.run(
             f"'{sys.executable}' '{ROOT / 'main.py'}' {words} >&-",
             shell=True,
