@@ -1,7 +1,8 @@
 """Decoded pictures on disk: made once, on all cores, whole or not at all, and mapped read-only.
 
 A cache is a folder `cache/<label>-<kind>-<key>` of files `*.u8`, the pixels of pictures one after
-another; `index.json`, all that is known of them; and `skipped.txt`, if pictures were skipped. The
+another; `index.json`, all that is known of them, with a digest of each file, which is compared
+whenever the cache is opened (gan/container.py); and `skipped.txt`, if pictures were skipped. The
 key is a hash of the names, sizes and dates of the files read and of what else the pixels depend
 on, so a changed folder gets a new cache. Nothing here imports torch: the worker processes start
 in a fraction of a second.
@@ -11,30 +12,31 @@ import contextlib
 import functools
 import hashlib
 import itertools
-import json
 import math
+import multiprocessing
 import os
-import shutil
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from multiprocessing import get_context
+from multiprocessing import connection, get_context
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from gan import container
 from gan.errors import Refused, counted, plain
 from gan.overview import Overview
 from gan.readers import Source
 
-VERSION = 5  # of the caches' layout and of the decoding; part of the key
+VERSION = 6  # of the caches' layout and of the decoding; part of the key
 PORTION = 2048  # pictures decoded ahead of the disk
 LONGEST_LABEL = 64  # bytes of a source's name in that of its cache: file names end at 255
 
@@ -44,6 +46,7 @@ Example = tuple[Item, ...]  # what is kept or skipped as one: a pair, or one pic
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 Set = TypeVar("Set", bound="DataSet")
+Index = TypeVar("Index", bound=Mapping[str, object])  # a TypedDict: what `index.json` holds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +93,17 @@ def attempt(function: Callable[[Argument], Result], argument: Argument) -> Resul
         return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
-def _ignore_interrupt() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the workers
+def _start_worker() -> None:
+    """What a worker process does first: the parent ends it, also by ending itself."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])  # a pipe, which the system closes if it is killed
+        os._exit(1)
 
 
 def map_in_processes(
@@ -103,7 +115,7 @@ def map_in_processes(
         yield from map(function, arguments)
         return
     # Spawned, not forked: a fork of a process with torch's threads in it may hang.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_ignore_interrupt)
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_worker)
     try:
         rest = iter(arguments)
         # In portions: decoded pictures must not pile up faster than the disk takes them.
@@ -134,24 +146,6 @@ def _decode_all(
 
 
 # --- writing -------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def atomic_folder(folder: Path) -> Iterator[Path]:
-    """A new folder to write to, which then becomes `folder`; it is removed if anything is raised.
-
-    If another process makes the same folder meanwhile, theirs is kept.
-    """
-    part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
-        yield part
-        shutil.rmtree(folder, ignore_errors=True)
-        with contextlib.suppress(OSError):  # another process was faster
-            os.replace(part, folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 @dataclass
@@ -237,10 +231,13 @@ class Builder:
                     found.update(block)
         return found.hexdigest()
 
-    def write_index(self, index: Mapping[str, object]) -> None:
-        """Write `index.json`, and `skipped.txt` if pictures were skipped."""
-        text = json.dumps({**index, "skipped": self.skipped})
-        (self.folder / "index.json").write_text(text, encoding="utf-8")
+    def write_index(self, index: Mapping[str, object], *others: str) -> None:
+        """Seal the files of pixels and the `others`; write `skipped.txt` if pictures were skipped.
+
+        The index has the key "skipped" then too.
+        """
+        parts = [*(self.path(stem).name for stem in self.counts), *others]
+        container.seal(self.folder, parts, {**index, "skipped": self.skipped})
         if self.skipped:
             lines = "".join(f"{plain(name)}\t{plain(why)}\n" for name, why in self.skipped.items())
             (self.folder / "skipped.txt").write_text(lines, "utf-8")
@@ -258,24 +255,34 @@ def mapped(file: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     return np.memmap(file, np.uint8, "r", shape=shape)
 
 
-def open_or_build(folder: Path, read: Callable[[Path], Set], build: Callable[[Path], None]) -> Set:
-    """`read(folder)`, after `build(a new folder)` unless the cache is there and whole.
+def open_or_build(
+    folder: Path, read: Callable[[Path, Index], Set], build: Callable[[Path], None]
+) -> Set:
+    """`read(folder, its index)`, after `build(a new folder)` unless the cache is there and whole.
 
-    `read` raises OSError, EOFError, ValueError, KeyError or TypeError for one that is not whole.
-    Raises Refused if the cache cannot be written or read.
+    One that is damaged is said to be and built again. Two processes share one build. Raises Refused
+    if the cache cannot be read even then.
     """
 
-    def found() -> Set | None:
+    def found(say: Callable[[str], object]) -> Set | None:
         try:
-            return read(folder)
-        except (OSError, EOFError, ValueError, KeyError, TypeError):
+            return read(folder, cast("Index", container.opened(folder)))
+        except FileNotFoundError:
+            return None
+        except MemoryError:
+            raise
+        except Exception as error:  # a foreign index may hold anything
+            say(f"data: {folder} is damaged ({plain(str(error))[:100]}); it is built again")
             return None
 
-    data_set = found()
+    data_set = found(lambda line: None)
     if data_set is None:
-        with atomic_folder(folder) as part:
-            build(part)
-        data_set = found()
+        with container.building(folder, lambda line: print(f"data: {line}", flush=True)):
+            data_set = found(lambda line: print(line, file=sys.stderr))  # by another process
+            if data_set is None:
+                with container.atomic_folder(folder) as part:
+                    build(part)
+                data_set = found(lambda line: None)
     if data_set is None:
         raise Refused(f"{folder}: cannot be written or read; delete it and try again")
     return data_set

@@ -6,7 +6,6 @@ Images are decoded once into `images.u8` of a cache (gan/cache.py). Nothing here
 import dataclasses
 import functools
 import itertools
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -126,7 +125,7 @@ Shape = tuple[int, int, int]  # [C, H, W]
 
 
 class Index(TypedDict):
-    """What `index.json` holds."""
+    """What is sealed with the files of a cache."""
 
     shape: list[int]  # [N, C, H, W] of images.u8
     digest: str
@@ -135,6 +134,9 @@ class Index(TypedDict):
     parts: list[str] | None  # of each image: train, val or test
     skipped: dict[str, str]
     overview: overview.Overview
+
+
+SPLIT = "split.npy"  # uint64 [2, N]: hash of each image's content, number of its near-duplicates
 
 
 def _build(
@@ -150,7 +152,7 @@ def _build(
     array = builder.array("images")
     hashes = np.array([split.content_hash(image.tobytes()) for image in array], np.uint64)
     clusters = split.near_duplicates(array).astype(np.uint64)
-    np.save(folder / "split.npy", np.stack([hashes, clusters]))
+    np.save(folder / SPLIT, np.stack([hashes, clusters]))
     found = overview.overview_of(builder.seen, shape[1], lines)
     known = {"labels": labels.classes, "parts": labels.parts}
     of_names = {
@@ -177,7 +179,8 @@ def _build(
             "labels": lists.get("labels"),
             "parts": lists.get("parts"),
             "overview": found,
-        }
+        },
+        SPLIT,
     )
 
 
@@ -186,10 +189,9 @@ def _sorted_classes(names: set[str]) -> list[str]:
     return sorted(names, key=int if all(name.isdecimal() for name in names) else None)
 
 
-def _read(held_out: float, dedup: bool, folder: Path) -> Images:
-    """The cache in `folder`; raises OSError, EOFError, ValueError, KeyError if it is not whole."""
-    index: Index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-    hashes, clusters = np.load(folder / "split.npy")
+def _read(held_out: float, dedup: bool, folder: Path, index: Index) -> Images:
+    """The cache in `folder`."""
+    hashes, clusters = np.load(folder / SPLIT)
     clusters = clusters.astype(np.int64)
     if held_out and (parts := index["parts"]):
         train, held = split.held_out_parts(np.array(parts) != "train", clusters)

@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import math
 import socket
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from gan.checkpoint import atomic_write
-from gan.errors import Refused
+from gan.errors import Refused, plain
 
 Features = NDArray[np.float32] | NDArray[np.float64]  # [N, d]; float32 as extracted
 Extract = Callable[[Tensor], Tensor]  # float [n, 3, H, W] in 0..255 -> [n, d]
@@ -230,6 +231,19 @@ def extract(images: Images, name: str = "lite0", scale: int = 1, device: str = "
     return np.concatenate(found)
 
 
+def _read_arrays(path: Path) -> dict[str, Features]:
+    """The arrays in an npz file; raises ValueError, or what zipfile does, if one is damaged."""
+    with zipfile.ZipFile(path) as archive:
+        # numpy stops reading where the header of an array ends it, before its checksum is compared
+        if damaged := archive.testzip():
+            raise ValueError(f"checksum of {damaged}")
+    with np.load(path, allow_pickle=False) as arrays:
+        found: dict[str, Features] = {key: arrays[key] for key in arrays.files}
+    if not all(x.ndim == 2 and x.dtype == np.float32 for x in found.values()):
+        raise ValueError("other arrays than features")
+    return found
+
+
 class Reference:
     """Features of real images, computed once and kept in the npz file `path`.
 
@@ -239,19 +253,24 @@ class Reference:
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
         self.kept: dict[str, Features] = {}
-        if path is not None and path.exists():
+        if path is not None and path.is_file():
             try:
-                with np.load(path, allow_pickle=False) as archive:
-                    self.kept = {key: archive[key] for key in archive.files}
-            except (OSError, EOFError, ValueError, zipfile.BadZipFile):
-                self.kept = {}  # damaged: the features are computed again
+                self.kept = _read_arrays(path)
+            except MemoryError:
+                raise
+            except Exception as error:  # zipfile and numpy raise a dozen types for what is damaged
+                print(
+                    f"data: {path} is damaged ({plain(str(error))[:100]}); its features are "
+                    "computed again",
+                    file=sys.stderr,
+                )
 
     def features(
         self, images: Images, name: str = "lite0", scale: int = 1, device: str = "cpu"
     ) -> Features:
         """`extract(images, name, scale, device)`, looked up by content of images, name, scale."""
         key = f"{digest(images)}-{name}-{scale}-v{VERSION}"
-        if key not in self.kept:
+        if len(self.kept.get(key, ())) != len(images):
             self.kept[key] = extract(images, name, scale, device)
             if self.path is not None:
                 with contextlib.suppress(OSError):  # disk full, no permission: go on without a file

@@ -10,7 +10,6 @@ which file is what, `gan/cache.py` makes the cache. Nothing here imports torch.
 import dataclasses
 import functools
 import itertools
-import json
 import math
 import zipfile
 from collections.abc import Iterator
@@ -166,7 +165,7 @@ class Geometry(NamedTuple):
 
 
 class Index(TypedDict):
-    """What `index.json` holds."""
+    """What is sealed with the files of a cache."""
 
     counts: dict[str, int]  # pictures, by stem
     names: dict[str, list[str]]  # the files to score with, by side
@@ -299,12 +298,8 @@ def _build(
     )
 
 
-def _read(geometry: Geometry, paired: bool, folder: Path) -> PictureSet:
-    """The cache in `folder`, from A to B.
-
-    Raises OSError, ValueError, KeyError or TypeError if it is not whole.
-    """
-    index: Index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+def _read(geometry: Geometry, paired: bool, folder: Path, index: Index) -> PictureSet:
+    """The cache in `folder`, from A to B."""
     a, b, test_a, test_b = (
         caches.mapped(folder / f"{stem}.u8", (index["counts"][stem], *geometry.shape(stem)))
         for stem in STEMS

@@ -1,16 +1,19 @@
 """The cache both kinds of data share: folders that are whole or not there, and what stops it."""
 
+import hashlib
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from gan import cache, overview
+from gan import cache, container, overview
 from gan.errors import Refused, counted
 from gan.readers import Source
 
@@ -51,10 +54,12 @@ def test_whole_examples_are_written_and_the_others_named(tmp_path: Path) -> None
     assert made.skipped == why
     assert made.seen == [("2", "L", 2, 1), ("6", "L", 2, 1)]
     made.write_index({"n": 2})
-    assert (tmp_path / "index.json").read_text() == (
-        '{"n": 2, "skipped": {"4": "its partner cannot be read", "5": "ValueError: odd", '
-        '"3": "ValueError: odd"}}'
-    )
+    assert container.opened(tmp_path) == {"n": 2, "skipped": why}
+    seal = json.loads((tmp_path / "index.json").read_text())
+    assert set(seal) == {"index", "parts", "sha256"}
+    block = hashlib.sha256(bytes([2, 3, 6, 7])).digest()
+    whole = hashlib.sha256(block).hexdigest()  # of all blocks, of which there is one
+    assert seal["parts"] == {"a.u8": {"bytes": 4, "sha256": whole}}
     assert "3\tValueError: odd\n" in (tmp_path / "skipped.txt").read_text()
 
 
@@ -84,7 +89,7 @@ def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
     folder = tmp_path / "deep" / "set"
 
     def fill(content: str, error: type[Exception] | None = None) -> None:
-        with cache.atomic_folder(folder) as part:
+        with container.atomic_folder(folder) as part:
             (part / "x").write_text(content)
             assert part.parent == folder.parent
             if error:
@@ -102,8 +107,8 @@ def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
     assert list(folder.parent.iterdir()) == [folder]
 
 
-def failing(error: type[Exception]) -> Callable[[Path], cache.DataSet]:
-    def read(folder: Path) -> cache.DataSet:
+def failing(error: type[Exception]) -> Callable[[Path, Any], cache.DataSet]:
+    def read(folder: Path, index: Any) -> cache.DataSet:
         raise error
 
     return read
@@ -112,14 +117,22 @@ def failing(error: type[Exception]) -> Callable[[Path], cache.DataSet]:
 @pytest.mark.parametrize("error", [OSError, EOFError, ValueError, KeyError, TypeError])
 def test_a_cache_that_stays_unreadable_is_refused(error: type[Exception], tmp_path: Path) -> None:
     built: list[Path] = []
+
+    def build(folder: Path) -> None:
+        container.seal(folder, [], {})
+        built.append(folder)
+
     with pytest.raises(Refused, match=r"set: cannot be written or read; delete it"):
-        cache.open_or_build(tmp_path / "set", failing(error), built.append)
+        cache.open_or_build(tmp_path / "set", failing(error), build)
     assert len(built) == 1
 
 
 def test_a_whole_cache_is_not_built_again(tmp_path: Path) -> None:
     data_set = cache.DataSet(digest="d", skipped={}, folder=tmp_path)
-    found = cache.open_or_build(tmp_path, lambda _: data_set, lambda _: pytest.fail("built"))
+    container.seal(tmp_path, [], {"n": 1})
+    found = cache.open_or_build(
+        tmp_path, lambda folder, index: data_set, lambda _: pytest.fail("built")
+    )
     assert found is data_set
     assert found.features_file == tmp_path / "features.npz"
 

@@ -1,5 +1,6 @@
 """Pictures of every kind, broken ones, the cache, and the order of the data."""
 
+import json
 import os
 import shutil
 import warnings
@@ -9,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from picture_files import OVERVIEW, dated, noise, save
+from picture_files import OVERVIEW, chw, dated, noise, save
 from PIL import Image, ImageOps
 
-from gan import avatars, data, readers
+from gan import avatars, container, data, readers
 from gan.errors import Refused
 from gan.readers import Reader, Source, find_source
 
@@ -224,15 +225,16 @@ def test_a_cache_of_this_version_is_read(tmp_path: Path) -> None:
     """Its name and its index, written by hand; its pixels are not those of the files."""
     files = {f"{k}/{i}.bmp": noise(i) for k in "01" for i in range(2)}
     folder = dated(save(tmp_path / "faces", files))
-    old = tmp_path / "cache" / "faces-32px-3ch-0b8129e733b8"
+    old = tmp_path / "cache" / "faces-32px-3ch-c0deab193471"
     old.mkdir(parents=True)
     (old / "images.u8").write_bytes(bytes([7]) * (4 * 3 * 32 * 32))
     np.save(old / "split.npy", np.array([[1, 2, 3, 4], [0, 0, 1, 1]], np.uint64))
-    (old / "index.json").write_text(
+    index = json.loads(
         '{"shape": [4, 3, 32, 32], "digest": "abc", "names": ["0/0.bmp", "0/1.bmp", "1/0.bmp", '
         '"1/1.bmp"], "labels": ["10", "10", "9", "9"], "parts": null, "skipped": {"x": "y"}, '
         f'"overview": {OVERVIEW}}}'
     )
+    container.seal(old, ["images.u8", "split.npy"], index)
     images = opened(folder, tmp_path / "cache", dedup=True)
     assert images.folder == old
     assert (images.array == 7).all()
@@ -241,6 +243,18 @@ def test_a_cache_of_this_version_is_read(tmp_path: Path) -> None:
     assert images.train_class_indices is not None
     assert images.train_class_indices.tolist() == [1, 1, 0, 0]
     assert images.features_file == old / "features.npz"
+
+
+def test_a_cache_of_an_earlier_version_is_not_misread(tmp_path: Path) -> None:
+    files = {f"{k}/{i}.bmp": noise(i) for k in "01" for i in range(2)}
+    folder = dated(save(tmp_path / "faces", files))
+    old = tmp_path / "cache" / "faces-32px-3ch-62aebd88bf93"
+    old.mkdir(parents=True)
+    (old / "index.json").write_text('{"shape": [4, 3, 32, 32]}')
+    images = opened(folder, tmp_path / "cache")
+    assert images.folder != old
+    assert np.array_equal(images.array[0], chw(noise(0)))
+    assert old.exists()
 
 
 def test_a_new_reader_is_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,6 +46,7 @@ STARTS_LATER = {"commands.compare_jobs", "commands.compare_curves", "commands.co
 WITHOUT_TORCH = {
     "gan.data", "gan.pairs", "gan.layout", "gan.cache", "gan.readers", "gan.split",
     "gan.avatars", "gan.idx", "gan.errors", "gan.depth", "gan.folders", "gan.overview",
+    "gan.container",
 }  # fmt: skip
 ANY = {  # where a type of the standard library or of a file is Any
     "config": "dataclasses.Field is generic in a type that differs from setting to setting",

@@ -1,5 +1,6 @@
 """Pairs and two folders: every kind of file, the cache, the order, the crops."""
 
+import json
 import shutil
 import weakref
 from pathlib import Path
@@ -24,7 +25,7 @@ from picture_files import (
 )
 from PIL import Image
 
-from gan import pairs
+from gan import container, pairs
 from gan.errors import Refused
 
 # --- what is in a file ---------------------------------------------------------------------------
@@ -145,15 +146,16 @@ def test_a_cache_of_this_version_is_read(tmp_path: Path) -> None:
     """Its name and its index, written by hand; its pixels are not those of the files."""
     files = {f"{side}/{i}.bmp": noise(i) for side in "AB" for i in range(3)}
     folder = dated(save(tmp_path / "small", files))
-    old = tmp_path / "cache" / "small-pairs-32px-1eb3fa2c294c"
+    old = tmp_path / "cache" / "small-pairs-32px-4ed5400d97f1"
     old.mkdir(parents=True)
     for stem, count in (("a", 3), ("b", 3), ("test_a", 1), ("test_b", 1)):
         (old / f"{stem}.u8").write_bytes(bytes([len(stem)]) * (count * 3 * SIZE * SIZE))
-    (old / "index.json").write_text(
+    index = json.loads(
         '{"counts": {"a": 3, "b": 3, "test_a": 1, "test_b": 1}, "names": {"A": ["A/9.bmp"], '
         '"B": ["B/9.bmp"]}, "test_paired": true, "digest": "abc", "skipped": {"x": "y"}, '
         f'"overview": {OVERVIEW}}}'
     )
+    container.seal(old, [f"{stem}.u8" for stem in ("a", "b", "test_a", "test_b")], index)
     data = opened(folder, tmp_path / "cache")
     assert data.folder == old
     assert (data.given == 1).all()

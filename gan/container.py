@@ -1,0 +1,132 @@
+"""A folder of files that is whole or not there: sealed with a digest of each, built by one process.
+
+`index.json` is the seal: what is known of the files, their sizes and SHA-256, and a SHA-256 of all
+that. A folder whose files are not those that were sealed is not opened. Two processes that want
+the same folder share one build: the second waits. Nothing here imports torch.
+"""
+
+import contextlib
+import glob
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+SEAL = "index.json"
+BLOCK = 4 * 2**20  # bytes that are digested at once, on each core
+MAX_SEAL_BYTES = 2**30  # a million pictures have 100 MB of names
+
+
+class Damaged(ValueError):
+    """What is wrong with a folder, in a few words."""
+
+
+def _digest(path: Path, size: int) -> str:
+    """SHA-256 of the SHA-256s of the file's blocks: all cores share the work."""
+
+    def digest_block(start: int) -> bytes:
+        with open(path, "rb") as file:
+            file.seek(start)
+            return hashlib.sha256(file.read(BLOCK)).digest()
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        blocks = b"".join(pool.map(digest_block, range(0, size, BLOCK)))
+    return hashlib.sha256(blocks).hexdigest()
+
+
+def _sum(sealed: Mapping[str, object]) -> str:
+    text = json.dumps([sealed["index"], sealed["parts"]], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def seal(folder: Path, parts: Sequence[str], index: Mapping[str, object]) -> None:
+    """Seal the files `parts` of `folder` together with `index`, which JSON can hold."""
+    found = {}
+    for part in parts:
+        size = (folder / part).stat().st_size
+        found[part] = {"bytes": size, "sha256": _digest(folder / part, size)}
+    # through JSON once, so that lists and tuples have the same sum
+    sealed = json.loads(json.dumps({"index": index, "parts": found}))
+    with open(folder / SEAL, "w", encoding="utf-8") as file:
+        json.dump({**sealed, "sha256": _sum(sealed)}, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def opened(folder: Path) -> dict[str, object]:
+    """The index of a sealed folder, whose files are all what they were; else raises Damaged.
+
+    Raises FileNotFoundError if there is no such folder.
+    """
+    path = folder / SEAL
+    if not path.is_file():
+        if folder.is_dir():
+            raise Damaged(f"no {SEAL}")
+        raise FileNotFoundError(folder)
+    if path.stat().st_size > MAX_SEAL_BYTES:
+        raise Damaged(SEAL)
+    try:
+        sealed = json.loads(path.read_bytes())
+        index, parts = sealed["index"], sealed["parts"]
+        if sealed["sha256"] != _sum(sealed):
+            raise Damaged(SEAL)
+        expected = {str(name): (int(part["bytes"]), part["sha256"]) for name, part in parts.items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise Damaged(SEAL) from None
+    for name, (size, sha256) in expected.items():
+        part = folder / name
+        if not part.is_file() or part.stat().st_size != size or _digest(part, size) != sha256:
+            raise Damaged(name)
+    found: dict[str, object] = index
+    return found
+
+
+@contextlib.contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """A new folder to write to, which then becomes `folder`; it is removed if anything is raised.
+
+    If another process makes the same folder meanwhile, theirs is kept.
+    """
+    part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        yield part
+        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another process was faster
+            os.replace(part, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def building(folder: Path, say: Callable[[str], object]) -> Iterator[None]:
+    """Within it no other process builds `folder`; says so, and waits, if one is doing that.
+
+    What a killed build has left is removed. Without file locks both build, and one is kept. So it
+    is in a process that decodes for another one, for which it would wait for ever: there a script
+    is run again that starts its work without asking whether it is `__main__`.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(folder.with_name(f".{folder.name}.lock"), "w") as file:
+        if fcntl is not None and multiprocessing.parent_process() is None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say(f"another process is making {folder}: waiting for it")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError:  # a file system without locks
+                yield
+                return
+            for left in folder.parent.glob(f"{glob.escape(folder.name)}.*.part"):
+                shutil.rmtree(left, ignore_errors=True)
+        yield
