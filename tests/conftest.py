@@ -33,6 +33,12 @@ TINY = (
 torch.set_num_threads(1)
 
 
+def tiny_flags(*words: str) -> list[str]:
+    """These flags, and those of TINY that are not among them."""
+    given = {word.partition("=")[0] for word in words}
+    return [*(word for word in TINY if word.partition("=")[0] not in given), *words]
+
+
 def refused(call: Callable[..., None], *words: str, says: str) -> None:
     """The call raises Refused, in one line."""
     with pytest.raises(Refused, match=re.escape(says)) as refusal:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, refused
+from conftest import TINY, refused, tiny_flags
 from PIL import Image
 
 import main
@@ -42,10 +42,10 @@ def trained(
 ) -> tuple[Path, str]:
     """A folder in which two epochs were trained, and what that printed."""
     folder = tmp_path_factory.mktemp("trained")
-    words = ["train", *TINY, f"--data-path={faces}", "--max-epoch=2", "--save-every=1"]
+    words = tiny_flags(f"--data-path={faces}", "--max-epoch=2", "--save-every=1", "--held-out=0.15")
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
         patch.chdir(folder)
-        main.run([*words, "--lr2=1e-4", "--held-out=0.15"])
+        main.run(["train", *words, "--lr2=1e-4"])
     return folder, out.getvalue()
 
 
@@ -120,7 +120,8 @@ def test_a_run_is_neither_overwritten_nor_tested_by_accident(
     # weights that do not fit are refused before --overwrite deletes anything
     before = sorted(run.rglob("*.p??"))
     given = "--netg-path=checkpoints/netg_2.pth"
-    refused(inside, *words, "--overwrite", "--ngf=8", given, says="main.0.weight")
+    other = tiny_flags(f"--data-path={faces}", "--overwrite", "--ngf=8", given)
+    refused(inside, "train", *other, says="main.0.weight")
     assert sorted(run.rglob("*.p??")) == before
     # images that a run was trained on are no test of it
     says = "--held-out=0.3: the run was trained with 0.15"
@@ -291,7 +292,7 @@ def test_a_conditional_run_from_end_to_end(
     with pytest.raises(Refused, match="no classes"):
         inside("train", *TINY, f"--data-path={faces}", "--conditional")
     assert not list(tmp_path.glob("checkpoints/*"))
-    words = [*TINY, "--data-path=in", "--conditional", "--held-out=0.3"]
+    words = tiny_flags("--data-path=in", "--conditional", "--held-out=0.3")
     inside("train", *words, "--max-images=200")
     (preview,) = (tmp_path / "imgs").glob("*.png")
     assert Image.open(preview).size == (8 * 30 + 2, 4 * 30 + 2)  # a row of eight for each class
@@ -386,7 +387,7 @@ def test_the_settings_of_a_run_are_not_its_name(
     inside: Inside, faces: Path, tmp_path: Path
 ) -> None:
     """`--config=.../mine/config.json --overwrite` would else delete the run `mine`."""
-    words = ["train", f"--data-path={faces}", "--max-images=40", "--gpu=False"]
+    words = ["train", f"--data-path={faces}", "--max-images=40"]
     inside(*words, *TINY, "--name=mine")
     before = {path: path.read_bytes() for path in tmp_path.glob("*/mine/*")}
     inside("train", "--config=checkpoints/mine/config.json", "--overwrite")

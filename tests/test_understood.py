@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY
+from conftest import TINY, tiny_flags
 from picture_files import Pixels, chw, noise, opened, save, side_by_side, solid, zipped
 from PIL import Image
 
@@ -256,7 +256,7 @@ def test_what_folders_say() -> None:
 def test_a_stray_picture_beside_the_classes_is_named(inside: Inside, tmp_path: Path) -> None:
     save(tmp_path / "in", {**of_class("", 9), "preview.png": noise(99)})
     with pytest.raises(Refused) as refusal:
-        inside("train", *TINY, "--conditional", "--batch-size=4", "--data-path=in")
+        inside("train", *tiny_flags("--conditional", "--batch-size=4", "--data-path=in"))
     assert str(refusal.value) == (
         "--conditional: no classes in in: 1 picture of 19 is beside the 2 folders, not in one "
         "(preview.png); move or delete it"
