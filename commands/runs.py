@@ -189,10 +189,10 @@ def merge_layers(saved: Settings, given: Settings) -> Config:
 def weights_loader(config: Config) -> "Callable[[Nets], None]":
     """A function that loads `--netg-path` and `--netd-path` into nets; they are read now."""
     from gan import checkpoint
-    from gan.weights import load_weights
+    from gan.weights import find_weights, load_weights
 
     given = [
-        (player, path, checkpoint.load(Path(path)))
+        (player, path, find_weights(checkpoint.load(Path(path)), player, path))
         for player, path in (("G", config.netg_path), ("D", config.netd_path))
         if path
     ]
@@ -300,7 +300,7 @@ def _load_bare_weights(given: Settings, ranks: bool) -> LoadedRun:
         raise Refused("--netg-path: give the weights of G too")
     path = Path(str(given["netg_path"]))
     if ranks and "netd_path" not in given:
-        twin = path.with_name(path.name.replace("netg", "netd"))
+        twin = path.with_name(path.name.replace("netg", "netd").replace("netG", "netD"))
         if twin == path or not twin.exists():
             raise Refused("--netd-path: give the weights of D, which ranks what G draws")
         given = {**given, "netd_path": str(twin)}

@@ -8,6 +8,7 @@ import contextlib
 import functools
 import math
 import os
+import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +21,14 @@ import torch
 from gan.errors import Refused
 
 BEST = "best.pth"  # the state with the best score so far
+# how files begin that are taken for weights, and what they are
+BEGINNINGS = {
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself; `git lfs pull` fetches it",
+    b"<!doctype html": "an HTML page, not the file itself; download it again",
+    b"<html": "an HTML page, not the file itself; download it again",
+    b"\x89hdf": "an HDF5 file, as Keras writes it, not weights of PyTorch",
+    b"\x1f\x8b": "a gzip archive; unpack it first",
+}
 
 
 def atomic_write(path: Path, write: Callable[[Path], Any]) -> None:
@@ -106,11 +115,33 @@ def load(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise Refused(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise Refused(f"{path}: a folder; give a file in it") from None
     except Refused:
         raise
     except Exception as error:  # torch raises half a dozen types for a file it cannot read
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise Refused(f"{path}: damaged, or not a checkpoint ({reason[:100]})") from error
+        raise Refused(f"{path}: {_kind_of(path, str(error))}") from error
+
+
+def _kind_of(path: Path, error: str) -> str:
+    """What a file is that torch could not load, with its words for it."""
+    with open(path, "rb") as file:
+        start = file.read(64)
+    if not start:
+        return "empty"
+    for beginning, kind in BEGINNINGS.items():
+        if start.lstrip().lower().startswith(beginning):
+            return kind
+    if "TorchScript" in error:
+        return "a TorchScript program, not weights; save its state_dict() where it was made"
+    named = re.search(r"GLOBAL (?!collections\.|torch\._utils\.)([\w.]+)", error)
+    if named or start.startswith(b"\x80"):  # of a pickle
+        name = f" ({named[1]})" if named else ""
+        return (
+            f"holds a pickled object{name}, which needs its own code and could run any; load it "
+            "there, and save the state_dict() of its net"
+        )
+    return f"damaged, or not a checkpoint ({(error.splitlines() or ['unknown'])[0][:100]})"
 
 
 def is_state(saved: object, *, to_resume: bool = False) -> bool:
