@@ -59,9 +59,27 @@ def compare(*stray: str, **options: str) -> None:
     call("compare", stray, options)
 
 
+def interpolate(*stray: str, **options: str) -> None:
+    """Walk from face to face, as a film: see `python main.py interpolate --help`."""
+    call("interpolate", stray, options)
+
+
+def directions(*stray: str, **options: str) -> None:
+    """Show what changes faces most: see `python main.py directions --help`."""
+    call("directions", stray, options)
+
+
+def film(*stray: str, **options: str) -> None:
+    """Make the film of a training: see `python main.py film --help`."""
+    call("film", stray, options)
+
+
 COMMANDS = {
-    command.__name__: command for command in (train, generate, evaluate, translate, export, compare)
-}
+    command.__name__: command
+    for command in (
+        train, generate, evaluate, translate, export, compare, interpolate, directions, film,
+    )
+}  # fmt: skip
 
 
 def spell_out(words: list[str]) -> list[str]:

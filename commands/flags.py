@@ -22,6 +22,10 @@ OF_LOADED_RUNS = (
     "name", "family", "img_size", "channels", "nz", "ngf", "ndf", "batch_size", "netg_path",
 )  # fmt: skip
 OF_DRAWING = (*OF_LOADED_RUNS, "netd_path", "data_path", "seed", "gpu")
+OF_DRAWING_NOISE = (
+    "name", "family", "img_size", "channels", "nz", "ngf", "ndf", "batch_size", "netg_path",
+    "noise", "seed", "gpu",
+)  # fmt: skip
 OF_TRANSLATION = ("channels_a", "channels_b", "direction")
 
 

@@ -1,7 +1,6 @@
 """Tools of the latent space: walks between noise vectors, and directions that change faces most."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -196,12 +195,10 @@ def directions(
     return Directions(vectors[order], amounts[order])
 
 
-def rows_of(
-    G: nn.Module, inputs: Inputs, found: Directions, steps: int, device: torch.device
-) -> Iterator[Tensor]:
-    """For each direction the pictures of one face from -REACH to +REACH: uint8 [steps, C, H, W]."""
-    for vector in found.vectors:
-        amounts = torch.linspace(-REACH, REACH, steps)
-        z = inputs[0][:1] + amounts[:, None] * vector
-        classes = (part[:1].expand(steps, -1) for part in inputs[1:])
-        yield sample.draw_uint8(G, (z, *classes), steps, device)
+def row_of(
+    G: nn.Module, inputs: Inputs, vector: Tensor, amounts: Tensor, device: torch.device
+) -> Tensor:
+    """One face moved along `vector` by each of `amounts` [n]: uint8 [n, C, H, W]."""
+    z = inputs[0][:1] + amounts[:, None] * vector
+    classes = (part[:1].expand(len(amounts), -1) for part in inputs[1:])
+    return sample.draw_uint8(G, (z, *classes), len(amounts), device)

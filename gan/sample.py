@@ -25,18 +25,29 @@ BN_IMAGES = 512  # from which the averaged G's batch norm statistics are estimat
 GOLDEN = (5**0.5 - 1) / 2
 
 
-def noise(seed: int, first: int, count: int, nz: int, kind: str = "normal") -> Tensor:
+def noise(
+    seed: int, first: int, count: int, nz: int, kind: str = "normal", limit: float = 0.0
+) -> Tensor:
     """Noise of faces `first` to `first + count - 1`, normal(0, 1) or uniform(-1, 1): [count, nz].
 
     Philox is counter-based (Salmon et al. 2011), so face 1,000,000 costs as much as face 0, and a
     face is the same alone or among others. The inverse normal CDF turns uniform numbers into
     normal ones, exactly one into one.
+
+    A `limit` above 0 cuts the distribution off at plus and minus that: the numbers are those that
+    drawing anew whatever lies beyond would give (Brock et al. 2019, arXiv:1809.11096, section 3.1),
+    but none is drawn anew, so that a face changes smoothly with the limit.
     """
     blocks = -(-nz // 4)  # Philox gives four numbers per counter value
     stream = np.random.Philox(key=[seed, 0], counter=[first * blocks, 0, 0, 0])
     numbers = np.random.Generator(stream).random((count, 4 * blocks))[:, :nz]
     uniform = torch.from_numpy(numbers + 2.0**-54)
-    return (torch.special.ndtri(uniform) if kind == "normal" else 2 * uniform - 1).float()
+    if kind != "normal":
+        return ((2 * uniform - 1) * (min(limit, 1.0) if limit else 1.0)).float()
+    if limit:
+        low = torch.special.ndtr(torch.tensor(-limit, dtype=torch.float64))
+        uniform = low + uniform * (1 - 2 * low)
+    return torch.special.ndtri(uniform).float()
 
 
 @dataclass(frozen=True)
@@ -51,6 +62,9 @@ class NoiseSource:
     counts: tuple[int, ...] = ()  # images of each class: the class shares of faces
     mean: float = 0.0  # of the noise
     std: float = 1.0
+    limit: float = 0.0  # the noise is cut off at plus and minus that; 0: it is not
+    shares: tuple[float, ...] = ()  # of each class in every face; (): as `label` or `counts` say
+    shift: tuple[float, ...] = ()  # [nz], added to the noise of every face
 
     @classmethod
     def of(
@@ -66,9 +80,14 @@ class NoiseSource:
 
     def __call__(self, first: int, count: int) -> Inputs:
         """Faces `first` to `first + count - 1`: [count, nz] and, with classes, [count, classes]."""
-        z = noise(self.seed, first, count, self.nz, self.kind) * self.std + self.mean
+        z = noise(self.seed, first, count, self.nz, self.kind, self.limit)
+        z = z * self.std + self.mean
+        if self.shift:
+            z = z + torch.tensor(self.shift)
         if not self.classes:
             return (z,)
+        if self.shares:
+            return z, torch.tensor(self.shares).expand(count, -1)
         index = torch.arange(first, first + count)
         label = self._classes(index) if self.label is None else torch.full_like(index, self.label)
         return z, one_hot(label, self.classes)
