@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from commands import flags, runs
+from commands import faces, flags, runs
 from config import flag, option
 from gan.errors import Refused
 
@@ -34,10 +34,37 @@ class GenerateOptions:
     )
     gen_mean: float = option(0.0, "mean of the noise", low=-1000, high=1000)
     gen_std: float = option(1.0, "standard deviation of the noise", above=0, high=1000)
-    label: str = option("", "class to draw, of a conditional run: its name or number")
+    label: str = option("", "class, of a conditional run: cat, 7, cat+dog or cat:0.3+dog:0.7")
     gen_img: str = option("result.png", "image grid to write, best face first")
-    gen_dir: str = option("", "folder for one file per face")
+    gen_dir: str = option("", "folder for one file per face, and a contact sheet")
+    gen_format: str = option(
+        "png", "of these files: png, webp or jpg", choices=("png", "webp", "jpg")
+    )
     gen_index: str = option("", "draw these candidates again: 17 or 17,4,99")
+    seeds: str = option("", "one face a seed, the first of each, in this order: 0-35 or 3,14")
+    trunc: float = option(
+        0.0,
+        "cut the noise off at plus and minus this (0: not): 2 calms colours, below 1.5 faces go "
+        "dark and fall apart, as G knows only noise of full length and has no mapping network to "
+        "cut behind; for better faces rank them",
+        low=0,
+        high=100,
+    )
+    like: str = option(
+        "", "draw the nearest face to this picture instead, found by gradient descent"
+    )
+    columns: int = option(8, "faces in a row of the grid", low=1, high=1000)
+    upscale: int = option(1, "enlarge the faces: 1, 2 or 4 times", choices=(1, 2, 4))
+    gap: int = option(2, "pixels between the faces of the grid", low=0, high=1000)
+    gap_colour: str = option("white", "white, transparent, black or one like #336699")
+    direction_1: float = option(
+        0.0, "move faces along direction 1 (see the command directions)", low=-100, high=100
+    )
+    direction_2: float = option(0.0, "the same along direction 2", low=-100, high=100)
+    direction_3: float = option(0.0, "along direction 3", low=-100, high=100)
+    direction_4: float = option(0.0, "along direction 4", low=-100, high=100)
+    direction_5: float = option(0.0, "along direction 5", low=-100, high=100)
+    direction_6: float = option(0.0, "along direction 6", low=-100, high=100)
 
 
 FLAGS = flags.CommandFlags(
@@ -52,6 +79,8 @@ def check_paths(options: GenerateOptions) -> None:
     """Raise Refused for a file or folder that cannot be written, before anything is drawn."""
     from PIL import Image
 
+    from gan import sheet
+
     picture, folder = Path(options.gen_img), Path(options.gen_dir or ".")
     if folder.exists() and not folder.is_dir():
         raise Refused(f"--gen-dir={folder}: a file, not a folder to write to")
@@ -59,29 +88,40 @@ def check_paths(options: GenerateOptions) -> None:
         raise Refused(f"--gen-img={picture}: a folder; give the name of a file")
     if Image.registered_extensions().get(picture.suffix.lower()) not in Image.SAVE:
         raise Refused(f"--gen-img={picture}: give it a suffix that can be written, such as .png")
+    clear = sheet.colour_of(options.gap_colour, "--gap-colour")[3] < 255
+    if clear and picture.suffix.lower() not in (".png", ".webp"):
+        raise Refused(
+            f"--gap-colour={options.gap_colour}: {picture.suffix} has no transparency; .png has"
+        )
 
 
-def check_height(path: Path, height: int) -> None:
-    """Raise Refused for a format that cannot hold a colour picture of `height` pixels."""
+def check_size(path: Path, size: tuple[int, int]) -> None:
+    """Raise Refused for a format that cannot hold a colour picture of this width and height."""
     import io
 
     from PIL import Image
 
     kind = Image.registered_extensions()[path.suffix.lower()]
     try:
-        Image.new("RGB", (8, height)).save(io.BytesIO(), kind)
+        for probe in ((8, size[1]), (size[0], 8)):
+            Image.new("RGB", probe).save(io.BytesIO(), kind)
     except (KeyError, OSError, OverflowError, ValueError):
         raise Refused(
-            f"--gen-img={path}: {path.suffix} cannot be in colour and {height:,} pixels high; "
-            "give .png, or a smaller --gen-num"
+            f"--gen-img={path}: {path.suffix} cannot be in colour and {size[0]:,} pixels wide, "
+            f"{size[1]:,} pixels high; give .png, or a smaller --gen-num"
         ) from None
 
 
 def check_counts(request: flags.Request[GenerateOptions]) -> list[int]:
-    """The indices that `--gen-index` names; raises Refused for flags that contradict each other."""
+    """The numbers that `--gen-index` or `--seeds` names; raises Refused for a contradiction."""
     options = request.options
-    if not options.gen_index:
-        if options.gen_num > options.gen_search_num:
+    ways = [name for name in ("gen_index", "seeds", "like") if getattr(options, name)]
+    if len(ways) > 1:
+        raise Refused(f"{flag(ways[0])}, {flag(ways[1])}: each says what to draw; leave one out")
+    if options.seeds and "seed" in request.given:
+        raise Refused("--seed, --seeds: each says what to draw; leave one out")
+    if not ways or options.like:
+        if options.gen_num > options.gen_search_num and not options.like:
             raise Refused(
                 f"--gen-num={options.gen_num}: more than the {options.gen_search_num} candidates; "
                 f"give --gen-search-num={options.gen_num} or more"
@@ -89,44 +129,31 @@ def check_counts(request: flags.Request[GenerateOptions]) -> list[int]:
         return []
     for other in ("gen_num", "gen_search_num"):
         if other in request.given:
-            raise Refused(f"{flag(other)}: --gen-index names the faces; leave one of them out")
-    words = options.gen_index.split(",")
-    if not all(word.isdecimal() and int(word) < 2**48 for word in words):
-        text = options.gen_index
-        raise Refused(f"--gen-index={text}: whole numbers from 0 to 2^48, with commas between")
-    return [int(word) for word in words]
+            raise Refused(f"{flag(other)}: {flag(ways[0])} names the faces; leave one of them out")
+    if options.seeds:
+        return faces.numbers(options.seeds, "seeds", faces.END_OF_SEEDS)
+    return faces.numbers(options.gen_index, "gen_index", faces.END_OF_INDICES)
 
 
-def class_index(label: str, names: tuple[str, ...]) -> int | None:
-    """Which class `--label` asks for, by its name or its number."""
-    if not label:
-        return None
-    if label in names:
-        return names.index(label)
-    if not names:
-        raise Refused(f"--label={label}: this run is not conditional and has no classes")
-    if label.isdecimal() and int(label) < len(names):
-        return int(label)
-    raise Refused(f"--label={label}: no such class; there are {', '.join(names)}")
-
-
-def training_images(run: runs.LoadedRun, label: int | None) -> "Images":
-    """The run's images; if there is a label, only that class is left in `train`.
+def training_images(run: runs.LoadedRun, shares: tuple[float, ...]) -> "Images":
+    """The run's images; if there are shares of classes, only those are left in `train`.
 
     Raises Refused if they are gone, too few, or have other classes than the run.
     """
+    import numpy as np
+
     from gan import metrics
     from gan.data import Images
 
     images = runs.open_data(run.config)
     assert isinstance(images, Images)
     train = images.train
-    if label is not None:
+    if shares:
         if images.class_names != run.facts.class_names:
             classes = "/".join(run.facts.class_names)
             raise Refused(f"--label: the run has the classes {classes}, the data has others")
         assert images.class_indices is not None  # as there are names
-        train = train[images.class_indices[train] == label]
+        train = train[np.asarray(shares)[images.class_indices[train]] > 0]
     if len(train) < metrics.MIN_IMAGES:
         raise Refused(
             "--rank-by=realism, --rank-by=ratio and --diverse compare with training images, and "
@@ -157,6 +184,30 @@ def make_judge(
     return ranking.RANKERS[kind].make_judge(inputs)
 
 
+def make_source(
+    options: GenerateOptions, run: runs.LoadedRun, device: "torch.device"
+) -> "sample.NoiseSource":
+    """The noise of the candidates: cut off, scaled, and moved along directions."""
+    from gan import latent, sample
+
+    config, names = run.config, run.facts.class_names
+    source = replace(
+        sample.NoiseSource.of(config, len(names)),
+        mean=options.gen_mean,
+        std=options.gen_std,
+        limit=options.trunc,
+        shares=faces.class_shares(options.label, names),
+    )
+    amounts = faces.shifts(options)
+    if not amounts:
+        return source
+    own = sample.NoiseSource.of(config, len(names))
+    found = latent.directions(run.nets.G, own, max(amounts), "weights", device)
+    moved = sum(amount * found.vectors[number - 1] for number, amount in amounts.items())
+    assert not isinstance(moved, int)
+    return replace(source, shift=tuple(moved.tolist()))
+
+
 def rank_faces(
     request: flags.Request[GenerateOptions],
     run: runs.LoadedRun,
@@ -168,16 +219,11 @@ def rank_faces(
     from gan import features, ranking, sample
 
     options, config = request.options, run.config
-    label = class_index(options.label, run.facts.class_names)
-    source = replace(
-        sample.NoiseSource.of(config, len(run.facts.class_names), label),
-        mean=options.gen_mean,
-        std=options.gen_std,
-    )
+    source = make_source(options, run, device)
     images: Images | None = None
     if ranking.RANKERS[kind].needs_reals or options.diverse:
         try:
-            images = training_images(run, label)
+            images = training_images(run, source.shares)
         except Refused as error:
             if request.given & {"rank_by", "data_path"} or options.diverse:
                 raise
@@ -186,7 +232,9 @@ def rank_faces(
     judge = make_judge(kind, run, images, source, device)
     size, keep = config.batch_size, len(indices) or options.gen_num
     candidates = (
-        sample.chosen_candidates(source, indices, size, device)
+        sample.seeded_candidates(source, indices, size, device)
+        if options.seeds
+        else sample.chosen_candidates(source, indices, size, device)
         if indices
         else sample.first_candidates(source, options.gen_search_num, size, device)
     )
@@ -206,44 +254,88 @@ def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
     indices = check_counts(request)
     bare = any(name in request.settings for name in runs.WEIGHTS)
     kind = options.rank_by or ("score" if bare else "realism")
-    run = runs.load_run(
-        request.settings, best=options.best, ranks=kind == "score", command="generate"
-    )
-    task = run.family.task
-    if task.command != "generate":
-        raise Refused(
-            f"generate: {run.source} is a {run.config.family}, which draws from pictures; use "
-            f"{task.command}"
-        )
-    from gan import machine, sample
+    if (options.seeds and "rank_by" not in request.given) or options.like:
+        kind = "none"
+    run = faces.load(request.settings, "generate", best=options.best, ranks=kind == "score")
+    from gan import machine, sheet
 
-    keep = len(indices) or options.gen_num
-    check_height(Path(options.gen_img), sample.image_grid_height(keep, run.config.img_size))
+    keep = 2 if options.like else len(indices) or options.gen_num
+    each = run.config.img_size * options.upscale
+    size = sheet.grid_size(keep, options.columns, (each, each), options.gap)
+    check_size(Path(options.gen_img), size)
     device = machine.pick_device(run.config.gpu)
     run.nets.G.to(device)
     run.nets.D.to(device)
+    if options.like:
+        draw_like(options, run, device)
+        return
     best, kind = rank_faces(request, run, indices, kind, device)
     write_faces(best, options, run, kind)
+
+
+def draw_like(options: GenerateOptions, run: runs.LoadedRun, device: "torch.device") -> None:
+    """Find the face nearest to `--like`, write both side by side, and the face's noise as JSON."""
+    import torch
+    from PIL import Image
+
+    from gan import data, inversion, pages, sample, sheet
+
+    config, path = run.config, Path(options.gen_img)
+    try:
+        with Image.open(options.like) as picture:
+            pixels = data.to_square(data.to_rgb(picture), config.img_size, config.channels)
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise Refused(f"--like={options.like}: no picture that can be read ({error})") from None
+    wanted = torch.from_numpy(pixels.copy())
+    found = inversion.nearest_face(
+        run.nets.G, wanted.float() / 127.5 - 1, make_source(options, run, device),
+        options.gen_search_num, config.batch_size, device,
+    )  # fmt: skip
+    both = [
+        sheet.enlarged(sheet.as_rgb(image.numpy()), options.upscale)
+        for image in (wanted, found.image)
+    ]
+    colour = sheet.colour_of(options.gap_colour, "--gap-colour")
+    sample.save_picture(sheet.grid(both, 2, gap=options.gap, colour=colour), path)
+    about = {
+        "checkpoint": run.source,
+        "like": options.like,
+        "distance": found.distance,
+        "mean_difference_of_a_byte": found.pixels,
+        "z": found.inputs[0][0].tolist(),
+    }
+    pages.write_json(path.with_suffix(".json"), about)
+    print(
+        f"generate: the nearest face to {options.like}, on the right: {path}; distance "
+        f"{found.distance:.3f} (0: the same lite0 features), before the search {found.start:.3f}; "
+        f"bytes differ by {found.pixels:.1f} on average"
+    )
 
 
 def write_faces(
     best: "sample.Ranked", options: GenerateOptions, run: runs.LoadedRun, kind: str
 ) -> None:
     """Write the image grid, one file per face if asked for, and the JSON list of the faces."""
-    from gan import ranking, sample
+    from gan import ranking, sample, sheet
 
-    path = Path(options.gen_img)
-    faces: list[dict[str, object]] = []
-    for place, (image, score, index) in enumerate(zip(*best, strict=True)):
-        face: dict[str, object] = {"place": place, "seed": run.config.seed, "index": int(index)}
+    path, folder = Path(options.gen_img), Path(options.gen_dir)
+    listed: list[dict[str, object]] = []
+    pictures = [sheet.enlarged(sample.as_picture(image), options.upscale) for image in best.images]
+    for place, (picture, score, number) in enumerate(
+        zip(pictures, best.scores.tolist(), best.indices.tolist(), strict=True)
+    ):
+        seed, index = (number, 0) if options.seeds else (run.config.seed, number)
+        face: dict[str, object] = {"place": place, "seed": seed, "index": index}
         if kind != "none":
-            face[kind] = float(score)
+            face[kind] = score
         if options.gen_dir:
-            file = Path(options.gen_dir) / f"{place:04}_{int(index)}.png"
-            sample.save_picture(sample.as_picture(image), file)
-            face["file"] = str(file)
-        faces.append(face)
-    sample.save_picture(sample.as_picture(sample.image_grid(best.images)), path)
+            name = f"{place:04}_{'seed' if options.seeds else ''}{number}.{options.gen_format}"
+            sample.save_picture(picture, folder / name)
+            face["file"] = str(folder / name)
+        listed.append(face)
+    colour = sheet.colour_of(options.gap_colour, "--gap-colour")
+    grid = sheet.grid(pictures, options.columns, gap=options.gap, colour=colour)
+    sample.save_picture(grid, path)
     listing = path.with_suffix(".json")
     about = {
         "checkpoint": run.source,
@@ -251,13 +343,20 @@ def write_faces(
         "gen_mean": options.gen_mean,
         "gen_std": options.gen_std,
         "label": options.label,
-        "faces": faces,
+        "trunc": options.trunc,
+        "directions": faces.shifts(options),
+        "faces": listed,
     }
     listing.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     order = ranking.RANKERS[kind].order
-    print(f"generate: {len(faces)} faces from {run.source}, {order}: {path}")
+    print(f"generate: {len(listed)} faces from {run.source}, {order}: {path}")
     print(f"generate: seed, index and score of each: {listing}")
     if options.gen_dir:
-        others = sum(1 for file in Path(options.gen_dir).iterdir()) - len(faces)
+        captions = [
+            f"{'seed ' if options.seeds else ''}{number}" for number in best.indices.tolist()
+        ]
+        contact = folder / f"contact.{options.gen_format}"
+        sample.save_picture(sheet.grid(pictures, options.columns, captions=captions), contact)
+        others = sum(1 for file in folder.iterdir()) - len(listed) - 1
         beside = f", beside {others} files that are not of these" if others else ""
-        print(f"generate: one file a face: {options.gen_dir}{beside}")
+        print(f"generate: one file a face, and {contact.name}: {options.gen_dir}{beside}")

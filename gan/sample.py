@@ -1,7 +1,7 @@
 """Drawing, ranking, image grids. Noise is a function of (seed, index), whatever the batch size."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ InputSource = Callable[[int, int], Inputs]  # (first, count) -> inputs of these 
 COLUMNS = 8  # pictures in a row of a grid
 GAP_PIXELS = 2  # between them
 BN_IMAGES = 512  # from which the averaged G's batch norm statistics are estimated
+QUALITY = 95  # of JPEG and WebP, 0 to 100
 GOLDEN = (5**0.5 - 1) / 2
 
 
@@ -80,8 +81,7 @@ class NoiseSource:
 
     def __call__(self, first: int, count: int) -> Inputs:
         """Faces `first` to `first + count - 1`: [count, nz] and, with classes, [count, classes]."""
-        z = noise(self.seed, first, count, self.nz, self.kind, self.limit)
-        z = z * self.std + self.mean
+        z = noise(self.seed, first, count, self.nz, self.kind, self.limit) * self.std + self.mean
         if self.shift:
             z = z + torch.tensor(self.shift)
         if not self.classes:
@@ -196,6 +196,17 @@ def chosen_candidates(
         yield part, to(tuple(torch.cat(x) for x in zip(*single, strict=True)), device)
 
 
+def seeded_candidates(
+    source: "NoiseSource", seeds: list[int], batch_size: int, device: torch.device
+) -> Candidates:
+    """The first face of each of these seeds; their "indices" are the seeds."""
+
+    def of_seed(seed: int, count: int) -> Inputs:
+        return replace(source, seed=seed)(0, count)
+
+    return chosen_candidates(of_seed, seeds, batch_size, device)
+
+
 def as_picture(image: Tensor) -> Image.Image:
     """uint8 [C, H, W] -> a Pillow image."""
     array: NDArray[np.uint8] = image.permute(1, 2, 0).numpy()
@@ -207,12 +218,8 @@ def image_grid(images: Tensor, columns: int = COLUMNS) -> Tensor:
     return make_grid(images, nrow=columns, padding=GAP_PIXELS, pad_value=255)
 
 
-def image_grid_height(count: int, size: int) -> int:
-    """Height in pixels of the grid of `count` pictures of `size` pixels."""
-    return -(-count // COLUMNS) * (size + GAP_PIXELS) + GAP_PIXELS
-
-
 def save_picture(picture: Image.Image, path: Path) -> None:
     """Write `picture` in the format of the suffix of `path`, atomically."""
     kind = Image.registered_extensions().get(path.suffix.lower(), "PNG")
-    atomic_write(path, lambda part: picture.save(part, kind))
+    how = {"quality": QUALITY} if kind in ("JPEG", "WEBP") else {}
+    atomic_write(path, lambda part: picture.save(part, kind, **how))

@@ -45,10 +45,10 @@ def test_targets_are_checked_before_the_run_is_loaded(
 )  # fmt: skip
 def test_formats_that_hold_the_grid(name: str, height: int, fits: bool) -> None:
     if fits:
-        generate.check_height(Path(name), height)
+        generate.check_size(Path(name), (8, height))
     else:
         with pytest.raises(Refused, match=rf"^--gen-img={name}: .* {height:,} pixels high"):
-            generate.check_height(Path(name), height)
+            generate.check_size(Path(name), (8, height))
 
 
 def test_the_height_of_the_grid_is_checked_before_anything_is_drawn(

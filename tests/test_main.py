@@ -17,7 +17,7 @@ from PIL import Image
 
 import main
 from commands import runs
-from commands.generate import check_height
+from commands.generate import check_size
 from config import Config
 from gan import checkpoint, loop, sample
 from gan.errors import Refused
@@ -70,7 +70,7 @@ def test_faces_are_ranked_and_drawn_again(run: Path, inside: Inside, capsys: Cap
     inside("generate", "--gen-num=9", search, "--gen-dir=out", "--gen-img=a/top.png")
     out = capsys.readouterr().out
     assert "9 faces from checkpoints/best.pth" in out
-    assert out.endswith("one file a face: out\n")
+    assert out.endswith("one file a face, and contact.png: out\n")
     assert json.loads((run / "a" / "top.json").read_text())["ranked_by"] == "realism"
     best = faces_of(run / "a" / "top.json")
     scores = [face["realism"] for face in best]
@@ -396,11 +396,11 @@ def test_the_settings_of_a_run_are_not_its_name(
 
 
 def test_an_image_grid_too_high_for_its_format_is_refused() -> None:
-    check_height(Path("x.webp"), 16_000)
-    check_height(Path("x.png"), 70_000)
+    check_size(Path("x.webp"), (8, 16_000))
+    check_size(Path("x.png"), (8, 70_000))
     for name in ("x.webp", "x.jpg", "x.gif"):
         with pytest.raises(Refused, match=rf"--gen-img={name}: .* cannot be .*70,000 pixels high"):
-            check_height(Path(name), 70_000)
+            check_size(Path(name), (8, 70_000))
 
 
 def test_the_family_of_help_is_one_word_or_two(capsys: pytest.CaptureFixture[str]) -> None:

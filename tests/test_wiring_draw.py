@@ -19,7 +19,7 @@ import main
 from commands import generate as command
 from commands import runs
 from config import Config, RunFacts, write_config
-from gan import checkpoint, data, export, features, metrics, ranking, sample
+from gan import checkpoint, data, export, features, metrics, ranking, sample, sheet
 from gan.errors import Refused
 from gan.weights import load_weights
 from models import CLASSIC, FAMILIES
@@ -410,7 +410,8 @@ def test_the_grid_the_files_and_the_list_have_one_order(generate: Generate, tmp_
     assert [file.name for file in found.files] == [
         f"{place:04}_{index}.png" for place, index in enumerate(found.indices)
     ]
-    assert sorted(found.files) == sorted((tmp_path / "faces").iterdir())
+    contact = tmp_path / "faces" / "contact.png"
+    assert sorted([*found.files, contact]) == sorted((tmp_path / "faces").iterdir())
 
 
 def test_a_grid_without_a_score_and_without_files(room: Path, tmp_path: Path) -> None:
@@ -422,11 +423,11 @@ def test_a_grid_without_a_score_and_without_files(room: Path, tmp_path: Path) ->
     about = json.loads((tmp_path / "deep" / "x.json").read_text())
     assert about == {
         "checkpoint": "somewhere", "ranked_by": "none", "gen_mean": 0.0, "gen_std": 1.0,
-        "label": "b",
+        "label": "b", "trunc": 0.0, "directions": {},
         "faces": [{"place": i, "seed": 4, "index": i} for i in range(2)],
     }  # fmt: skip
-    assert sample.image_grid_height(17, 28) == 3 * 30 + 2
-    assert sample.image_grid_height(8, 28) == 30 + 2
+    assert sheet.grid_size(17, 8, (28, 28), 2) == (8 * 30 + 2, 3 * 30 + 2)
+    assert sheet.grid_size(3, 8, (28, 28), 2) == (3 * 30 + 2, 30 + 2)
 
 
 # ---- export -------------------------------------------------------------------------------------

@@ -261,13 +261,13 @@ function recall() {
   };
   if (isSeed(given.get("seed") || "")) state.seed = given.get("seed");
   state.first = Math.floor(number(given.get("first"), 0, 2 ** 48, 0));
-  state.limit = number(given.get("limit"), 0.2, ALL, ALL);
+  state.limit = number(given.get("limit"), 1, ALL, ALL);
   state.label = number(given.get("label"), -1, about.classes.length - 1, -1);
   for (const text of (given.get("keep") || "").split("~").filter(Boolean)) {
     const [seed, index, limit, label, ...shifts] = text.split("_");
     if (!isSeed(seed)) continue;
     state.kept.push({
-      seed, index: number(index, 0, 2 ** 48, 0), limit: number(limit, 0.2, ALL, ALL),
+      seed, index: number(index, 0, 2 ** 48, 0), limit: number(limit, 1, ALL, ALL),
       label: number(label, -1, about.classes.length - 1, -1),
       shifts: about.directions.map((_, k) => number(shifts[k] ?? null, -about.reach, about.reach, 0)),
     });
