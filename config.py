@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 BUDGET = ("max_epoch", "max_images", "max_minutes")
 # what does not change the result of a run
-OPERATIONAL = ("name", "gpu", "num_workers", "save_every", "save_minutes")
+OPERATIONAL = ("name", "gpu", "num_workers", "save_every", "save_minutes", "keep")
 # what the nets of a run were built with: later commands may repeat these, not change them
 OF_NETS = ("family", "img_size", "channels", "channels_a", "channels_b", "nz", "ngf", "ndf")
 # options of commands, which config.json files of earlier versions hold too
@@ -218,6 +218,12 @@ class Config:
         low=1,
     )
     save_minutes: float = option(10.0, "save at least this often, minutes", above=0)
+    keep: int | str = option(
+        3,
+        "saves whose netg and netd stay: the newest, and others evenly spaced; or all",
+        low=1,
+        choices=("all",),
+    )
     log_every: int = option(20, "steps from one log line to the next", low=1)
     eval_every: int = option(0, "images from one score to the next; 0: about 5 % of the run", low=0)
     rescue: bool = option(
@@ -322,8 +328,9 @@ def _check_range(field: "Field[Any]", text: str, value: float) -> None:
         raise Refused(f"{given}: more than {rule['above']}")
     if rule["high"] is not None and value > rule["high"]:
         raise Refused(f"{given}: at most {rule['high']}")
-    if rule["choices"] and value not in rule["choices"]:
-        raise Refused(f"{given}: one of {', '.join(map(str, rule['choices']))}")
+    numbers = [choice for choice in rule["choices"] if not isinstance(choice, str)]
+    if numbers and value not in numbers:
+        raise Refused(f"{given}: one of {', '.join(map(str, numbers))}")
 
 
 def config_json(config: Config, facts: RunFacts) -> dict[str, Value]:

@@ -1,5 +1,6 @@
 """`train`: one run, new or resumed, from the flags to its last state."""
 
+import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -90,6 +91,7 @@ def _plan_resume(resume: bool | str, request: flags.Request[TrainOptions]) -> St
     except Refused as error:
         raise Refused(f"--resume={path}: {error}") from None
     own["gpu"] = own["gpu"] and "auto"  # this may be another machine
+    own.setdefault("keep", "all")  # what runs of earlier versions did
     changed = changes(own, given)
     for name, (old, new) in changed.items():
         print(f"resume: {flag(name)} {old} -> {new}")
@@ -272,6 +274,33 @@ def say_start(state: "State", data: "Data", no_budget: bool) -> None:
     )
     hint = ", as no budget was given; --max-minutes=10 gives one" if no_budget else ""
     print(f"train: {budget_of(config, data)}{hint}", flush=True)
+    say_disk(state)
+
+
+def say_disk(state: "State") -> None:
+    """Print how much disk the run will take; raises Refused if it has no room for a single save."""
+    from gan.progress import size
+
+    config = state.config
+    folder = runs.folder_of("checkpoints", config.name)
+    there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    own = sum(file.stat().st_size for file in runs.files_of_run(config) if file.suffix == ".pth")
+    room, whole, save = (
+        shutil.disk_usage(there).free + own,
+        state.size_of_run(),
+        state.size_of_save(),
+    )
+    if room < save:
+        raise Refused(
+            f"{folder}: a save takes {size(save)}, and {size(room)} are free there; make room, or "
+            "give a smaller --ngf, --ndf or --img-size"
+        )
+    weights = f", and {size(save - state.size_on_disk())} for each save" * (config.keep == "all")
+    print(
+        f"train: writes up to {size(whole)} to {folder}{weights}; {size(room)} are free", flush=True
+    )
+    if room < whole:
+        print("disk: this may fill it; --keep=1 takes less", file=sys.stderr)
 
 
 def say_end(done: "Outcome", config: Config) -> None:

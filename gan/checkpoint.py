@@ -11,8 +11,9 @@ import os
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import safetensors.torch
@@ -63,7 +64,10 @@ def _write_all(writes: Mapping[Path, Callable[[Path], Any]]) -> None:
             os.close(handle)
 
 
-def _write_payload(payload: dict[str, Any], part: Path) -> None:
+def _write_payload(payload: dict[str, Any], twin: Path | None, part: Path) -> None:
+    if twin is not None:
+        with contextlib.suppress(OSError):  # a file system without links
+            return os.link(twin, part)
     try:
         with open(part, "wb") as file:
             torch.save(payload, file)
@@ -81,13 +85,19 @@ def save(path: Path, payload: dict[str, Any]) -> None:
     save_all({path: payload})
 
 
-def save_all(payloads: Mapping[Path, dict[str, Any]]) -> None:
+def save_all(
+    payloads: Mapping[Path, dict[str, Any]], twins: Mapping[Path, Path] = MappingProxyType({})
+) -> None:
     """The same for several files of a folder: they get their names, in order, when all are written.
 
-    Raises OSError; all files are then what they were, as long as each name is that of a file.
+    `twins` are files that hold the same payload: a link to them takes no room. Raises OSError; all
+    files are then what they were, as long as each name is that of a file.
     """
     _write_all(
-        {path: functools.partial(_write_payload, payload) for path, payload in payloads.items()}
+        {
+            path: functools.partial(_write_payload, payload, twins.get(path))
+            for path, payload in payloads.items()
+        }
     )
 
 
@@ -195,3 +205,35 @@ def prune(current: Path, keep: int) -> None:
     first = ordered.index(current)
     for path in [*ordered[:first], *ordered[first + keep :]]:
         path.unlink(missing_ok=True)
+
+
+def evenly_spaced(epochs: Sequence[int], keep: int) -> list[int]:
+    """`keep` of ascending `epochs`: the last, and others about as far apart from each other.
+
+    One is dropped at a time, where its neighbours (of the first: 0) are closest together. So it
+    hardly matters which of them were dropped before.
+    """
+    kept = list(epochs)
+    while len(kept) > keep:
+        before = [0, *kept]
+        gaps = [kept[i + 1] - before[i] for i in range(len(kept) - 1)]
+        del kept[gaps.index(min(gaps)) if gaps else 0]
+    return kept
+
+
+def thin_out(folder: Path, newest: int, keep: int, given: Iterable[Path] = ()) -> None:
+    """Delete the weights of all saves in `folder` but `keep`, the newest and others evenly spaced.
+
+    `newest` is its epoch; weights of later ones are of a future that was given up. Files whose
+    names end in no number are somebody else's and stay, and so do those `given` to start from.
+    """
+    stay = {path.resolve() for path in given}
+    files: dict[int, list[Path]] = {}
+    for path in folder.glob("net[gd]_*.pth"):
+        number = path.stem[len("netg_") :]
+        if number.isdecimal() and path.resolve() not in stay:
+            files.setdefault(int(number), []).append(path)
+    past = sorted(epoch for epoch in files if epoch <= newest)
+    for epoch in files.keys() - set(evenly_spaced(past, keep)):
+        for path in files[epoch]:
+            path.unlink(missing_ok=True)

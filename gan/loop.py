@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import shutil
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from gan.errors import Refused
 from gan.evaluation import Score
 from gan.feed import Feed
 from gan.losses import Batch
+from gan.progress import size
 from gan.record import reason_of
 from gan.report import Report
 from gan.schedule import PAUSE_SHARE, Pauses, Schedule, Stop
@@ -130,12 +132,14 @@ class Session:
         steps = len(data) // config.batch_size
         self.schedule = Schedule(config, state.family.updates, steps, self.began)
         self.schedule.scored_at = self.schedule.begun_at = self.fraction
-        self.schedule.saves.next = state.size_on_disk() / DISK_SPEED
+        self.schedule.saves.next = state.size_of_save() / DISK_SPEED
         self.trained_before, self.images_before = state.seconds, state.images
         self.started = self.began - state.seconds
         self.saved: tuple[int, Path] | None = None
         self.batch: Batch  # of the last step
+        self.best_step = -1  # of the best state, if it is of this session
         self.announced = False  # when the training will end
+        self.warned = False  # that the disk is nearly full
         if self.fraction >= 1:
             raise Refused(
                 f"--resume: the budget of this run is spent ({state.images:,} images, "
@@ -239,16 +243,33 @@ class Session:
             folder / f"netd_{epoch}.pth": state.nets.D.state_dict(),
             path: self.payload(G),  # the last to get its name: all files of its step exist
         }
+        best = folder / checkpoint.BEST
+        twins = {path: best} if self.best_step == state.step else {}
         try:
-            checkpoint.save_all(files)
+            checkpoint.save_all(files, twins)
         except OSError as error:
             self.schedule.note_save(time.monotonic(), done=False)
             need = sum(map(checkpoint.size_of, files.values())) / 1e6
             raise OSError(error.errno, f"{reason_of(error)} (it needs {need:.1f} MB)") from error
         self.saved = (state.step, path)
         self.schedule.note_save(time.monotonic(), done=True)
-        self.report.spare.attempt("states", lambda: checkpoint.prune(path, KEPT_STATES))
+        self.report.spare.attempt("states", lambda: self.clear_away(path))
         self.show(G)
+
+    def clear_away(self, newest: Path) -> None:
+        """Delete the earlier saves that `--keep` leaves out; warn if the disk is nearly full."""
+        config, folder = self.state.config, newest.parent
+        keep, given = config.keep, (config.netg_path, config.netd_path)
+        if isinstance(keep, int):
+            checkpoint.prune(newest, min(keep, KEPT_STATES))
+            checkpoint.thin_out(folder, self.epoch, keep, [Path(path) for path in given if path])
+        else:
+            checkpoint.prune(newest, KEPT_STATES)
+        free = shutil.disk_usage(folder).free
+        if free < self.state.size_of_save() and not self.warned:
+            self.warned = True
+            need = size(self.state.size_of_save())
+            self.report.print_line(f"disk: {size(free)} are free, and the next save takes {need}")
 
     def show(self, G: nn.Module) -> None:
         """Write the preview of a save, and say in the log that it was."""
@@ -307,6 +328,8 @@ class Session:
             path, payload = self.folders.checkpoints / checkpoint.BEST, self.payload(G)
             if not self.report.spare.attempt("best states", lambda: checkpoint.save(path, payload)):
                 state.best = before  # the one on disk is the best to go back to
+            else:
+                self.best_step = state.step
         self.report.log_scores(state.step, state.images, state.seconds, scores)
         self.schedule.scored_at = self.fraction
 

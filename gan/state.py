@@ -122,6 +122,20 @@ class State:
         moments = 2 if self.config.optimizer == "adam" else 1
         return (1 + moments) * (G + D) + (G if self.ema else 0)
 
+    def size_of_save(self) -> int:
+        """The same of a save: the state, and the weights of G and D beside it."""
+        return self.size_on_disk() + weights_size(self.nets.G) + weights_size(self.nets.D)
+
+    def size_of_run(self) -> int:
+        """The same of all that `--keep` leaves at the end; of "all" without the earlier weights."""
+        keep = self.config.keep if isinstance(self.config.keep, int) else 1
+        states = 2 if self.config.keep == 1 else 3  # the newest, the best and the one before it
+        return (
+            self.size_of_save()
+            + (states - 1) * self.size_on_disk()
+            + (keep - 1) * (weights_size(self.nets.G) + weights_size(self.nets.D))
+        )
+
     def load_state_dict(self, saved: SavedState) -> None:
         """Raises KeyError, RuntimeError or ValueError if the state is of other networks."""
         self.step = saved["step"]

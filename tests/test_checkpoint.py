@@ -106,3 +106,30 @@ def test_a_full_disk_is_an_os_error_and_leaves_the_old_file(tmp_path: Path) -> N
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert checkpoint.load(path) == {"step": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["x.pth"]
+
+
+def test_of_many_saves_a_few_evenly_spaced_stay() -> None:
+    spaced = checkpoint.evenly_spaced
+    assert spaced([10, 20, 30], 3) == [10, 20, 30]
+    assert spaced([10, 20, 30, 40], 3) == [20, 30, 40]  # all are as close: the first one goes
+    assert spaced([20, 30, 40, 50], 3) == [20, 40, 50]
+    assert spaced([20, 40, 70, 80], 3) == [40, 70, 80]
+    assert spaced([5, 6], 1) == [6]
+    kept: list[int] = []
+    for epoch in range(1, 401):  # one after the other, as in a training
+        kept = spaced([*kept, epoch], 5)
+    assert len(kept) == 5
+    assert kept[-1] == 400
+    gaps = [b - a for a, b in zip([0, *kept], kept, strict=False)]
+    assert max(gaps) <= 2 * min(gaps[:-1])
+
+
+def test_thinning_out_deletes_weights_of_saves_only(tmp_path: Path) -> None:
+    names = [f"net{player}_{epoch}.pth" for player in "gd" for epoch in (1, 2, 3, 10, 11)]
+    others = ["netg_best.pth", "best.pth", "state_00000001.pth", "notes_3.txt"]
+    for name in (*names, *others):
+        (tmp_path / name).write_text("")
+    checkpoint.thin_out(tmp_path, 10, 2, [tmp_path / "netg_1.pth"])
+    left = {path.name for path in tmp_path.iterdir()} - set(others)
+    assert left == {"netg_1.pth", "netg_3.pth", "netd_3.pth", "netg_10.pth", "netd_10.pth"}
+    assert all((tmp_path / name).exists() for name in others)

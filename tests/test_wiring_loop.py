@@ -1,8 +1,11 @@
 """What the loop does, by hand: logs, saves, scores, health and rescues (`toy.py`)."""
 
 import dataclasses
+import errno
 import json
 import math
+import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -266,6 +269,56 @@ def test_two_states_are_kept(tmp_path: Path) -> None:
     fit(tmp_path, max_images=1000, save_every=1)
     assert [line["step"] for line in log_of(tmp_path, "save")] == [10, 20, 30, 40, 50]
     assert steps_of(tmp_path / "c") == [40, 50]
+
+
+@pytest.mark.parametrize(
+    ("keep", "states", "epochs"),
+    [(1, [50], [5]), (3, [40, 50], [2, 4, 5]), ("all", [40, 50], [1, 2, 3, 4, 5])],
+)
+def test_what_is_kept_of_earlier_saves(
+    keep: int | str, states: list[int], epochs: list[int], tmp_path: Path
+) -> None:
+    fit(tmp_path, max_images=1000, save_every=1, keep=keep)
+    assert steps_of(tmp_path / "c") == states
+    for player in "gd":
+        found = (tmp_path / "c").glob(f"net{player}_*.pth")
+        assert sorted(int(path.stem[5:]) for path in found) == epochs
+    assert len(list((tmp_path / "i").iterdir())) == 5  # all previews
+
+
+def test_a_state_that_is_the_best_takes_no_room_of_its_own(tmp_path: Path) -> None:
+    done = fit(tmp_path, score=score_of([0.5, 0.4]), max_images=400, eval_every=200)
+    best = tmp_path / "c" / checkpoint.BEST
+    assert best.samefile(done.state)
+    assert checkpoint.load(best)["best"] == 0.4
+    fit(tmp_path / "b", score=score_of([0.5, 0.6]), max_images=400, eval_every=200)
+    best, (state,) = tmp_path / "b" / "c" / checkpoint.BEST, checkpoint.states(tmp_path / "b" / "c")
+    assert [checkpoint.load(path)["step"] for path in (best, state)] == [10, 20]
+
+
+def test_without_links_the_state_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def link(*_: Any) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", link)
+    done = fit(tmp_path, score=score_of([0.5]), max_images=20)
+    best = tmp_path / "c" / checkpoint.BEST
+    assert not best.samefile(done.state)
+    assert checkpoint.load(best)["step"] == checkpoint.load(done.state)["step"] == 1
+
+
+def test_a_disk_that_fills_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    fit(tmp_path, max_images=1000, save_every=1)
+    # each of the two weights 4 bytes: with 2 moments and the average 28 of a state, 8 beside it
+    line = "disk: 0.0 MB are free, and the next save takes 0.0 MB"
+    assert capsys.readouterr().out.count(line) == 1
+    assert toy.make_state().size_of_save() == 36
 
 
 def test_the_best_state_is_replaced_by_better_ones_only(session: Open, tmp_path: Path) -> None:
