@@ -23,6 +23,7 @@ T = TypeVar("T")
 BUDGET = ("max_epoch", "max_images", "max_minutes")
 # what does not change the result of a run
 OPERATIONAL = ("name", "gpu", "num_workers", "save_every", "save_minutes", "keep")
+PATHS = ("data_path", "netg_path", "netd_path")
 # what the nets of a run were built with: later commands may repeat these, not change them
 OF_NETS = ("family", "img_size", "channels", "channels_a", "channels_b", "nz", "ngf", "ndf")
 # options of commands, which config.json files of earlier versions hold too
@@ -336,6 +337,22 @@ def _check_range(field: "Field[Any]", text: str, value: float) -> None:
 def config_json(config: Config, facts: RunFacts) -> dict[str, Value]:
     """What `config.json` holds: the settings, and the classes that bare weights are of."""
     return {**dataclasses.asdict(config), "classes": "/".join(facts.class_names)}
+
+
+def file_name(path: str) -> str:
+    """The last part of a path, as files that are made to be shared name it; "" stays "".
+
+    A path below the working folder tells nothing of the machine and stays as it is.
+    """
+    parts = Path(path).parts
+    inside = not Path(path).is_absolute() and ".." not in parts and not path.startswith("~")
+    return path if inside else Path(path).name
+
+
+def shared_config_json(config: Config, facts: RunFacts) -> dict[str, Value]:
+    """The same for files that leave this machine: of paths the last part alone."""
+    found = config_json(config, facts)
+    return {**found, **{name: file_name(str(found[name])) for name in PATHS}}
 
 
 def write_config(config: Config, facts: RunFacts, path: Path) -> None:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping
 
 from commands import compare_plan, flags
+from config import file_name
 
 FLAGS = compare_plan.FLAGS
 
@@ -15,7 +16,10 @@ def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
     path = flags.page_path(plan.options.report, "compare.html")
     from commands import compare_jobs
 
-    again = [flags.word_of(name, text) for name, text in words.items()]
-    command = f"python main.py compare {shlex.join(again)}"
-    if code := compare_jobs.run(plan, path, command):
+    def command(values: Mapping[str, str]) -> str:
+        again = [flags.word_of(name, text) for name, text in values.items()]
+        return f"python main.py compare {shlex.join(again)}"
+
+    shared = {name: ",".join(map(file_name, text.split(","))) for name, text in words.items()}
+    if code := compare_jobs.run(plan, path, command(words), command(shared)):
         sys.exit(code)

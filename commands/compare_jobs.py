@@ -257,15 +257,18 @@ def train_jobs(jobs: Sequence[Job], children: Children, write: Callable[[], obje
             written = time.monotonic()
 
 
-def run(plan: Plan, path: Path, command: str) -> int:
-    """Train the unfinished runs and write the page; returns the exit code."""
+def run(plan: Plan, path: Path, command: str, shared: str) -> int:
+    """Train the unfinished runs and write the page; returns the exit code.
+
+    `command` does so again; `shared` is how the page, which may go to others, shows it.
+    """
     check_page(path)
     jobs = plan_jobs(plan)
     path.parent.mkdir(parents=True, exist_ok=True)
     announce(jobs)
     with Children() as children:
-        train_jobs(jobs, children, lambda: write_page(path, jobs, plan.name, command))
-    rows = write_page(path, jobs, plan.name, command)
+        train_jobs(jobs, children, lambda: write_page(path, jobs, plan.name, shared))
+    rows = write_page(path, jobs, plan.name, shared)
     print(compare_page.format_summary(rows))
     files = (path, path.with_suffix(".png"), path.with_suffix(".json"))
     print("compare: page {}, curves {}, numbers {}".format(*files))

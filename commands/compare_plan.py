@@ -7,11 +7,11 @@ import hashlib
 import itertools
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from commands import flags
-from config import FIELDS, Settings, flag, option, parse
+from config import FIELDS, Settings, file_name, flag, option, parse
 from gan.errors import Refused
 
 SINGLE = ("name", "seed", "seeds", "overwrite", "report")  # one value for all of a comparison
@@ -115,12 +115,23 @@ def value_of(request: flags.Request[CompareOptions], name: str) -> object:
     return request.settings[name] if name in request.settings else getattr(request.options, name)
 
 
+def _form_of(values: list[object]) -> Callable[[object], str]:
+    """How values of one flag are shown: of paths the last part alone, if that tells them apart."""
+    texts = {str(value) for value in values}
+    return str if len({file_name(text) for text in texts}) < len(texts) else _short
+
+
+def _short(value: object) -> str:
+    return file_name(str(value))
+
+
 def plan(stray: Iterable[str], words: Mapping[str, str]) -> Plan:
     """All runs of a comparison; raises Refused for a mistake in any of them."""
     varied, requests = _product(stray, words)
     options = requests[0].options
     whole = str(requests[0].settings.get("name") or "compare")
     seed = int(requests[0].settings.get("seed", 0))
+    shown = {name: _form_of([value_of(request, name) for request in requests]) for name in varied}
     found = []
     for extra, request in itertools.product(range(options.seeds), requests):
         own = int(parse(FIELDS["seed"], str(seed + extra)))
@@ -128,7 +139,9 @@ def plan(stray: Iterable[str], words: Mapping[str, str]) -> Plan:
         if len(".".join(parts)) > LONGEST_NAME:
             parts = [_name_part(".".join(parts))]
         name = ".".join([whole, *parts, f"seed-{own}"])
-        setting = ", ".join(f"{flag(name)[2:]} {value_of(request, name)}" for name in varied)
+        setting = ", ".join(
+            f"{flag(name)[2:]} {shown[name](value_of(request, name))}" for name in varied
+        )
         given: Settings = {**request.settings, "name": name, "seed": own}
         found.append(PlannedRun(name, setting or whole, own, given, request.options.config))
     return Plan(whole, options, found)

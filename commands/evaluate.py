@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from commands import flags, runs
-from config import Config, flag, option, resolve
+from config import Config, file_name, flag, option, resolve
 from gan.errors import Refused
 
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
     from gan import pages
 
     print(pages.format_table(found.table))
-    numbers = {"drawn_by": source, "data": data_path or "avatars", **found.numbers}
+    data = file_name(data_path) or "avatars"
+    numbers = {"drawn_by": file_name(source), "data": data, **found.numbers}
     pages.write_evaluation(page, numbers, found.table, found.notes, found.pictures)
     print(f"evaluate: page {page}, numbers {page.with_suffix('.json')}")
 
@@ -79,7 +80,7 @@ def _evaluate_folder(request: flags.Request[EvaluateOptions]) -> "tuple[str, str
         value_range=config.value_range,
         flag="--fake-path",
     )
-    reals = config.data_path or "the avatars"
+    reals = file_name(config.data_path) or "the avatars"
     if config.held_out:
         found = evaluation.compare_images(fakes.array, images, options.features, device)
         used = (

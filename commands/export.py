@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from commands import flags, runs
-from config import config_json, option
+from config import file_name, option, shared_config_json
 from gan.errors import Refused
 
 
@@ -84,7 +84,8 @@ def _export_web(request: flags.Request[ExportOptions], path: Path) -> None:
         )
     from gan import web
 
-    line = f"Family {run.config.family}, {run.config.img_size} pixels; drawn from {run.source}."
+    kind, source = f"{run.config.family}, {run.config.img_size} pixels", file_name(run.source)
+    line = f"Family {kind}; drawn from {source}."
     found = web.write_page(run.nets.G, run.config, run.facts, path, line)
     kind = "half" if found.half else "single"
     print(
@@ -112,7 +113,7 @@ def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
     config, classes = run.config, len(run.facts.class_names)
     task = run.family.task
     example = task.example(config, classes, back)
-    saved = json.dumps(config_json(config, run.facts))
+    saved = json.dumps(shared_config_json(config, run.facts))
     difference = export.export(G, example, path, {"config": saved})
     print(f"export: {run.source} -> {path}; pixels (-1 to 1) differ by {difference:.1g} at most")
     inputs = [

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from commands import faces, flags, runs
-from config import flag, option
+from config import file_name, flag, option
 from gan.errors import Refused
 
 if TYPE_CHECKING:
@@ -298,7 +298,7 @@ def draw_like(options: GenerateOptions, run: runs.LoadedRun, device: "torch.devi
     colour = sheet.colour_of(options.gap_colour, "--gap-colour")
     sample.save_picture(sheet.grid(both, 2, gap=options.gap, colour=colour), path)
     about = {
-        "checkpoint": run.source,
+        "checkpoint": file_name(run.source),
         "like": options.like,
         "distance": found.distance,
         "mean_difference_of_a_byte": found.pixels,
@@ -338,7 +338,7 @@ def write_faces(
     sample.save_picture(grid, path)
     listing = path.with_suffix(".json")
     about = {
-        "checkpoint": run.source,
+        "checkpoint": file_name(run.source),
         "ranked_by": kind,
         "gen_mean": options.gen_mean,
         "gen_std": options.gen_std,

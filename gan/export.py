@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as as_safetensors
 from torch import Tensor, nn
 
 from gan import checkpoint
@@ -92,7 +93,7 @@ def write_safetensors(G: nn.Module, example: Inputs, path: Path, about: Mapping[
     weights = {key: value.contiguous() for key, value in G.state_dict().items()}
 
     def write(part: Path) -> None:
-        save_file(weights, part, dict(about))
+        part.write_bytes(as_safetensors(weights, dict(about)))  # `save_file` ignores the umask
         again = load_file(part)
         assert all(torch.equal(again[key], value) for key, value in weights.items())
 
