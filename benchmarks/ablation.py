@@ -40,10 +40,10 @@ SCORE_IMAGES = 25_000  # images from one score in mid-run to the next, at most
 COLUMNS = {
     "score": SCORE,
     "KID 96": "KID (lite0)",
-    "KID 48": "KID (lite0), half size",
+    "KID 48": "KID (lite0) half size",
     "KID (random)": "KID (random)",
     "coverage": "coverage (lite0)",
-    "coverage 48": "coverage (lite0), half size",
+    "coverage 48": "coverage (lite0) half size",
     "recall": "recall (lite0)",
     "SWD": "SWD",
     "memorisation": "memorisation",

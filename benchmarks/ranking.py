@@ -102,7 +102,7 @@ def print_scores(
         chosen = pictures[indices]
         found = metrics.quality(chosen, held_out, reference=reference)
         fake = {net: features.extract(chosen, net) for net in real}
-        kid, half = found["KID (lite0)"], found["KID (lite0), half size"]
+        kid, half = found["KID (lite0)"], found["KID (lite0) half size"]
         precision, recall = metrics.precision_recall(fake["lite0"], real["lite0"])
         cells = [
             f"{kid['value']:.2f} ± {kid['error']:.2f}",

@@ -172,7 +172,8 @@ def _plot_setting(
         x, y = _downsample(log.curves[name], axis)
         x = x / unit
         curves.append((x, y))
-        axes.plot(x, y, ".-" if name == "score" else "-", color=colour, lw=width, alpha=alpha)
+        dots = name == "score" or len(x) == 1  # a line of one point is invisible
+        axes.plot(x, y, ".-" if dots else "-", color=colour, lw=width, alpha=alpha)
         for event in log.events:
             at = (event.images, event.seconds)[axis] / unit
             marker, size = ("X", 70) if event.rescue else ("v", 36)

@@ -58,7 +58,9 @@ def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
     data = file_name(data_path) or "avatars"
     numbers = {"drawn_by": file_name(source), "data": data, **found.numbers}
     pages.write_evaluation(page, numbers, found.table, found.notes, found.pictures)
-    print(f"evaluate: page {page}, numbers {page.with_suffix('.json')}")
+    if pages.REFERENCE in found.table[0]:
+        print(f"{pages.REFERENCE}: what real images reach")
+    print(f"evaluate: page {page}, which explains each number, and {page.with_suffix('.json')}")
 
 
 def _evaluate_folder(request: flags.Request[EvaluateOptions]) -> "tuple[str, str, Evaluation]":

@@ -27,8 +27,8 @@ SHOWN_FACES = 64  # on the page of an evaluation
 SHOWN_ROWS = 24  # test pictures on it
 UNCHOSEN = "64 of them, not chosen"  # title of a picture
 SSIM_BORDER = 5  # pixels that half its Gaussian window covers
-PAIR_NOTES = """L1 and KID: lower is better. PSNR, SSIM and coverage: higher is better. "unchanged"
-is what the given pictures score as they are: a useful translation beats it."""
+UNCHANGED_NOTE = """"unchanged" is what the given pictures score as they are: a useful translation
+beats it.""".replace("\n", " ")
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,10 @@ def compare_images(fakes: Pixels, data: Images, network: str, device: torch.devi
         UNCHOSEN: _picture(list(fakes[:SHOWN_FACES])),
         "The closest to a training image: generated above, training image below": _picture(rows),
     }
-    return Evaluation(dict(found), pages.score_rows(found), pages.SCORE_NOTES, pictures)
+    rows_of_text = pages.score_rows(found)
+    more = (pages.REFERENCE_NOTE, pages.COUNT_NOTE, pages.FEATURES_NOTE)
+    notes = pages.score_notes(rows_of_text, *more)
+    return Evaluation(dict(found), rows_of_text, notes, pictures)
 
 
 def compare_sets(fakes: Pixels, data: Images, network: str, device: torch.device) -> Evaluation:
@@ -87,7 +90,9 @@ def compare_sets(fakes: Pixels, data: Images, network: str, device: torch.device
     reference = features.Reference(data.features_file)
     found = metrics.compare(fakes, data.array, network, reference, str(device))
     pictures = {UNCHOSEN: _picture(list(fakes[:SHOWN_FACES]))}
-    return Evaluation(dict(found), pages.score_rows(found), pages.COMPARISON_NOTES, pictures)
+    rows = pages.score_rows(found)
+    more = (pages.NO_REFERENCE_NOTE, pages.COUNT_NOTE, pages.FEATURES_NOTE)
+    return Evaluation(dict(found), rows, pages.score_notes(rows, *more), pictures)
 
 
 def _picture(images: list[Pixels]) -> Image.Image:
@@ -159,7 +164,7 @@ def picture_scorer(config: Config, data: PictureSet, device: torch.device) -> Sc
         if not data.test_paired:
             return {"score": kid, **values}
         pairs = pair_distances(fakes, wanted[features.spaced(len(wanted), len(fakes))])
-        return {"score": pairs["L1"], **pairs, "KID (lite0), both sizes": kid, **values}
+        return {"score": pairs["L1"], **pairs, "KID (lite0) both sizes": kid, **values}
 
     return score
 
@@ -188,11 +193,14 @@ def evaluate_pictures(
     if given.shape[1] == data.test_wanted.shape[1]:
         rows["unchanged"] = score(given[:])
     names = [name for name in rows["drawn"] if name != "score"]
-    table = [["score", *rows]]
-    table += [[name, *(f"{row[name]:.4f}" for row in rows.values())] for name in names]
+    table = [["score", "better", *rows]]
+    for name in names:
+        table.append([name, pages.better(name), *(f"{row[name]:.4f}" for row in rows.values())])
+    more = (UNCHANGED_NOTE,) * ("unchanged" in rows)
+    notes = pages.score_notes(table, *more, pages.FEATURES_NOTE)
     shown = feed.PictureFeed(config, facts, data, device).rows(nets.G, SHOWN_ROWS)
     third = "wanted" if ways(nets.G)[1] is None else "drawn back"
     pictures = {f"Given, drawn, {third}": sample.as_picture(shown)}
     headline = f"{len(given):,} test pictures, {config.direction}"
     numbers = {"n_fake": len(given), "scores": rows}
-    return Evaluation(numbers, table, PAIR_NOTES, pictures, headline)
+    return Evaluation(numbers, table, notes, pictures, headline)

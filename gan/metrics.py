@@ -21,7 +21,7 @@ from gan.features import Features, Images, Reference, Subset, batches, extract, 
 from gan.swd import swd
 
 MIN_IMAGES = 8  # fewer fakes, training or held-out images are not scored
-SCALES = {1: "", 2: ", half size"}  # images are scored at 1/scale of their size; suffix of the name
+SCALES = {1: "", 2: " half size"}  # images are scored at 1/scale of their size; suffix of the name
 SECOND_OPINION = "random"  # features beside the ones asked for: see `evaluate`
 NEIGHBOURS = 5  # k of precision, recall, density and coverage
 LARGEST_PART = 5000  # images of a side among which neighbours are sought: distances take its square

@@ -24,15 +24,89 @@ if TYPE_CHECKING:
 
 TEMPLATES = Path(__file__).resolve().with_name("templates")
 SIGNATURES = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg"}  # first bytes of the file types
-SCORE_NOTES = """KID, FID and SWD: lower is better; 0: generated and real images are alike.
-Precision, recall, density and coverage: higher is better. "Floor" is the score of as many training
-images against the same held-out images: what a perfect generator would get. "Images" counts
-generated / real images. A memorisation ratio well below 1 means that training images are
-copied."""
-COMPARISON_NOTES = """KID, FID and SWD: lower is better; 0: both sets are alike. Precision,
-recall, density and coverage: higher is better. "Images" counts the images scored / compared with.
-There is no floor, and no memorisation, since all real images are compared with; --held-out=0.1
-compares with a tenth of them only, and has both."""
+REFERENCE = "reference"  # the column of what real images score
+# What each score says, by the first word of its name: which way is good, and what it is.
+READINGS = {
+    "score": (
+        "lower",
+        "the mean of KID at full and half size; best.pth is the state where it was lowest",
+    ),
+    "KID": (
+        "lower",
+        "how far the features of generated images are from those of real ones; 0, or a little "
+        "below: they are alike; ± is the standard error",
+    ),
+    "coverage": ("higher", "the share of real images that have a generated image nearby"),
+    "FID": (
+        "lower",
+        "the distance of two Gaussians fitted to the features; only of equal numbers of images "
+        "are its values comparable",
+    ),
+    "precision": ("higher", "the share of generated images that lie among the real ones"),
+    "recall": ("higher", "the share of real images that lie among the generated ones"),
+    "density": (
+        "higher",
+        "how many real images a generated one lies near, 1 for a real one; above 1 if generated "
+        "images keep to where real ones are many",
+    ),
+    "SWD": (
+        "lower",
+        "how far small patches are from those of real images, at each size, and their mean",
+    ),
+    "memorisation": (
+        "near 1",
+        "how near generated images are to training images, where held-out images are at 1; well "
+        "below 1: training images are copied",
+    ),
+    "copied": (
+        "near 0.01",
+        "the share of generated images that are nearer to a training image than 99 % of held-out "
+        "images are",
+    ),
+    "L1": (
+        "lower",
+        "the mean difference of pixels, 0 to 1; the score of pairs, which chooses best.pth",
+    ),
+    "PSNR": ("higher", "the mean squared difference of pixels, in dB"),
+    "SSIM": ("higher", "how alike small windows are, -1 to 1"),
+}
+REFERENCE_NOTE = (
+    "Reference: the same score of as many training images, against the same held-out images. It is "
+    "what a perfect generator would get."
+)
+COUNT_NOTE = (
+    "Images: how many generated images were scored / how many real ones they were compared with."
+)
+FEATURES_NOTE = (
+    "In brackets: the network whose features are compared. lite0 is EfficientNet-Lite0, trained on "
+    "ImageNet; random is the same untrained, a second opinion that sees colours. Half size: both "
+    "sides shrunk to half."
+)
+NO_REFERENCE_NOTE = (
+    "There is no reference and no memorisation, since all real images are compared with; "
+    "--held-out=0.1 compares with a tenth of them only, and has both."
+)
+
+
+def better(name: str) -> str:
+    """Which way the score of this name is good: "lower", "higher", ...; "" if nobody says."""
+    return READINGS.get(name.split()[0], ("", ""))[0]
+
+
+def score_notes(rows: Sequence[Sequence[str]], *more: str) -> str:
+    """A line for every kind of score in `rows` (the head first), then `more`."""
+    kinds = dict.fromkeys(row[0].split()[0] for row in rows[1:])
+    names = {"memorisation": "memorisation ratio", "copied": "copied share"}
+    lines = [
+        f"{names.get(kind, kind)}: {READINGS[kind][1]}. {_spoken(READINGS[kind][0])}."
+        for kind in kinds
+        if kind in READINGS
+    ]
+    return "\n".join([*lines, *more])
+
+
+def _spoken(way: str) -> str:
+    return f"{way.capitalize()} is better" if way in ("lower", "higher") else f"Good is {way}"
 
 
 @functools.cache
@@ -108,10 +182,10 @@ def format_table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def score_rows(found: Mapping[str, Any]) -> Sequence[tuple[str, ...]]:
-    """The scores that `gan.metrics.evaluate` found, as rows of text: score, value, floor, images.
+    """The scores that `gan.metrics.evaluate` found, as rows of text.
 
-    The first row is the head. KID has its standard error behind the value. What `compare` found
-    has no floors: score, value, images.
+    The first row is the head: score, which way is better, value, reference, images. KID has its
+    standard error behind the value. What `compare` found has no references.
     """
 
     def value(row: "metrics.Entry") -> str:
@@ -120,15 +194,19 @@ def score_rows(found: Mapping[str, Any]) -> Sequence[tuple[str, ...]]:
     if "n_real" in found:
         count = f"{found['n_fake']} / {found['n_real']}"
         scores = found["scores"].items()
-        return [("score", "value", "images"), *((name, value(row), count) for name, row in scores)]
-    rows = [("score", "value", "floor", "images")]
+        texts = ((name, better(name), value(row), count) for name, row in scores)
+        return [("score", "better", "value", "images"), *texts]
+    rows = [("score", "better", "value", REFERENCE, "images")]
     count = f"{found['n_fake']} / {found['n_held_out']}"
     for name, row in found["scores"].items():
-        rows.append((name, value(row), f"{row['floor']:.4f}", count))
+        rows.append((name, better(name), value(row), f"{row['floor']:.4f}", count))
     copies = found["memorisation"]
     count = f"{found['n_fake']} / {found['n_train']}"
-    rows.append(("memorisation ratio", f"{copies['ratio']:.4f}", "1.0000", count))
-    rows.append(("copied share", f"{copies['copied']:.4f}", "0.0100", count))
+    for name, found_value, usual in (
+        ("memorisation ratio", copies["ratio"], "1.0000"),
+        ("copied share", copies["copied"], "0.0100"),
+    ):
+        rows.append((name, better(name), f"{found_value:.4f}", usual, count))
     return rows
 
 
@@ -142,7 +220,8 @@ def write_evaluation(
     """Write the page of `evaluate`, and the numbers beside it as JSON (`found` as it is).
 
     `found` holds at least "drawn_by" (the run or folder), "n_fake" and "data". `rows` is the table
-    of scores, its head first; `notes` says how to read it; `pictures` are shown under their titles.
+    of scores, its head first; the lines of `notes` say how to read it; `pictures` are shown under
+    their titles.
     """
     write_json(path.with_suffix(".json"), found)
     write_page(
@@ -151,9 +230,9 @@ def write_evaluation(
         title=f"Scores of {found['drawn_by']}",
         count=found["n_fake"],
         data=found["data"],
-        head=rows[0],
+        head=[f"{REFERENCE} (real images)" if name == REFERENCE else name for name in rows[0]],
         rows=rows[1:],
-        notes=notes,
+        notes=notes.split("\n"),
         pictures=[(title, data_uri(picture)) for title, picture in pictures.items()],
     )
 

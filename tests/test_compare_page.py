@@ -146,6 +146,18 @@ def test_every_setting_has_a_colour_of_its_own(count: int) -> None:
     assert all(0 <= part <= 1 for colour in colours for part in colour)
 
 
+def test_a_curve_of_one_point_is_seen(tmp_path: Path) -> None:
+    def markers(count: int) -> list[Any]:
+        points = [(100 * i, 1.0 * i, 0.5) for i in range(1, count + 1)]
+        log = RunLog(Run("x", "x", 0, tmp_path, tmp_path), curves={"loss_d": points})
+        axes = Figure().subplots()
+        compare_curves._plot_setting(axes, [log], "loss_d", 0, 1.0, (0.0, 0.0, 0.0))
+        return [line.get_marker() for line in axes.lines]
+
+    assert markers(1) == ["."]
+    assert markers(2) == ["None"]
+
+
 def test_scores_that_fall_a_lot_get_a_log_scale_and_a_spike_is_cut() -> None:
     def axes(name: str, values: Sequence[float]) -> Any:
         found = Figure().subplots()

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
+import numpy as np
 import pytest
 from conftest import ROOT
 from jinja2 import UndefinedError
 from PIL import Image
 
-from gan import pages
+from gan import metrics, pages
 
 HOSTILE = """<script>alert("1")</script> & 'quoted' {{ 7 * 7 }} \udcff.png"""
 FOUND: dict[str, Any] = {
@@ -48,7 +49,9 @@ def attributes(text: str, name: str) -> list[str]:
 def evaluation(tmp_path: Path) -> str:
     pictures = {"64 <samples>": Image.new("RGB", (4, 6), "red"), "closest": Image.new("L", (2, 2))}
     page = tmp_path / "new folder" / "page.html"
-    pages.write_evaluation(page, FOUND, pages.score_rows(FOUND), pages.SCORE_NOTES, pictures)
+    rows = pages.score_rows(FOUND)
+    notes = pages.score_notes(rows, pages.REFERENCE_NOTE)
+    pages.write_evaluation(page, FOUND, rows, notes, pictures)
     return page.read_text(encoding="utf-8")
 
 
@@ -193,10 +196,10 @@ def test_the_page_of_evaluate_has_the_numbers_of_the_terminal(tmp_path: Path) ->
     assert "2,000 pictures were scored. Data: faces &amp; more." in text
     rows = re.findall(r"<tr>(.*)</tr>", text)
     cells = [re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", row) for row in rows]
-    assert cells == [list(row) for row in pages.score_rows(FOUND)]
-    assert ["KID (lite0)", "0.1235 ± 0.0046", "0.0100", "2000 / 100"] in cells
-    assert ["memorisation ratio", "0.8700", "1.0000", "2000 / 900"] in cells
-    assert html.escape(pages.SCORE_NOTES, quote=False).replace('"', "&#34;") in text
+    assert cells[1:] == [list(row) for row in pages.score_rows(FOUND)[1:]]
+    assert ["KID (lite0)", "lower", "0.1235 ± 0.0046", "0.0100", "2000 / 100"] in cells
+    assert ["memorisation ratio", "near 1", "0.8700", "1.0000", "2000 / 900"] in cells
+    assert html.escape(pages.REFERENCE_NOTE) in text
     assert attributes(text, "alt") == ["64 <samples>", "closest"]
     first, second = attributes(text, "src")
     assert Image.open(io.BytesIO(decoded(first, "png"))).size == (4, 6)
@@ -211,12 +214,34 @@ def test_the_json_beside_the_page_is_what_was_found(tmp_path: Path) -> None:
 
 def test_the_scores_for_a_terminal() -> None:
     assert pages.format_table(pages.score_rows(FOUND)).splitlines() == [
-        "score               value            floor   images",
-        "KID (lite0)         0.1235 ± 0.0046  0.0100  2000 / 100",
-        "coverage            0.5000           0.9600  2000 / 100",
-        "memorisation ratio  0.8700           1.0000  2000 / 900",
-        "copied share        0.0200           0.0100  2000 / 900",
+        "score               better     value            reference  images",
+        "KID (lite0)         lower      0.1235 ± 0.0046  0.0100     2000 / 100",
+        "coverage            higher     0.5000           0.9600     2000 / 100",
+        "memorisation ratio  near 1     0.8700           1.0000     2000 / 900",
+        "copied share        near 0.01  0.0200           0.0100     2000 / 900",
     ]
+
+
+def test_every_number_on_the_page_is_explained(tmp_path: Path) -> None:
+    text = evaluation(tmp_path)
+    assert '<th scope="col">reference (real images)</th>' in text
+    lines = re.findall(r"<li>(.*)</li>", text)
+    assert [line.split(":")[0] for line in lines] == [
+        "KID", "coverage", "memorisation ratio", "copied share", "Reference",
+    ]  # fmt: skip
+    assert lines[0].endswith("Lower is better.")
+    assert lines[2].endswith("Good is near 1.")
+
+
+def test_every_score_there_is_has_a_line_and_a_direction(faces: Path) -> None:
+    images = [np.asarray(Image.open(path).convert("RGB")) for path in sorted(faces.glob("*.png"))]
+    pixels = np.stack(images[:48]).transpose(0, 3, 1, 2)
+    found = metrics.evaluate(pixels[:16], pixels[16:32], pixels[32:], "random")
+    rows = pages.score_rows(found)
+    explained = pages.score_notes(rows).splitlines()
+    assert len(explained) == len({row[0].split()[0] for row in rows[1:]})
+    assert all(row[1] in ("lower", "higher", "near 1", "near 0.01") for row in rows[1:])
+    assert not any("," in row[0] for row in rows)
 
 
 # compare
