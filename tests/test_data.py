@@ -302,6 +302,14 @@ def test_many_processes_give_what_one_gives(faces: Path, tmp_path: Path) -> None
     assert one.digest == two.digest
 
 
+def test_the_avatars_are_rendered_in_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(avatars, "COUNT", 128)
+    images = data.open_images("", 16, 3, cache=tmp_path, workers=2)
+    assert np.array_equal(images.array[:2], avatars.render(0, 2, 16))
+
+
 def test_every_image_once_an_epoch_in_an_order_of_its_own(images: data.Images) -> None:
     count, batch = len(images), 30
     steps = count // batch
