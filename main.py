@@ -29,6 +29,11 @@ def call(command: str, stray: tuple[str, ...], options: dict[str, str]) -> None:
     importlib.import_module(f"commands.{command}").main(stray, options)
 
 
+def prepare(*stray: str, **options: str) -> None:
+    """Make a data set of what there is: see `python main.py prepare --help`."""
+    call("prepare", stray, options)
+
+
 def train(*stray: str, **options: str) -> None:
     """Train a GAN: see `python main.py train --help`."""
     call("train", stray, options)
@@ -77,7 +82,7 @@ def film(*stray: str, **options: str) -> None:
 COMMANDS = {
     command.__name__: command
     for command in (
-        train, generate, evaluate, translate, export, compare, interpolate, directions, film,
+        train, generate, evaluate, translate, export, compare, interpolate, directions, film, prepare,
     )
 }  # fmt: skip
 

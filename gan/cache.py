@@ -93,7 +93,7 @@ def attempt(function: Callable[[Argument], Result], argument: Argument) -> Resul
         return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
-def _start_worker() -> None:
+def start_worker() -> None:
     """What a worker process does first: the parent ends it, also by ending itself."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -115,7 +115,7 @@ def map_in_processes(
         yield from map(function, arguments)
         return
     # Spawned, not forked: a fork of a process with torch's threads in it may hang.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_worker)
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=start_worker)
     try:
         rest = iter(arguments)
         # In portions: decoded pictures must not pile up faster than the disk takes them.

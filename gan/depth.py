@@ -37,6 +37,10 @@ class Extrema(NamedTuple):
     high: float
 
 
+class NotFinite(ValueError):
+    """A picture holds NaN or infinite values."""
+
+
 def kind_of(image: Image.Image) -> str:
     """ "16-bit", "32-bit", "float" or COLOUR; "" for a picture of 8 bits. Decodes nothing."""
     if image.mode.startswith("I;16"):
@@ -77,20 +81,44 @@ def _describe(low: float, high: float) -> str:
     return bits.get((low, high), f"{low:,g} to {high:,g}")
 
 
-def _measure(open_picture: OpenPicture, name: str) -> Extrema | None:
+def extrema_of(image: Image.Image) -> Extrema | None:
     """The extrema of a deep picture; None for any other one, and for one that cannot be read."""
+    kind = kind_of(image)
+    if not kind:
+        return None
     try:
-        with open_picture(name, 0) as image:
-            kind = kind_of(image)
-            if not kind:
-                return None
-            values = np.asarray(image)
+        values = np.asarray(image)
     except MemoryError:
         raise
     except Exception:  # Pillow's plug-ins raise anything; decoding will say why it is skipped
         return None
     low, high = float(values.min()), float(values.max())
     return Extrema(kind, low, high) if np.isfinite([low, high]).all() else None
+
+
+def _measure(open_picture: OpenPicture, name: str) -> Extrema | None:
+    """The extrema of the picture of this name, None as `extrema_of`."""
+    try:
+        with open_picture(name, 0) as image:
+            return extrema_of(image)
+    except MemoryError:
+        raise
+    except Exception:
+        return None
+
+
+def range_of(kind: str, low: float, high: float) -> tuple[float, float]:
+    """The range that pictures of a kind with these extrema are read in."""
+    return (low, high) if kind == COLOUR else choose(kind, low, high)
+
+
+def line_of(kind: str, count: int, low: float, high: float, used: tuple[float, float]) -> str:
+    """One line: what was found and how it is read."""
+    pictures = "picture holds" if count == 1 else "pictures hold"
+    return (
+        f"{count:,} {kind} {pictures} values {low:,g} to {high:,g}: read as {_describe(*used)}; "
+        "--value-range=LOW,HIGH to set it"
+    )
 
 
 def find_ranges(
@@ -114,15 +142,9 @@ def find_ranges(
             found[kind] = min(low, before[0]), max(high, before[1])
     ranges, lines = {}, []
     for kind, (low, high) in found.items():
-        if kind == COLOUR:
-            ranges[kind] = low, high
-            continue
-        ranges[kind] = fixed or choose(kind, low, high)
-        pictures = "picture holds" if count[kind] == 1 else "pictures hold"
-        lines.append(
-            f"{count[kind]:,} {kind} {pictures} values {low:,g} to {high:,g}: read as "
-            f"{_describe(*ranges[kind])}; --value-range=LOW,HIGH to set it"
-        )
+        ranges[kind] = fixed if fixed and kind != COLOUR else range_of(kind, low, high)
+        if kind != COLOUR:
+            lines.append(line_of(kind, count[kind], low, high, ranges[kind]))
     return ranges, lines
 
 
@@ -146,7 +168,7 @@ def to_8_bits(image: Image.Image, ranges: Ranges) -> Image.Image:
     values = np.asarray(ImageOps.exif_transpose(image), dtype=np.float64)
     if not np.isfinite(values).all():
         count = int((~np.isfinite(values)).sum())
-        raise ValueError(f"NaN or infinite values, in {count:,} of {values.size:,} pixels")
+        raise NotFinite(f"NaN or infinite values, in {count:,} of {values.size:,} pixels")
     if kind not in ranges:
         raise ValueError(f"a {kind} picture whose suffix is of 8-bit ones; rename it")
     grey = ((values - low) / (high - low) * 255).clip(0, 255).round()

@@ -1,6 +1,8 @@
-"""Which images are near-duplicates, and which are held out to score with. Numpy only, no files."""
+"""Which images are near-duplicates, and which are held out to score with. No files, no torch."""
 
 import hashlib
+import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -11,7 +13,16 @@ MIN_HELD_OUT = 28  # images; a score of fewer says little
 THUMB_SIZE = 16  # pixels on a side of the thumbnails that are compared
 WEAK_COSINE = 0.05  # JPEG at quality 80 changes 99 % of the cosines of the avatars by less
 
+# how much two near-duplicates may differ
+NEAR_BITS = 4  # of 63 signs
+NEAR_MEAN = 0.02 * 255  # of a thumbnail, on average
+NEAR_MOST = 0.1 * 255  # of a thumbnail, anywhere
+FLIPPED_SIGNS = np.uint8(0b01010101)  # of every eight cosines of a row, the odd ones
+AXES = 8  # of a search: more cost time, fewer find too much
+PAIRS = 2**20  # that a search finds at a time
+
 Images = NDArray[np.uint8]  # [N, C, H, W]
+Signatures = NDArray[np.uint8]  # [N, 16 + 256 C]: see `signatures`
 
 
 def _averaging(side: int, count: int) -> NDArray[np.float32]:
@@ -22,7 +33,7 @@ def _averaging(side: int, count: int) -> NDArray[np.float32]:
     return (overlap.clip(min=0) * count / side).astype(np.float32)
 
 
-def _signatures(images: Images) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+def _signs_and_thumbs(images: Images) -> tuple[NDArray[np.int8], NDArray[np.uint8]]:
     """Signs of the 8 x 8 lowest cosines of the mean channel [N, 64]; thumbnails [N, 256 C].
 
     The signs are -1, 0 or 1: 0 for the mean, and for a cosine below WEAK_COSINE (of a symmetric
@@ -32,14 +43,25 @@ def _signatures(images: Images) -> tuple[NDArray[np.float32], NDArray[np.uint8]]
     wave = np.cos(np.pi / 64 * np.arange(8)[:, None] * (2 * np.arange(32) + 1)) / 4
     tall, wide = (wave @ _averaging(side, 32) for side in (height, width))
     short, slim = _averaging(height, THUMB_SIZE), _averaging(width, THUMB_SIZE)
-    signs, thumbs = [], []
+    x = np.asarray(images, dtype=np.float32)
+    cosines = tall @ (x.mean(1) / 255) @ wide.T  # [N, 8, 8]
+    cosines[:, 0, 0] = 0
+    signs = np.sign(cosines * (np.abs(cosines) > WEAK_COSINE)).reshape(len(x), 64)
+    thumbs = (short @ x @ slim.T).round().reshape(len(x), -1)
+    return signs.astype(np.int8), thumbs.astype(np.uint8)
+
+
+def signatures(images: Images) -> Signatures:
+    """What images [N, C, H, W] are compared by: uint8 [N, 16 + 256 C].
+
+    64 bits that say which signs are positive, 64 that say which are not 0, and the thumbnail.
+    """
+    packed = []
     for start in range(0, len(images), 256):
-        x = np.asarray(images[start : start + 256], dtype=np.float32)
-        cosines = tall @ (x.mean(1) / 255) @ wide.T  # [n, 8, 8]
-        cosines[:, 0, 0] = 0
-        signs.append(np.sign(cosines * (np.abs(cosines) > WEAK_COSINE)).reshape(len(x), 64))
-        thumbs.append((short @ x @ slim.T).round().reshape(len(x), -1))
-    return np.concatenate(signs).astype(np.float32), np.concatenate(thumbs).astype(np.uint8)
+        signs, thumbs = _signs_and_thumbs(images[start : start + 256])
+        bits = [np.packbits(signs > 0, 1), np.packbits(signs != 0, 1)]
+        packed.append(np.concatenate([*bits, thumbs], 1))
+    return np.concatenate(packed) if packed else np.zeros((0, 16), np.uint8)
 
 
 def _union(label: NDArray[np.int64], i: NDArray[np.int64], j: NDArray[np.int64]) -> None:
@@ -53,38 +75,109 @@ def _union(label: NDArray[np.int64], i: NDArray[np.int64], j: NDArray[np.int64])
         i, j = i[differ], j[differ]
 
 
-def near_duplicates(
-    images: Images, bits: int = 4, mean: float = 0.02, most: float = 0.1
-) -> NDArray[np.int64]:
+def near_duplicates(images: Images) -> NDArray[np.int64]:
     """Clusters of images that are equal but for compression and mirroring: numbers [N] 0, 1, ...
 
-    Two are near-duplicates if at most `bits` of 63 signs of a perceptual hash (Zauner 2010, pHash)
-    differ *and* their thumbnails by at most `mean` of 0..1 on average and `most` anywhere; a
-    cluster is what near-duplicates connect. The hash alone would put recoloured images together,
-    the average alone two drawings that differ by a mouth.
+    Two are near-duplicates if at most NEAR_BITS of 63 signs of a perceptual hash (Zauner 2010,
+    pHash) differ *and* their thumbnails by at most NEAR_MEAN of 0..255 on average and NEAR_MOST
+    anywhere; a cluster is what near-duplicates connect. The hash alone would put recoloured images
+    together, the average alone two drawings that differ by a mouth.
 
     The thresholds fit 1,000 avatars of 64 pixels. Their copies as JPEG of quality 80 differ in no
     sign, by at most 0.012 on average, and by at most 0.09 anywhere (99 % of them). Of the pairs of
-    different avatars 6,496 pass `bits` and 47 of these `mean`; all 47 differ by 0.28 or more
-    somewhere, so none passes `most`.
-
-    Exact, in blocks: the means of two such thumbnails differ by at most `mean`, so in the order
-    of means only neighbours are compared.
+    different avatars 6,496 pass the bits and 47 of these the mean; all 47 differ by 0.28 or more
+    somewhere, so none passes the most.
     """
-    if not len(images):
+    return clusters_of(signatures(images))
+
+
+def clusters_of(packed: Signatures) -> NDArray[np.int64]:
+    """The clusters of `near_duplicates` [N] by their `signatures` [N, 16 + 256 C].
+
+    Exact, and about n log n where few images are alike: thumbnails that differ by so little lie
+    close together on the main axes of all of them, where a k-d tree finds what is close.
+    """
+    if not len(packed):
         return np.zeros(0, np.int64)
-    signs, thumbs = _signatures(images)
-    rows = np.concatenate([signs.astype(np.int8).view(np.uint8), thumbs], axis=1)
-    packed = np.ascontiguousarray(rows).view(np.dtype((np.void, rows.shape[1]))).ravel()
-    _, first, group = np.unique(packed, return_index=True, return_inverse=True)
-    order = np.argsort(thumbs[first].mean(1), kind="stable")
-    signs, thumbs = signs[first[order]], thumbs[first[order]]
-    label = np.arange(len(order))
-    for i, j in _near_pairs(signs, thumbs, bits, 255 * mean, 255 * most):
-        _union(label, i, j)
-    found = np.empty_like(label)
-    found[order] = label
-    return np.unique(found[group], return_inverse=True)[1]
+    _, first, group = np.unique(_hashes(packed), return_index=True, return_inverse=True)
+    label = np.arange(len(first))
+    for i, j in _candidates(packed, first):
+        apart = label[i] != label[j]
+        i, j = i[apart], j[apart]
+        for start in range(0, len(i), 2**14):
+            some = slice(start, start + 2**14)
+            near = _are_near(packed[first[i[some]]], packed[first[j[some]]])
+            _union(label, i[some][near], j[some][near])
+    return np.unique(label[group], return_inverse=True)[1]
+
+
+def _hashes(packed: Signatures) -> NDArray[np.uint64]:
+    """64 bits of each signature [N], so that equal ones are found without a copy of all."""
+    count, width = packed.shape
+    factors = np.random.default_rng(0).integers(1, 2**63, width // 8, np.uint64) * 2 + 1
+    found = np.empty(count, np.uint64)
+    for start in range(0, count, 4096):
+        words = np.ascontiguousarray(packed[start : start + 4096]).view(np.uint64)
+        words = (words ^ (words >> np.uint64(29))) * factors  # wraps around
+        found[start : start + 4096] = (words ^ (words >> np.uint64(32))).sum(1, dtype=np.uint64)
+    return found
+
+
+def _mirrored(thumbs: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The mirrored thumbnails [n, 256 C]."""
+    return thumbs.reshape(len(thumbs), -1, THUMB_SIZE)[:, :, ::-1].reshape(thumbs.shape)
+
+
+def _are_near(a: Signatures, b: Signatures) -> NDArray[np.bool_]:
+    """Whether a[n] and b[n], or a[n] mirrored, are near-duplicates: [n]."""
+    known = a[:, 8:16] & b[:, 8:16]
+    near = np.zeros(len(a), np.bool_)
+    theirs = b[:, 16:].astype(np.int16)
+    for flip in (False, True):
+        # mirroring negates every odd cosine
+        signs = a[:, :8] ^ (FLIPPED_SIGNS if flip else np.uint8(0))
+        differ = np.unpackbits((signs ^ b[:, :8]) & known, axis=1).sum(1)
+        thumbs = _mirrored(a[:, 16:]) if flip else a[:, 16:]
+        distance = np.abs(theirs - thumbs)
+        near |= (
+            (differ <= NEAR_BITS)
+            & (distance.mean(1) <= NEAR_MEAN)
+            & (distance.max(1, initial=0) <= NEAR_MOST)
+        )
+    return near
+
+
+def _main_axes(thumbs: Signatures) -> NDArray[np.float32]:
+    """The AXES orthonormal directions along which thumbnails [N, 256 C] differ most: [256 C, k]."""
+    some = thumbs[:: max(1, len(thumbs) // 4096)].astype(np.float32)
+    _, vectors = np.linalg.eigh(np.cov(some, rowvar=False, ddof=0))
+    return vectors[:, -AXES:].astype(np.float32)
+
+
+def _candidates(
+    packed: Signatures, first: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Pairs i[n] < j[n] of positions in `first` that may be near, in blocks of about PAIRS."""
+    from scipy.spatial import cKDTree
+
+    axes = _main_axes(packed[first[:: max(1, len(first) // 8192)], 16:])
+    points, mirrored = np.empty((2, len(first), axes.shape[1]), np.float32)
+    for start in range(0, len(first), 4096):
+        thumbs = packed[first[start : start + 4096], 16:]
+        points[start : start + 4096] = thumbs.astype(np.float32) @ axes
+        mirrored[start : start + 4096] = _mirrored(thumbs).astype(np.float32) @ axes
+    # |a - b|^2 is at most the largest difference of a pixel times the sum of all of them
+    reach = math.sqrt(NEAR_MOST * NEAR_MEAN * (packed.shape[1] - 16)) + 1  # 1: rounding
+    tree = cKDTree(points)
+    for queries in (points, mirrored):
+        count = tree.query_ball_point(queries, reach, workers=-1, return_length=True)
+        block = np.cumsum(count) // PAIRS
+        ends = [*(np.flatnonzero(np.diff(block)) + 1).tolist(), len(queries)]
+        for start, end in itertools.pairwise([0, *ends]):
+            found = tree.query_ball_point(queries[start:end], reach, workers=-1)
+            i = np.repeat(np.arange(start, end), count[start:end])
+            j = np.fromiter(itertools.chain.from_iterable(found), np.int64, len(i))
+            yield i[i < j], j[i < j]
 
 
 def clusters_of_several(clusters: NDArray[np.integer]) -> list[NDArray[np.int64]]:
@@ -135,34 +228,6 @@ class Groups:
     def sample(self, groups: NDArray[np.int64], uniform: NDArray[np.float64]) -> NDArray[np.int64]:
         """One image of each of `groups` [n], chosen by `uniform` [n] in [0, 1): indices [n]."""
         return self.sorted[self.starts[groups] + (uniform * self.sizes[groups]).astype(np.int64)]
-
-
-def _near_pairs(
-    signs: NDArray[np.float32], thumbs: NDArray[np.uint8], bits: int, gap: float, most: float
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """The pairs of near-duplicates, as indices i[n] and j[n], block by block.
-
-    The signatures are in the order of the means of their thumbnails; `gap`, `most` in 0..255.
-    """
-    flips = np.tile(np.array([1, -1], dtype=np.float32), 32)  # mirroring negates every odd cosine
-    mirrored = thumbs.reshape(len(thumbs), -1, THUMB_SIZE)[:, :, ::-1].reshape(thumbs.shape)
-    mean = thumbs.mean(1)
-    for start in range(0, len(signs), 512):
-        mine = signs[start : start + 512]
-        end = int(np.searchsorted(mean, mean[start + len(mine) - 1] + gap, side="right"))
-        for other in range(start, end, 4096):
-            theirs = signs[other : min(other + 4096, end)]
-            known = np.abs(mine) @ np.abs(theirs).T
-            for flip, flipped in ((np.float32(1), thumbs), (flips, mirrored)):
-                differ = (known - (mine * flip) @ theirs.T) / 2  # [512, 4096] bits
-                for pair in np.array_split(
-                    np.argwhere(differ <= bits), max(1, differ.size // 2**14)
-                ):
-                    i, j = pair[:, 0] + start, pair[:, 1] + other
-                    i, j = i[i < j], j[i < j]
-                    distance = np.abs(flipped[i].astype(np.int16) - thumbs[j])
-                    near = (distance.mean(1) <= gap) & (distance.max(1) <= most)
-                    yield i[near], j[near]
 
 
 def content_hash(pixels: bytes) -> int:

@@ -54,13 +54,15 @@ def test_clusters_merge_by_either_side() -> None:
     assert split.merge_clusters(a[:0], b[:0]).tolist() == []
 
 
-def test_near_duplicates_in_blocks_are_those_of_all_pairs() -> None:
-    """700 smooth pictures, more than one block: each is compared with each, the simple way."""
+def test_near_duplicates_in_blocks_are_those_of_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """700 smooth pictures, in many blocks: each is compared with each, the simple way."""
     coarse = np.random.RandomState(0).randint(60, 196, (175, 1, 4, 4)).astype(np.float32)
     smooth = features.resized(torch.from_numpy(coarse), (32, 32)).numpy()
     near = [smooth, smooth[..., ::-1] + 2, smooth + np.random.RandomState(1).randn(*smooth.shape)]
     images = np.concatenate([*near, 255 - smooth]).round().astype(np.uint8)
-    signs, thumbs = split._signatures(images)
+    packed = split.signatures(images)
+    positive, known = np.unpackbits(packed[:, :16], axis=1).reshape(-1, 2, 64).swapaxes(0, 1)
+    signs, thumbs = known.astype(np.float32) * (2.0 * positive - 1), packed[:, 16:]
     small, flips = thumbs.astype(np.float32).reshape(-1, 16, 16), np.tile([1, -1], 32)
     same = np.zeros((700, 700), dtype=bool)
     for flip, flipped in ((1, small), (flips, small[:, :, ::-1])):
@@ -70,6 +72,7 @@ def test_near_duplicates_in_blocks_are_those_of_all_pairs() -> None:
             same[i] |= (bits <= 4) & (distance.mean((1, 2)) <= 5.1) & (distance.max((1, 2)) <= 25.5)
     for _ in range(10):
         same = same.astype(np.float32) @ same > 0
+    monkeypatch.setattr(split, "PAIRS", 500)
     label = split.near_duplicates(images)
     assert np.array_equal(label[:, None] == label[None], same | same.T)
     assert len(set(label)) > 300

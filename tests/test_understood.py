@@ -82,10 +82,10 @@ def test_a_picture_with_nan_is_skipped_with_its_reason(tmp_path: Path) -> None:
     good = Image.fromarray(nan.copy())
     nan[0, 0] = np.nan
     found = images_in(save(tmp_path / "in", {"a.tif": Image.fromarray(nan), "b.tif": good}))
-    assert found.skipped == {"a.tif": "ValueError: NaN or infinite values, in 1 of 4,096 pixels"}
+    assert found.skipped == {"a.tif": "NotFinite: NaN or infinite values, in 1 of 4,096 pixels"}
     assert wide(found)[1] > 120
     (tmp_path / "in" / "b.tif").unlink()
-    with pytest.raises(Refused, match=r"1 skipped, a\.tif: ValueError: NaN or infinite values"):
+    with pytest.raises(Refused, match=r"1 skipped, a\.tif: NotFinite: NaN or infinite values"):
         images_in(tmp_path / "in")
 
 
