@@ -1,5 +1,6 @@
 """`prepare`: from whatever people have to a clean data set, and a page that shows why."""
 
+import contextlib
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from gan.errors import Refused, counted
 
 if TYPE_CHECKING:
     from gan.intake import Intake
+    from gan.selection import Rules
 
 WITH_FACES = ("detector", "cascade", "margin")  # flags of --crop=faces
 FEW_FACES = 0.3  # share of pictures with a face, below which another detector is suggested
@@ -139,32 +141,33 @@ def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
     request = flags.read(FLAGS, stray, words)
     options = request.options
     _check(request)
+    from gan.selection import Rules, read_list
+
+    keep, drop = read_list(options.keep, "--keep"), read_list(options.drop, "--drop")
+    with contextlib.closing(_open(request)) as intake:
+        try:
+            intake.list_units()
+            lines = intake.examine(int(request.settings.get("num_workers", 0)))
+        except KeyboardInterrupt:
+            print("prepare: stopped; the same command goes on", file=sys.stderr)
+            sys.exit(130)
+        lines = [_say_settings(request), *lines, *_say_faces(intake, options)]
+        _write(intake, options.out, Rules(options.min_size, options.dedup, keep, drop), lines)
+
+
+def _write(intake: "Intake", out: str, rules: "Rules", lines: list[str]) -> None:
+    """Decide, write the pictures, the list and the page, and say what was done."""
     from gan import contact, delivery, selection
 
-    keep, drop = (
-        selection.read_list(file, name)
-        for file, name in ((options.keep, "--keep"), (options.drop, "--drop"))
-    )
-    intake = _open(request)
-    try:
-        intake.list_units()
-        lines = intake.examine(int(request.settings.get("num_workers", 0)))
-    except KeyboardInterrupt:
-        print("prepare: stopped; the same command goes on", file=sys.stderr)
-        sys.exit(130)
-    lines = [_say_settings(request), *lines, *_say_faces(intake, options)]
-    selection.select(intake, selection.Rules(options.min_size, options.dedup, keep, drop))
-    count = delivery.deliver(intake, options.out)
-    listed, page = _beside(options.out, ".tsv"), _beside(options.out, ".html")
+    selection.select(intake, rules)
+    count = delivery.deliver(intake, out)
+    listed, page = _beside(out, ".tsv"), _beside(out, ".html")
     delivery.write_list(intake, listed)
-    title = f"Prepared: {Path(options.out).name}"
-    contact.write_page(intake, page, title, lines, listed.name)
+    contact.write_page(intake, page, f"Prepared: {Path(out).name}", lines, listed.name)
     for line in lines:
         print(f"prepare: {line}")
     for verdict, reason, number in selection.summary(intake):
-        print(f"prepare: {verdict:8}{number:>10,}  {reason}")
+        print(f"prepare: {verdict:8}{number:>10,}  {reason}".rstrip())
     for kind, number in selection.notes(intake):
         print(f"prepare: {'of these':8}{number:>10,}  {kind}")
-    print(
-        f"prepare: {counted(count, 'picture')} in {options.out}; {page} shows why; names: {listed}"
-    )
+    print(f"prepare: {counted(count, 'picture')} in {out}; {page} shows why; names: {listed}")

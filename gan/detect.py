@@ -59,7 +59,7 @@ def open_cascade(file: str) -> Detector:
     cv2.setNumThreads(1)  # each process has its own pictures
     try:
         cascade = cv2.CascadeClassifier(file)
-    except cv2.error:
+    except (cv2.error, SystemError):  # what it raises differs with its version
         cascade = cv2.CascadeClassifier()
     if cascade.empty():
         raise Refused(f"--cascade={file}: no cascade that OpenCV reads")

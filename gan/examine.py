@@ -175,9 +175,8 @@ def _bar(near: NDArray[np.float64]) -> int:
     if not LEAST_BAR * count <= end <= MOST_BAR * count:
         return 0
     plain = near[max(0, end - 4) : end - 1]
-    return (
-        end if len(plain) and plain.min() >= PLAIN and near[end : end + 3].min() <= PICTURE else 0
-    )
+    starts = near[end : end + 3].min() <= PICTURE
+    return end if starts and len(plain) and plain.min() >= PLAIN else 0
 
 
 def _bars_along(pixels: Pixels) -> tuple[int, int]:

@@ -232,6 +232,10 @@ class Intake:
         except sqlite3.DatabaseError as error:
             raise Refused(f"{self.folder}: damaged ({error}); delete it, and start anew") from None
 
+    def close(self) -> None:
+        """Let another process have the state."""
+        self.db.close()
+
     def get(self, key: str) -> str:
         """A note in the state; "" if it is not there."""
         found = self.db.execute("select value from meta where key = ?", (key,)).fetchone()

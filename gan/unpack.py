@@ -306,7 +306,7 @@ def _video(path: Path, every: float) -> Iterator[tuple[str, Content]]:
         for frame in video.decode(video=0):
             if frame.time is None or frame.time >= due:
                 time = frame.time or 0.0
-                yield f"{time:09.3f}", frame.to_image()
+                yield f"{int(time):05}s{round(time % 1 * 1000):03}", frame.to_image()
                 due = max(due + every, time)
 
 

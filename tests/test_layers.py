@@ -12,7 +12,10 @@ import pytest
 
 from commands.evaluate import EvaluateOptions
 from commands.generate import GenerateOptions
+from commands.prepare import PrepareOptions
 from config import FIELDS
+from gan.detect import DETECTORS
+from gan.examine import CROPS, KINDS
 from gan.features import FEATURES
 from gan.feed import NOISES
 from gan.losses import GAMES
@@ -46,6 +49,7 @@ STARTS_LATER = {"commands.compare_jobs", "commands.compare_curves", "commands.co
 WITHOUT_TORCH = {
     "gan.data", "gan.pairs", "gan.layout", "gan.cache", "gan.readers", "gan.split",
     "gan.avatars", "gan.idx", "gan.errors", "gan.depth", "gan.folders", "gan.overview",
+    "gan.unpack", "gan.examine", "gan.detect", "gan.intake", "gan.selection", "gan.delivery",
     "gan.container",
 }  # fmt: skip
 ANY = {  # where a type of the standard library or of a file is Any
@@ -57,6 +61,7 @@ ANY = {  # where a type of the standard library or of a file is Any
     "gan.report": "a line of the log is JSON",
     "gan.pages": "the scores of an evaluation are JSON",
     "gan.export": "torch.onnx.export has no type",
+    "gan.unpack": "pyarrow has no types",
     "gan.tasks": "a row's own functions alone know which data it opens",
 }
 
@@ -244,10 +249,13 @@ def test_the_page_names_only_files_that_are_there() -> None:
         (FIELDS["loss"], {"", *GAMES}),
         (FIELDS["optimizer"], OPTIMIZERS),
         (FIELDS["noise"], NOISES),
+        (PrepareOptions.__dataclass_fields__["detector"], DETECTORS),
+        (PrepareOptions.__dataclass_fields__["crop"], CROPS),
+        (PrepareOptions.__dataclass_fields__["format"], KINDS),
         (GenerateOptions.__dataclass_fields__["rank_by"], {"", *RANKERS}),
         (EvaluateOptions.__dataclass_fields__["features"], FEATURES),
     ],
-    ids=["loss", "optimizer", "noise", "rank_by", "features"],
+    ids=["loss", "optimizer", "noise", "detector", "crop", "format", "rank_by", "features"],
 )
 def test_the_choices_of_a_flag_are_the_rows_of_its_table(
     option: "Field[str]", table: Collection[str]
