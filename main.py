@@ -82,7 +82,8 @@ def film(*stray: str, **options: str) -> None:
 COMMANDS = {
     command.__name__: command
     for command in (
-        train, generate, evaluate, translate, export, compare, interpolate, directions, film, prepare,
+        train, generate, evaluate, translate, export, compare, interpolate, directions, film,
+        prepare,
     )
 }  # fmt: skip
 

@@ -195,19 +195,17 @@ def test_frames_of_animations(kind: str, inside: Inside, tmp_path: Path) -> None
 
 
 def test_frames_of_a_video(inside: Inside, tmp_path: Path) -> None:
-    av = pytest.importorskip("av")
+    ffmpeg = pytest.importorskip("imageio_ffmpeg")
     (tmp_path / "in").mkdir()
-    with av.open(str(tmp_path / "in" / "x.mp4"), "w") as video:
-        stream = video.add_stream("mpeg4", rate=10)
-        stream.width = stream.height = 64
-        stream.pix_fmt = "yuv420p"
-        for i in range(30):
-            video.mux(stream.encode(av.VideoFrame.from_image(smooth(i // 10))))
-        video.mux(stream.encode())
+    video = ffmpeg.write_frames(str(tmp_path / "in" / "x.mp4"), (64, 64), fps=10, quality=9)
+    video.send(None)
+    for i in range(30):
+        video.send(smooth(i // 10).tobytes())
+    video.close()
     prepared(inside)
-    assert list(listed(tmp_path)) == [f"x.mp4/0000{i}s000" for i in range(3)]
+    assert list(listed(tmp_path)) == [f"x.mp4/{i:06}" for i in range(3)]
     for i in range(3):
-        with Image.open(tmp_path / "out" / "x.mp4" / f"0000{i}s000.png") as picture:
+        with Image.open(tmp_path / "out" / "x.mp4" / f"{i:06}.png") as picture:
             shown = np.asarray(picture).astype(int)
         off = [np.abs(shown - np.asarray(smooth(second))).mean() for second in range(3)]
         assert np.argmin(off) == i, "the picture of that second"
@@ -240,13 +238,13 @@ def test_a_package_that_is_missing_is_named(
     inside: Inside, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save(tmp_path / "in", {"a.png": smooth(1), "x.mp4": "video"})
-    monkeypatch.setitem(__import__("sys").modules, "av", None)
+    monkeypatch.setitem(__import__("sys").modules, "imageio_ffmpeg", None)
     prepared(inside)
     assert listed(tmp_path)["x.mp4"][:2] == ("skipped", "needs a package")
-    assert "pip install av" in listed(tmp_path)["x.mp4"][2]
+    assert "pip install imageio-ffmpeg" in listed(tmp_path)["x.mp4"][2]
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    pytest.importorskip("av")
+    pytest.importorskip("imageio_ffmpeg")
     prepared(inside)  # with it the file is read
     assert listed(tmp_path)["x.mp4/..."][1] == "truncated or damaged"
 
