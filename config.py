@@ -146,6 +146,9 @@ class Config:
     ndf: int = option(32, "channels of D's first layer", low=1, high=4096, fixed="other nets")
     netg_path: str = option("", "weights of G to start from, or to draw with")
     netd_path: str = option("", "weights of D to start from, or to rank with")
+    init: str = option(
+        "", "run, or file of a state, to start from; D's first layers learn after a third only"
+    )
 
     # updates
     batch_size: int = option(

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from gan.tasks import Data
 
 WEIGHTS = ("netg_path", "netd_path")
+# settings of a run that another, which starts from its nets, has too
+SHARED = (*OF_NETS, "noise")
 
 
 def folder_of(kind: str, name: str) -> Path:
@@ -75,6 +77,40 @@ def find_state(resume: bool | str, name: str) -> "tuple[Path, SavedState]":
         f"--resume: no valid state in {folder}; start the run without --resume, or name another "
         "one with --name=..."
     )
+
+
+def find_origin(init: str) -> "tuple[Path, SavedState]":
+    """The state that `--init` names: that of a file, else the newest of a run or its folder.
+
+    Raises Refused if there is none.
+    """
+    from gan import checkpoint
+
+    path = Path(init).expanduser()
+    if path.is_file():
+        state = checkpoint.load(path)
+        if not checkpoint.is_state(state, to_resume=True):
+            raise Refused(
+                f"--init={init}: not a training state; bare weights go to --netg-path and "
+                "--netd-path"
+            )
+        return path, state
+    for folder in (path, folder_of("checkpoints", init)):
+        for found, state in checkpoint.newest(folder):
+            return found, state
+    raise Refused(f"--init={init}: neither a run in checkpoints/ nor a file of a state")
+
+
+def _settings_of_origin(init: str) -> Settings:
+    """The settings that nets need to take over the weights of `--init`."""
+    from models import settings_of
+
+    path, state = find_origin(init)
+    try:
+        saved = settings_of(state)
+    except Refused as error:
+        raise Refused(f"--init={path}: {error}") from None
+    return {name: saved[name] for name in SHARED if name in saved} | {"init": str(path)}
 
 
 def files_of_run(config: Config) -> list[Path]:
@@ -156,6 +192,11 @@ def new_config(given: Settings, file: str = "") -> Config:
     """The config of a new run: the settings in `file`, overridden by those that were given."""
     saved = read_config(file)[0] if file else {}
     saved.pop("name", None)  # else --overwrite would replace the run that the file is from
+    if init := str(given.get("init", saved.get("init", ""))):
+        if any(given.get(name) for name in WEIGHTS):
+            raise Refused(f"--init={init}: not with --netg-path or --netd-path; leave one out")
+        origin = _settings_of_origin(init)
+        saved, given = {**saved, **origin}, {**given, "init": origin["init"]}
     config = merge_layers(saved, given)
     least = family_of(config).task.least_batch
     if config.batch_size < least:
@@ -187,15 +228,18 @@ def merge_layers(saved: Settings, given: Settings) -> Config:
 
 
 def weights_loader(config: Config) -> "Callable[[Nets], None]":
-    """A function that loads `--netg-path` and `--netd-path` into nets; they are read now."""
+    """A function that loads `--init`, `--netg-path`, `--netd-path` into nets; it reads them now."""
     from gan import checkpoint
     from gan.weights import find_weights, load_weights
 
-    given = [
+    given: list[tuple[str, str, object]] = [
         (player, path, find_weights(checkpoint.load(Path(path)), player, path))
         for player, path in (("G", config.netg_path), ("D", config.netd_path))
         if path
     ]
+    if config.init:
+        nets = find_origin(config.init)[1]["nets"]
+        given += [(player, config.init, nets[player]) for player in ("G", "D")]
 
     def load(nets: "Nets") -> None:
         for player, path, weights in given:

@@ -79,7 +79,7 @@ def _plan_resume(resume: bool | str, request: flags.Request[TrainOptions]) -> St
     given = request.settings
     if request.options.overwrite:
         raise Refused("--overwrite: not with --resume, which goes on with the run; leave one out")
-    for other in ("config", *runs.WEIGHTS):
+    for other in ("config", "init", *runs.WEIGHTS):
         if getattr(request.options, other, "") or given.get(other):
             raise Refused(f"{flag(other)}: not with --resume; the run has its own")
     path, saved = runs.find_state(resume, str(given.get("name", "")))
@@ -184,7 +184,9 @@ def _clear_earlier_run(state: "State", data: "Data") -> "State":
     feed = state.family.task.feed(config, state.facts, data, state.device)
     loop.train_step(state, feed.batch(0))
     fresh = new_state(config, state.facts, state.device)
-    kept = {Path(path).resolve() for path in (config.netg_path, config.netd_path) if path}
+    kept = {
+        Path(path).resolve() for path in (config.netg_path, config.netd_path, config.init) if path
+    }
     for file in earlier:
         if file.resolve() not in kept:
             file.unlink()
@@ -272,6 +274,8 @@ def say_start(state: "State", data: "Data", no_budget: bool) -> None:
         f"train: {config.family} {config.img_size} px on {state.device}, {exact}; "
         "Ctrl-C saves and stops"
     )
+    if config.init:
+        print(f"train: from G and D of {config.init}; D's first layers learn after a third only")
     hint = ", as no budget was given; --max-minutes=10 gives one" if no_budget else ""
     print(f"train: {budget_of(config, data)}{hint}", flush=True)
     say_disk(state)

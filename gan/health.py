@@ -173,7 +173,8 @@ RULES = (
         lambda s: s.gap > GAP_OF_MEMORISATION,
         lambda s: (
             f"D knows its training images by heart: held-out ones look {100 * s.gap:.0f} % "
-            "fake to it; more images, a smaller D (--ndf) or, if scores rise, less time"
+            "fake to it; what helps, best first: more images, --init=RUN of a larger set, and, if "
+            "scores rise, less time"
         ),
     ),
     Rule(

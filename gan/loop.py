@@ -78,7 +78,7 @@ def train_step(state: State, batch: Batch) -> dict[str, Tensor]:
         else contextlib.nullcontext()
     )
     if due.d:
-        nets.D.requires_grad_(True)
+        state.let_d_learn()
         with mixed:
             loss, more = family.d_loss(nets, batch, config)
         update(loss, state.opt_d)

@@ -16,6 +16,7 @@ from gan.losses import Nets
 from gan.report import Meters
 from gan.schedule import Updates, learning_rate_scale
 
+FROZEN_SHARE = 1 / 3  # of the budget
 SavedState = dict[str, Any]  # Any: a file of tensors, numbers, strings and containers of them
 
 
@@ -58,6 +59,15 @@ OPTIMIZERS: dict[str, Callable[[nn.Module, float, Config, bool], torch.optim.Opt
 }
 
 
+def first_layers(D: nn.Module) -> list[nn.Module]:
+    """The first half of the convolutional or, without any, the linear layers of D."""
+    for kind in (nn.Conv2d, nn.Linear):
+        found = [layer for layer in D.modules() if isinstance(layer, kind)]
+        if found:
+            return list(found[: len(found) // 2])
+    return []
+
+
 def weights_size(net: nn.Module) -> int:
     """Bytes of all weights and buffers of `net`."""
     return sum(value.nbytes for value in net.state_dict().values())
@@ -88,6 +98,7 @@ class State:
         self.monitor = health.Monitor()
         self.step = 0
         self.seconds = 0.0
+        self.frozen = False  # the first layers of D
         self.rescues = 0  # each halves both learning rates
         self.best: float | None = None  # the best score so far
 
@@ -165,14 +176,26 @@ class State:
                     group["fused"] = self.fused  # and this may be another device
 
     def set_rates(self, fraction: float) -> None:
-        """Set the learning rates of the next step, after `fraction` of the budget."""
+        """Set the learning rates of the next step, after `fraction` of the budget, and who learns.
+
+        In the first third of a run that starts from another one, D's first layers stay as they
+        are: what they see is much the same in all faces (Mo et al. 2020, arXiv:2002.10964).
+        """
         config = self.config
+        self.frozen = bool(config.init) and fraction < FROZEN_SHARE
         scale = 0.5**self.rescues * learning_rate_scale(
             self.step, fraction, config.warm_up, config.lr_end, config.lr_fall
         )
         for optimizer, rate in ((self.opt_g, config.lr1), (self.opt_d, config.lr2)):
             for group in optimizer.param_groups:
                 group["lr"] = scale * rate
+
+    def let_d_learn(self) -> None:
+        """Let the weights of D have gradients, without those that are frozen."""
+        self.nets.D.requires_grad_(True)
+        if self.frozen:
+            for layer in first_layers(self.nets.D):
+                layer.requires_grad_(False)
 
     def sampler(self, source: sample.InputSource) -> nn.Module:
         """A copy of the network to draw with: the average with new batch norm statistics, or G."""

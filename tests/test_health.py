@@ -106,7 +106,7 @@ def test_a_healthy_training_raises_nothing() -> None:
     [
         ("d wins", "--d-every", {"pair_auc": 0.991}, {"pair_auc": 0.989}),
         ("g wins", "--g-every", {"pair_auc": 0.49}, {"pair_auc": 0.51}),
-        ("memory", "--ndf", {"gap": 0.51}, {"gap": 0.49}),
+        ("memory", "--init", {"gap": 0.51}, {"gap": 0.49}),
         ("narrow", "--lr2", {"diversity": 0.59}, {"diversity": 0.61}),
     ],
 )
