@@ -24,6 +24,21 @@ BUDGET = ("max_epoch", "max_images", "max_minutes")
 # what does not change the result of a run
 OPERATIONAL = ("name", "gpu", "num_workers", "save_every", "save_minutes", "keep")
 PATHS = ("data_path", "netg_path", "netd_path")
+# what the default family has no use for: `train --help` leaves it out
+OF_OTHER_FAMILIES = (
+    "channels_a", "channels_b", "direction", "jitter", "l1", "cycle", "identity", "half_squares",
+    "pool", "spectral", "d_lead", "fake_label", "penalty", "penalty_every", "clip",
+)  # fmt: skip
+# the groups of settings in `--help`: each begins with this one
+GROUPS = {
+    "family": "the run",
+    "data_path": "data",
+    "channels_a": "pictures to pictures",
+    "nz": "nets",
+    "batch_size": "updates",
+    "max_epoch": "budget",
+    "save_every": "files and scores",
+}
 # what the nets of a run were built with: later commands may repeat these, not change them
 OF_NETS = ("family", "img_size", "channels", "channels_a", "channels_b", "nz", "ngf", "ndf")
 # options of commands, which config.json files of earlier versions hold too

@@ -117,13 +117,17 @@ def run(words: list[str]) -> None:
     if not words or words[0] in ("--help", "-h", "help"):
         print(help.usage(COMMANDS))
         return
+    if words[0] in ("--version", "-V", "version"):
+        print(help.version())
+        return
     command, *rest = words
     if command not in COMMANDS:
         near = difflib.get_close_matches(command, COMMANDS, 1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
         raise Refused(f"{command}: no such command; {hint}")
     if any(word in ("--help", "-h") for word in rest):
-        print(help.help_of(command, re.findall(r"--family[= ]([^-\s]\S*)", " ".join(rest))))
+        families = re.findall(r"--family[= ]([^-\s]\S*)", " ".join(rest))
+        print(help.help_of(command, families, "--all" in rest))
         return
     for word in rest:
         if word in ("-", "--") or word.startswith(("--=", "---")):  # Fire would pass these over

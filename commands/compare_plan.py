@@ -36,12 +36,24 @@ FLAGS = flags.CommandFlags(
     CompareOptions,
     settings=tuple(FIELDS),
     usage="compare --g-every=1,5 --seeds=2 [--max-minutes=10] ...",
+    does="Trains every combination of settings with every seed, and writes one page about them.",
+    examples=(
+        "compare --family=dcgan,modern --max-minutes=10",
+        "compare --g-every=1,5 --seeds=3 --max-images=50000",
+        "compare --lr=1e-4,2e-4 --data-path=FOLDER --name=rates --report=rates.html",
+    ),
     notes=(
-        "Flags of `train` take several values, separated by commas: --g-every=1,5 --lr1=1e-4,2e-4.",
-        "Each combination is trained with each seed, one after the other, as a run of its own,",
-        "NAME.lr1-0.0001.g-every-1.seed-0 (NAME is compare by default). The same command again",
+        "Flags of `train` take several values, separated by commas: --g-every=1,5 --lr1=1e-4,2e-4. "
+        "Each combination is trained with each seed, one after the other, as a run of its own, "
+        "NAME.lr1-0.0001.g-every-1.seed-0 (NAME is compare by default). The same command again "
         "goes on where it stopped; finished runs are not trained again.",
     ),
+    meanings={
+        "netg_path": "weights of G to start from",
+        "netd_path": "weights of D to start from",
+        "name": "how the names of all its runs begin; empty: compare",
+        "seed": "the first seed; --seeds takes the ones after it too",
+    },
 )
 
 

@@ -34,6 +34,19 @@ FLAGS = flags.CommandFlags(
     EvaluateOptions,
     settings=(*flags.OF_DRAWING, "held_out", "num_workers", "value_range"),
     usage="evaluate [--fake-path=FOLDER_OR_ZIP] ...",
+    does="Scores what a run draws, or the pictures of a folder, and writes a page about it.",
+    examples=(
+        "evaluate --name=mine",
+        "evaluate --name=mine --gen-num=10000 --report=mine.html",
+        "evaluate --fake-path=DRAWN --data-path=REAL",
+    ),
+    meanings={
+        **flags.MEANINGS_OF_LOADED_RUNS,
+        "data_path": "folder or zip of the real images to compare with",
+        "held_out": "with --fake-path: share of --data-path to compare with; 0: all of it",
+        "img_size": "pixels on a side; with --fake-path, those at which folders are compared",
+    },
+    loads_run=True,
 )
 # the flags that go together with --fake-path
 OF_FOLDERS = (

@@ -30,6 +30,18 @@ FLAGS = flags.CommandFlags(
     ExportOptions,
     settings=(*flags.OF_LOADED_RUNS, "netd_path", *flags.OF_TRANSLATION),
     usage="export [--to=web] [--file=faces.html] ...",
+    does="Writes G in one file for other programs; what was written is compared with G.",
+    examples=(
+        "export --name=mine --file=faces.onnx",
+        "export --name=mine --file=faces.safetensors",
+        "export --name=mine --to=web",
+    ),
+    meanings={
+        **flags.MEANINGS_OF_LOADED_RUNS,
+        "batch_size": "of weights of pix2pix: 1 for instance norm, 2 for batch norm",
+        "netd_path": "file of weights of D, for --net=D",
+    },
+    loads_run=True,
 )
 SUFFIXES = {
     "": ".onnx",

@@ -6,7 +6,7 @@ Only the standard library is imported here, so that a mistake is reported at onc
 import dataclasses
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -27,6 +27,16 @@ OF_DRAWING_NOISE = (
     "noise", "seed", "gpu",
 )  # fmt: skip
 OF_TRANSLATION = ("channels_a", "channels_b", "direction")
+# what settings mean to a command that loads a run
+MEANINGS_OF_LOADED_RUNS = {
+    "name": "the run to load; empty: the newest",
+    "batch_size": "pictures drawn at a time",
+    "netg_path": "file of weights of G to load, not a run",
+    "netd_path": "file of weights of D, beside --netg-path",
+    "data_path": "folder or zip of the training images, if they have moved",
+    "direction": "AtoB or BtoA: with cyclegan also the way back",
+    "seed": "of the noise: the same seed draws the same pictures",
+}
 
 
 @dataclass(frozen=True)
@@ -37,7 +47,11 @@ class CommandFlags(Generic[Options]):
     options: type[Options]  # a dataclass made with `config.option`
     settings: tuple[str, ...]
     usage: str  # its line in `main.py --help`
+    does: str = ""  # what it does, in a sentence
+    examples: tuple[str, ...] = ()  # ways to call it, without `python main.py`
     notes: tuple[str, ...] = ()  # lines below its table in `--help`
+    meanings: Mapping[str, str] = field(default_factory=dict)  # of settings, to this command
+    loads_run: bool = False  # settings that are not given are those of a run
 
     @property
     def fields(self) -> "dict[str, Field[Any]]":

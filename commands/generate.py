@@ -72,6 +72,18 @@ FLAGS = flags.CommandFlags(
     GenerateOptions,
     settings=(*flags.OF_DRAWING, "num_workers"),
     usage="generate [--gen-num=64] [--gen-img=faces.png] ...",
+    does="Draws faces with a trained run, ranks them, and writes the best as one image grid.",
+    examples=(
+        "generate --name=mine --gen-num=64",
+        "generate --name=mine --gen-dir=out --diverse",
+        "generate --gen-index=17,4 --seed=0 --gen-img=again.png",
+    ),
+    meanings={
+        **flags.MEANINGS_OF_LOADED_RUNS,
+        "netd_path": "file of weights of D, which ranks what --netg-path draws",
+        "data_path": "folder or zip of the images to rank by; empty: those of the run",
+    },
+    loads_run=True,
 )
 
 

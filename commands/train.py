@@ -39,10 +39,16 @@ FLAGS = flags.CommandFlags(
     TrainOptions,
     settings=tuple(FIELDS),
     usage="train [--data-path=FOLDER_OR_ZIP] [--max-minutes=60] [--gpu=True] ...\ntrain --resume",
-    notes=(
-        "Each family has its own defaults; `train --family=dcgan --help` shows those of dcgan, and",
-        "leaves out the flags that it has no use for.",
+    does="Trains a GAN: a new run, or with --resume one that stopped.",
+    examples=(
+        "train --max-minutes=10",
+        "train --data-path=FOLDER_OR_ZIP --name=mine --max-minutes=60",
+        "train --name=mine --resume --max-minutes=120",
     ),
+    meanings={
+        "netg_path": "weights of G to start from",
+        "netd_path": "weights of D to start from",
+    },
 )
 
 

@@ -37,6 +37,18 @@ FLAGS = flags.CommandFlags(
     TranslateOptions,
     settings=(*flags.OF_DRAWING, *flags.OF_TRANSLATION, "value_range"),
     usage="translate --input=PICTURE_OR_FOLDER [--direction=AtoB] ...",
+    does="Turns every picture of a file, folder or zip into one of the other kind.",
+    examples=(
+        "translate --name=pairs --input=FOLDER",
+        "translate --name=pairs --input=FOLDER --output=out --side-by-side=page.html",
+        "translate --name=two --input=photo.jpg --direction=BtoA",
+    ),
+    meanings={
+        **flags.MEANINGS_OF_LOADED_RUNS,
+        "batch_size": "of weights of pix2pix: 1 for instance norm, 2 for batch norm",
+        "seed": "of the noise of --dropout: the same seed draws the same pictures",
+    },
+    loads_run=True,
 )
 
 
