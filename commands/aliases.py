@@ -215,8 +215,7 @@ TABLE = (
         instead="the curves are in runs/; look at them with: tensorboard --logdir runs",
     ),
     # drawing and scores
-    Alias(("trunc", "trunc_psi", "truncation_psi"), ("gen_std",)),
-    Alias(("seeds",), instead="--gen-index=85,265 draws these candidates of --seed"),
+    Alias(("trunc_psi", "truncation_psi"), ("gen_std",)),
     Alias(("class", "class_idx"), ("label",)),
     Alias(("num_images", "num_samples", "n_samples"), ("gen_num",)),
     Alias(("how_many", "num_test"), instead="`translate` takes all pictures of --input"),

@@ -32,6 +32,14 @@ FLAGS = flags.CommandFlags(
     DirectionsOptions,
     settings=flags.OF_DRAWING_NOISE,
     usage="directions [--count=6] [--by=weights] ...",
+    does="Finds directions in the noise of a run along which its faces change, and shows them.",
+    examples=(
+        "directions --name=mine",
+        "directions --name=mine --gen-index=17,4 --count=3",
+        "directions --name=mine --by=weights --steps=9 --output=ways.png",
+    ),
+    meanings=flags.MEANINGS_OF_LOADED_RUNS,
+    loads_run=True,
     notes=(
         "generate --direction-2=1.5 moves faces along the second of --by=weights.",
         "A direction is what this generator happens to have learned: most change several things.",

@@ -33,6 +33,14 @@ FLAGS = flags.CommandFlags(
     FilmOptions,
     settings=("name",),
     usage="film --name=mine [--output=film.mp4] ...",
+    does="Makes a film of the previews of a run: the same noise from the first save to the last.",
+    examples=(
+        "film --name=mine",
+        "film --name=mine --output=film.mp4 --fps=8",
+        "film --name=mine --rows=2 --upscale=2 --formats=all",
+    ),
+    meanings={"name": "the run; empty: the one without a name"},
+    loads_run=True,
     notes=("The previews are imgs/<name>/<epoch>.png: the same noise at each save.",),
 )
 

@@ -48,6 +48,14 @@ FLAGS = flags.CommandFlags(
     InterpolateOptions,
     settings=flags.OF_DRAWING_NOISE,
     usage="interpolate [--seeds=3,14,15] [--loop] [--wander=30s] [--formats=all] ...",
+    does="Walks from face to face through the noise of a run, as a film or a sheet.",
+    examples=(
+        "interpolate --name=mine --seeds=3,14,15 --loop",
+        "interpolate --name=mine --gen-index=17,4,99 --output=walk.png",
+        "interpolate --name=mine --wander=30s --output=walk.mp4",
+    ),
+    meanings=flags.MEANINGS_OF_LOADED_RUNS,
+    loads_run=True,
     notes=(
         "Without --seeds, --gen-index and --wander it walks through faces 0 to 3 of --seed.",
         "Normal noise goes on the sphere (slerp), uniform noise in a straight line.",
