@@ -129,7 +129,7 @@ def help_of(command: str, families: list[str], every: bool = False) -> str:
         row = find_family(families[-1])
         defaults = {"family": families[-1], **row.defaults}
         table = help_table(spec, defaults, set(ONLY_SOME) - set(row.settings))
-    elif every or families or spec.loads_run:
+    elif every or families or not set(OF_OTHER_FAMILIES) <= set(spec.settings):
         table = help_table(spec)
     else:  # at once: no torch
         table = help_table(spec, without=OF_OTHER_FAMILIES)

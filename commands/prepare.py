@@ -59,6 +59,13 @@ FLAGS = flags.CommandFlags(
     PrepareOptions,
     settings=("data_path", "value_range", "num_workers"),
     usage="prepare --data-path=ANYTHING --out=FOLDER [--crop=faces] [--img-size=128] ...",
+    does="Makes a clean data set of whatever there is: reads it, crops it, drops near-duplicates.",
+    examples=(
+        "prepare --data-path=FOLDER_OR_ZIP --out=clean --crop=faces --img-size=128",
+        "prepare --data-path=clip.mp4 --out=frames.zip --every=2s",
+        "prepare --data-path=FOLDER --out=clean --min-size=96 --format=jpg",
+    ),
+    meanings={"data_path": "what to read"},
     notes=(
         "Reads folders, zips, tars, parquet and arrow tables, animations and videos. Beside --out,",
         "OUT.html shows what was kept and what not, and why; OUT.tsv names all. The same command",
