@@ -19,24 +19,25 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing import connection, get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from gan import container
+from gan import container, progress
 from gan.errors import Refused, counted, plain
 from gan.overview import Overview
 from gan.readers import Source
 
 VERSION = 6  # of the caches' layout and of the decoding; part of the key
+END_SECONDS = 5.0  # that a process which decodes may take to end
 PORTION = 2048  # pictures decoded ahead of the disk
 LONGEST_LABEL = 64  # bytes of a source's name in that of its cache: file names end at 255
 
@@ -115,34 +116,45 @@ def map_in_processes(
         yield from map(function, arguments)
         return
     # Spawned, not forked: a fork of a process with torch's threads in it may hang.
+    others, own = set(multiprocessing.active_children()), set[BaseProcess]()
     pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=start_worker)
     try:
         rest = iter(arguments)
         # In portions: decoded pictures must not pile up faster than the disk takes them.
         while portion := list(itertools.islice(rest, PORTION)):
-            yield from pool.map(function, portion, chunksize=16)
+            results = pool.map(function, portion, chunksize=16)
+            own |= set(multiprocessing.active_children()) - others
+            yield from results
     except BrokenProcessPool as error:
-        raise Refused(
-            "a process decoding images was killed (out of memory?); try --num-workers=1"
-        ) from error
+        raise Refused(_end_of(own)) from error
+    except MemoryError as error:
+        raise Refused("out of memory while decoding images; try --num-workers=1") from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _end_of(processes: Iterable[BaseProcess]) -> str:
+    """What ended a process that decodes, in words, and the way out."""
+    for process in processes:
+        process.join(END_SECONDS)
+    codes = {code for process in processes if (code := process.exitcode)}
+    # those that were left are sent SIGTERM: another code is that of the one which ended first
+    code = min(codes - {-signal.SIGTERM}, default=-signal.SIGTERM)
+    if code == -signal.SIGKILL:
+        how = "was killed, as systems do when memory runs out; try --num-workers=1"
+    elif code < 0:
+        how = f"was ended by {signal.Signals(-code).name}; try --num-workers=1"
+    else:
+        how = f"ended with exit code {code}, and may have said why above; try --num-workers=1"
+    return f"a process decoding images {how}"
 
 
 def _decode_all(
     decode: Decode, items: Sequence[Item], workers: int, label: str
 ) -> Iterator[Decoded | str]:
-    """`attempt(decode, item)` of each item, in order, with a progress bar."""
-    return iter(
-        tqdm(
-            map_in_processes(functools.partial(attempt, decode), items, workers),
-            f"reading {label}",
-            len(items),
-            unit="img",
-            mininterval=0.1 if sys.stderr.isatty() else 10,
-            disable=not items,
-        )
-    )
+    """`attempt(decode, item)` of each item, in order, with its progress."""
+    found = map_in_processes(functools.partial(attempt, decode), items, workers)
+    return progress.track(found, f"reading {label}", len(items), "pictures")
 
 
 # --- writing -------------------------------------------------------------------------------------

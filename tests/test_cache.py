@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -29,7 +30,16 @@ def decode(item: cache.Item) -> cache.Decoded:
 
 
 def kill(item: cache.Item) -> cache.Decoded:
-    os._exit(9)
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("dead")
+
+
+def leave(item: cache.Item) -> cache.Decoded:
+    os._exit(7)
+
+
+def hungry(item: cache.Item) -> cache.Decoded:
+    raise MemoryError
 
 
 def open_nothing(name: str, size: int) -> Image.Image:
@@ -72,17 +82,24 @@ def test_pictures_are_kept_by_index(tmp_path: Path) -> None:
 
 
 def test_memory_is_not_taken_for_a_damaged_file() -> None:
-    def hungry(_: int) -> None:
-        raise MemoryError
-
     with pytest.raises(MemoryError):
-        cache.attempt(hungry, 1)
+        cache.attempt(hungry, ("1", ""))
     assert cache.attempt(int, "x").startswith("ValueError: invalid literal")  # type: ignore[union-attr]
 
 
-def test_a_killed_worker_is_a_refusal(tmp_path: Path) -> None:
-    with pytest.raises(Refused, match=r"was killed .*try --num-workers=1"):
-        builder(tmp_path, workers=2).write(["a"], singles(*range(128)), kill)
+@pytest.mark.parametrize(
+    ("end", "says"),
+    [
+        (kill, "was killed, as systems do when memory runs out; try --num-workers=1"),
+        (leave, "ended with exit code 7, and may have said why above; try --num-workers=1"),
+        (hungry, "out of memory while decoding images; try --num-workers=1"),
+    ],
+)
+def test_a_worker_that_ends_is_a_refusal_that_says_how(
+    end: cache.Decode, says: str, tmp_path: Path
+) -> None:
+    with pytest.raises(Refused, match=says):
+        builder(tmp_path, workers=2).write(["a"], singles(*range(128)), end)
 
 
 def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ OF_COMMANDS = {
 STARTS_LATER = {"commands.compare_jobs", "commands.compare_curves", "commands.compare_page"}
 # the processes that decode import these
 WITHOUT_TORCH = {
-    "gan.data", "gan.pairs", "gan.layout", "gan.cache", "gan.readers", "gan.split",
+    "gan.data", "gan.pairs", "gan.progress", "gan.layout", "gan.cache", "gan.readers", "gan.split",
     "gan.avatars", "gan.idx", "gan.errors", "gan.depth", "gan.folders", "gan.overview",
     "gan.unpack", "gan.examine", "gan.detect", "gan.intake", "gan.selection", "gan.delivery",
     "gan.container",
