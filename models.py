@@ -2,12 +2,10 @@
 
 import difflib
 import functools
-from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
@@ -16,36 +14,13 @@ from gan import checkpoint
 from gan.errors import Refused
 from gan.family import Family
 from gan.losses import Nets, adversarial, clip_weights, cycle, fake_label, paired
+from gan.modern import ModernD, ModernG, ModulatedG
 from gan.schedule import critic_first
+from gan.shapes import project, pyramid, width
 from gan.state import SavedState
 from gan.tasks import TASKS
 from gan.translation import CycleD, PatchD, Pool, ResNetG, ThereAndBack, UNet, init_weights
 from gan.weights import load_weights
-
-# Sizes whose classic script ends in layers of stride 3; every other size is halved throughout.
-STRIDES = {96: (3, 2, 2, 2), 144: (3, 3, 2, 2)}
-
-
-def pyramid(
-    img_size: int, strides: Mapping[int, tuple[int, ...]] = STRIDES
-) -> list[tuple[int, int]]:
-    """(side, stride to the next) from the picture down, ending with (smallest side, 0).
-
-    96 -> 32 -> 16 -> 8 -> 4 and 144 -> 48 -> 16 -> 8 -> 4 as in the classic scripts;
-    64 -> 32 -> 16 -> 8 -> 4; 28 -> 14 -> 7; 100 -> 50 -> 25 -> 12 -> 6 (an odd side rounds down).
-    """
-    sides, side = [], img_size
-    given = list(strides.get(img_size, ()))
-    while given or side >= 8:
-        stride = given.pop(0) if given else 2
-        sides.append((side, stride))
-        side //= stride
-    return [*sides, (side, 0)]
-
-
-def width(level: int, base: int) -> int:
-    """Channels `level` layers away from the picture: base, 2 base, 4 base, then 8 base."""
-    return base * min(2**level, 8)
 
 
 class NetG(nn.Module):
@@ -97,16 +72,6 @@ class NetG(nn.Module):
 
     def forward(self, noise: Tensor, *condition: Tensor) -> Tensor:
         return self.main(torch.cat((noise, *condition), 1)[:, :, None, None])
-
-
-def project(scores: Tensor, *condition: Tensor) -> Tensor:
-    """[N, 1 + classes] -> [N]: the score as a picture, plus that as a picture of its class.
-
-    `condition` is nothing, or one-hot classes [N, classes]. With the last layer linear in features
-    h this is psi(h) + y V h, a projection (Miyato & Koyama 2018, arXiv:1802.05637, eq. 3).
-    """
-    scores = scores.flatten(1)
-    return scores[:, 0] + sum((scores[:, 1:] * one_hot).sum(1) for one_hot in condition)
 
 
 class NetD(nn.Module):
@@ -182,102 +147,6 @@ class MlpD(nn.Module):
         return project(self.main(images), *condition)  # [N]
 
 
-class Residual(nn.Module):
-    """x + body(x)."""
-
-    def __init__(self, *body: nn.Module) -> None:
-        super().__init__()
-        self.body = nn.Sequential(*body)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)
-
-
-class ModernG(nn.Module):
-    """Generator of the `modern` family: noise [N, nz] -> [N, C, s, s] in [-1, 1].
-
-    A dense base of 4 to 7 pixels, doubled by k4 s2 convolutions, whose kernels overlap evenly
-    (Odena et al. 2016), with batch norm and leaky ReLU; at half size one residual convolution, at
-    full size a thin last stage, so that the dearest layers are narrow.
-    """
-
-    def __init__(
-        self,
-        nz: int = 64,
-        ngf: int = 32,
-        img_size: int = 96,
-        channels: int = 3,
-        classes: int = 0,
-    ) -> None:
-        super().__init__()
-        levels = pyramid(img_size, {})
-        depth = len(levels) - 1
-        # from the picture down
-        widths = [max(1, ngf // 2), *(width(level, ngf) for level in range(depth))]
-        base = levels[-1][0]
-        layers: list[nn.Module] = [
-            nn.Linear(nz + classes, widths[-1] * base * base, bias=False),
-            nn.Unflatten(1, (widths[-1], base, base)),
-            nn.BatchNorm2d(widths[-1]),
-            nn.LeakyReLU(0.2, inplace=True),
-        ]
-        for level in reversed(range(depth)):
-            wide, thin = widths[level + 1], widths[level]
-            if not level:
-                conv = nn.Conv2d(wide, wide, 3, 1, 1, bias=False)
-                layers.append(Residual(conv, nn.BatchNorm2d(wide), nn.LeakyReLU(0.2)))
-            odd = levels[level][0] % 2
-            layers += [
-                nn.ConvTranspose2d(wide, thin, 4, 2, 1, output_padding=odd, bias=False),
-                nn.BatchNorm2d(thin),
-                nn.LeakyReLU(0.2, inplace=True),
-            ]
-        self.main = nn.Sequential(*layers, nn.Conv2d(widths[0], channels, 3, 1, 1), nn.Tanh())
-
-    def forward(self, noise: Tensor, *condition: Tensor) -> Tensor:
-        return self.main(torch.cat((noise, *condition), 1))
-
-
-class ModernD(nn.Module):
-    """Discriminator of the `modern` family: pictures [N, C, s, s] -> scores [N].
-
-    Spectral norm on every convolution (Miyato et al. 2018, arXiv:1802.05957) or, for losses that
-    have penalties instead, no norm ("none"); never batch norm, which does harm beside either.
-    2 x 2 pixels enter as channels, so that no layer works at full size.
-    """
-
-    def __init__(
-        self,
-        ndf: int = 32,
-        img_size: int = 96,
-        channels: int = 3,
-        classes: int = 0,
-        norm: str = "spectral",
-    ) -> None:
-        super().__init__()
-        self.odd = img_size % 2
-        normed = spectral_norm if norm == "spectral" else nn.Identity()
-
-        def stage(c_in: int, c_out: int, kernel: int, stride: int) -> list[nn.Module]:
-            conv = nn.Conv2d(c_in, c_out, kernel, stride, 1)
-            return [normed(conv), nn.LeakyReLU(0.2, inplace=True)]
-
-        side, wide = (img_size + 1) // 2, ndf
-        layers = [nn.PixelUnshuffle(2), *stage(4 * channels, wide, 3, 1)]
-        while side >= 8:
-            c_out = min(wide * 3 // 2 if wide == ndf else 2 * wide, 6 * ndf)
-            layers += stage(wide, c_out, 4, 2)
-            side, wide = side // 2, c_out
-        layers += stage(wide, wide, 3, 1)
-        last = nn.Linear(wide * side * side, 1 + classes)
-        self.main = nn.Sequential(*layers, nn.Flatten(), last)
-
-    def forward(self, images: Tensor, *condition: Tensor) -> Tensor:
-        if self.odd:
-            images = F.pad(images, (0, 1, 0, 1), mode="replicate")
-        return project(self.main(images), *condition)  # [N]
-
-
 def dcgan_nets(config: Config, classes: int = 0, norm: str = "batch") -> Nets:
     """The classic pair; `norm` is D's: "batch", "spectral" or "none"."""
     size, channels = config.img_size, config.channels
@@ -296,8 +165,17 @@ def mlp_nets(config: Config, classes: int = 0, hidden: tuple[int, ...] = (256, 5
     )
 
 
-def modern_nets(config: Config, classes: int = 0, norm: str = "spectral") -> Nets:
-    """G and D of the `modern` family; `norm` is D's: "spectral" or "none"."""
+def modern_nets(config: Config, classes: int = 0) -> Nets:
+    """G and D of the `modern` family."""
+    size, channels = config.img_size, config.channels
+    return Nets(
+        ModulatedG(config.nz, config.ngf, size, channels, classes),
+        ModernD(config.ndf, size, channels, classes, deviation=True),
+    )
+
+
+def unmodulated_nets(config: Config, classes: int = 0, norm: str = "spectral") -> Nets:
+    """The nets that `modern` had first; `norm` is D's: "spectral" or "none"."""
     size, channels = config.img_size, config.channels
     return Nets(
         ModernG(config.nz, config.ngf, size, channels, classes),
@@ -346,6 +224,12 @@ def find_family(name: str) -> Family:
 HALVED = {("cyclegan", ""), ("cyclegan", "least-squares"), ("pix2pix", "least-squares")}
 
 
+def _is_unmodulated(state: SavedState) -> bool:
+    """Whether the run of `state` is of `modern` as it was first."""
+    weights = state.get("nets", {}).get("G", {})
+    return not any(".style." in name for name in weights)
+
+
 def settings_of(state: SavedState) -> Settings:
     """The settings in a saved state, checked; those of earlier versions mean what they meant then.
 
@@ -357,6 +241,8 @@ def settings_of(state: SavedState) -> Settings:
     settings: Settings = {k: parse(FIELDS[k], text, any_range=True) for k, text in known.items()}
     if (settings.get("family"), settings.get("loss", "")) in HALVED:
         settings.setdefault("half_squares", True)
+    if settings.get("family") == "modern" and _is_unmodulated(state):
+        settings["family"] = "unmodulated"
     return settings
 
 
@@ -391,9 +277,10 @@ DIGITS: dict[str, Value] = {**CLASSIC, "img_size": 28, "channels": 1, "flip": Fa
 # fmt: off
 FAMILIES: dict[str, Family] = {
     "modern": Family(modern_nets, *HINGE),
+    "unmodulated": Family(unmodulated_nets, *HINGE),  # what `modern` was first
     # RpGAN with both penalties (Huang et al. 2024, arXiv:2501.05441); lazily, as StyleGAN2 has it
     "rpgan": Family(
-        functools.partial(modern_nets, norm="none"),
+        functools.partial(unmodulated_nets, norm="none"),
         *adversarial("relativistic", penalties=("r1", "r2")), uses=("penalty", "penalty_every"),
         defaults={"penalty": 5.0, "penalty_every": 4},
     ),
