@@ -172,8 +172,8 @@ class Config:
     optimizer: str = option(
         "adam", "of both nets: adam or rmsprop", choices=("adam", "rmsprop"), fixed="another state"
     )
-    lr1: float = option(4e-4, "learning rate of G", above=0, high=1)
-    lr2: float = option(4e-4, "learning rate of D", above=0, high=1)
+    lr1: float = option(8e-4, "learning rate of G", above=0, high=1)
+    lr2: float = option(8e-4, "learning rate of D", above=0, high=1)
     beta1: float = option(0.0, "Adam's first beta", low=0, high=0.9999)
     beta2: float = option(0.99, "Adam's second beta", low=0, high=0.999999)
     warm_up: int = option(200, "steps in which the learning rates rise to their values", low=0)

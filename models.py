@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 
@@ -224,10 +225,14 @@ def find_family(name: str) -> Family:
 HALVED = {("cyclegan", ""), ("cyclegan", "least-squares"), ("pix2pix", "least-squares")}
 
 
-def _is_unmodulated(state: SavedState) -> bool:
-    """Whether the run of `state` is of `modern` as it was first."""
-    weights = state.get("nets", {}).get("G", {})
-    return not any(".style." in name for name in weights)
+FORMER_NAMES = {"unmodulated": "modern"}  # what earlier versions called a family
+
+
+def family_then(name: str, weights: object) -> str:
+    """The family that was called `name` when G's bare weights were saved."""
+    if name != "modern" or not isinstance(weights, Mapping):
+        return name
+    return name if any(".style." in key for key in weights) else "unmodulated"
 
 
 def settings_of(state: SavedState) -> Settings:
@@ -241,8 +246,8 @@ def settings_of(state: SavedState) -> Settings:
     settings: Settings = {k: parse(FIELDS[k], text, any_range=True) for k, text in known.items()}
     if (settings.get("family"), settings.get("loss", "")) in HALVED:
         settings.setdefault("half_squares", True)
-    if settings.get("family") == "modern" and _is_unmodulated(state):
-        settings["family"] = "unmodulated"
+    if "family" in settings:
+        settings["family"] = family_then(str(settings["family"]), state["nets"].get("G"))
     return settings
 
 
@@ -274,15 +279,17 @@ CLASSIC: dict[str, Value] = {  # Radford et al. 2016; the defaults of Config are
 TRANSLATION: dict[str, Value] = {**CLASSIC, "img_size": 256, "batch_size": 1, "ema": False}
 DIGITS: dict[str, Value] = {**CLASSIC, "img_size": 28, "channels": 1, "flip": False}
 
+SLOWER: dict[str, Value] = {"lr1": 4e-4, "lr2": 4e-4}
+
 # fmt: off
 FAMILIES: dict[str, Family] = {
     "modern": Family(modern_nets, *HINGE),
-    "unmodulated": Family(unmodulated_nets, *HINGE),  # what `modern` was first
+    "unmodulated": Family(unmodulated_nets, *HINGE, defaults=SLOWER),  # what `modern` was first
     # RpGAN with both penalties (Huang et al. 2024, arXiv:2501.05441); lazily, as StyleGAN2 has it
     "rpgan": Family(
         functools.partial(unmodulated_nets, norm="none"),
         *adversarial("relativistic", penalties=("r1", "r2")), uses=("penalty", "penalty_every"),
-        defaults={"penalty": 5.0, "penalty_every": 4},
+        defaults={**SLOWER, "penalty": 5.0, "penalty_every": 4},
     ),
     "dcgan": Family(dcgan_nets, *LOGISTIC, uses=("fake_label",), defaults=CLASSIC),
     # published runs of the same nets: digits at 64 px, 286 faces at 144 px

@@ -1,4 +1,4 @@
-"""The arms of the ablation: changes to the `modern` family, one each, that are not in the toolkit.
+"""The arms of the ablation: changes to `unmodulated`, one each, that are not in the toolkit.
 
 An arm is a row (flags, family); an arm that won is in the toolkit and has only flags here. Runs are
 unconditional, so the builders here leave the number of classes out of account.
@@ -17,10 +17,12 @@ from config import Config
 from gan import augment
 from gan.family import Family
 from gan.losses import Batch, Logs, Nets
-from models import FAMILIES, ModernD, ModernG, modern_nets, pyramid
+from gan.modern import ModernD, ModernG
+from gan.shapes import pyramid
+from models import FAMILIES, unmodulated_nets
 
 Build = Callable[[Config, int], Nets]
-MODERN, RPGAN = FAMILIES["modern"], FAMILIES["rpgan"]
+UNMODULATED, RPGAN = FAMILIES["unmodulated"], FAMILIES["rpgan"]
 
 
 # --- networks ------------------------------------------------------------------------------------
@@ -114,12 +116,12 @@ def tail(kind: str, norm: str = "spectral") -> Build:
 
 
 def gated_nets(config: Config, classes: int) -> Nets:
-    return Nets(GatedG(config), modern_nets(config).D)
+    return Nets(GatedG(config), unmodulated_nets(config).D)
 
 
 def dropout_nets(config: Config, classes: int) -> Nets:
     """D with a dropout of 0.3 before its last layer."""
-    nets = modern_nets(config)
+    nets = unmodulated_nets(config)
     layers = nets.D.main
     assert isinstance(layers, nn.Sequential)
     layers.insert(len(layers) - 1, nn.Dropout(0.3))
@@ -161,7 +163,7 @@ def recoloured(family: Family, build: Build | None = None) -> Family:
 def without_cutout(config: Config, classes: int) -> Nets:
     """D is shown images without holes; this too is for the whole process."""
     augment.AUGMENTATIONS.pop("cutout", None)
-    return modern_nets(config)
+    return unmodulated_nets(config)
 
 
 # --- as much augmentation as D needs -------------------------------------------------------------
@@ -203,7 +205,7 @@ def controlled_d_loss(nets: Nets, batch: Batch, config: Config) -> tuple[Tensor,
     D = nets.D
     assert isinstance(D, ControlledD)
     batch.augment = float(D.probability)
-    loss, logs = MODERN.d_loss(nets, batch, config)
+    loss, logs = UNMODULATED.d_loss(nets, batch, config)
     D.auc.lerp_(logs["pair_auc"], AUC_WEIGHT)
     step = config.batch_size / (CONTROL_SHARE * config.max_images)
     D.probability.add_(step * (D.auc - TARGET_AUC).sign()).clamp_(0, HIGHEST_PROBABILITY)
@@ -216,47 +218,51 @@ HALF = "--augment=0.5"  # what all arms but the last ones had
 FIRST = f"--batch-size=32 --amp=False {HALF}"  # what the first arms had
 ARMS: dict[str, tuple[str, Family]] = {
     "classic": ("", FAMILIES["dcgan"]),
-    "modern": ("", MODERN),
+    "modern": ("", FAMILIES["modern"]),
+    "unmodulated": ("", UNMODULATED),
     # how large a batch, how fast, how exact
-    "batch32": (FIRST, recoloured(MODERN)),
-    "batch16": (f"--batch-size=16 --amp=False {HALF}", recoloured(MODERN)),
-    "batch8": (f"--batch-size=8 --amp=False {HALF}", recoloured(MODERN)),
-    "batch8-amp": (f"--batch-size=8 --amp=True {HALF}", recoloured(MODERN)),
-    "batch16-amp": (f"--batch-size=16 --amp=True {HALF}", recoloured(MODERN)),
+    "batch32": (FIRST, recoloured(UNMODULATED)),
+    "batch16": (f"--batch-size=16 --amp=False {HALF}", recoloured(UNMODULATED)),
+    "batch8": (f"--batch-size=8 --amp=False {HALF}", recoloured(UNMODULATED)),
+    "batch8-amp": (f"--batch-size=8 --amp=True {HALF}", recoloured(UNMODULATED)),
+    "batch16-amp": (f"--batch-size=16 --amp=True {HALF}", recoloured(UNMODULATED)),
     # the last stage of G
-    "tail-base": (FIRST, recoloured(MODERN, tail("base"))),
-    "tail-blur": (FIRST, recoloured(MODERN, tail("blur"))),
-    "tail-thin": (FIRST, recoloured(MODERN, tail("thin"))),
+    "tail-base": (FIRST, recoloured(UNMODULATED, tail("base"))),
+    "tail-blur": (FIRST, recoloured(UNMODULATED, tail("blur"))),
+    "tail-thin": (FIRST, recoloured(UNMODULATED, tail("thin"))),
     # the loss
     "rp": (FIRST, recoloured(RPGAN)),
     "tail-base-rp": (FIRST, recoloured(RPGAN, tail("base", norm="none"))),
     # what D is shown
-    "tail-base-aug0": ("--batch-size=32 --amp=False --augment=0", recoloured(MODERN, tail("base"))),
+    "tail-base-aug0": (
+        "--batch-size=32 --amp=False --augment=0",
+        recoloured(UNMODULATED, tail("base")),
+    ),
     "tail-base-aug8": (
         "--batch-size=32 --amp=False --augment=0.8",
-        recoloured(MODERN, tail("base")),
+        recoloured(UNMODULATED, tail("base")),
     ),
-    "batch32-aug8": ("--batch-size=32 --amp=False --augment=0.8", recoloured(MODERN)),
-    "no-colour": (f"--batch-size=8 --amp=False {HALF}", MODERN),
-    "no-cutout": ("", replace(MODERN, build=without_cutout)),
-    "aug0": ("--augment=0", MODERN),
-    "aug2": ("--augment=0.2", MODERN),
-    "aug5": (HALF, MODERN),
+    "batch32-aug8": ("--batch-size=32 --amp=False --augment=0.8", recoloured(UNMODULATED)),
+    "no-colour": (f"--batch-size=8 --amp=False {HALF}", UNMODULATED),
+    "no-cutout": ("", replace(UNMODULATED, build=without_cutout)),
+    "aug0": ("--augment=0", UNMODULATED),
+    "aug2": ("--augment=0.2", UNMODULATED),
+    "aug5": (HALF, UNMODULATED),
     "controlled": (
         "--augment=0.1",
-        replace(MODERN, build=controlled_nets, d_loss=controlled_d_loss),
+        replace(UNMODULATED, build=controlled_nets, d_loss=controlled_d_loss),
     ),
-    # one setting each; `modern` itself mirrored set (a) too before --flip=auto
-    "mirrored": ("--flip=True", MODERN),
-    "no-ema": ("--ema=False", MODERN),
-    "constant-rates": ("--lr-end=1", MODERN),
-    "half-rates": ("--lr1=2e-4 --lr2=2e-4", MODERN),
-    "double-rates": ("--lr1=8e-4 --lr2=8e-4", MODERN),
-    "nz100": ("--nz=100", MODERN),
-    "wide-g": ("--ngf=48", MODERN),
-    "wide-d": ("--ndf=48", MODERN),
-    "gates": ("", replace(MODERN, build=gated_nets)),
-    "dropout": ("", replace(MODERN, build=dropout_nets)),
+    # one setting each; `unmodulated` itself mirrored set (a) too before --flip=auto
+    "mirrored": ("--flip=True", UNMODULATED),
+    "no-ema": ("--ema=False", UNMODULATED),
+    "constant-rates": ("--lr-end=1", UNMODULATED),
+    "half-rates": ("--lr1=2e-4 --lr2=2e-4", UNMODULATED),
+    "double-rates": ("--lr1=8e-4 --lr2=8e-4", UNMODULATED),
+    "nz100": ("--nz=100", UNMODULATED),
+    "wide-g": ("--ngf=48", UNMODULATED),
+    "wide-d": ("--ndf=48", UNMODULATED),
+    "gates": ("", replace(UNMODULATED, build=gated_nets)),
+    "dropout": ("", replace(UNMODULATED, build=dropout_nets)),
     # for few images
-    "narrow-d": ("--ndf=16", MODERN),
+    "narrow-d": ("--ndf=16", UNMODULATED),
 }

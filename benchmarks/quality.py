@@ -22,7 +22,7 @@ from speed import images_per_second, make_step
 from gan import machine
 
 SPEED = ROOT / "docs" / "speed.json"
-FAMILY = {"classic": "dcgan", "modern": "modern"}  # of these arms
+FAMILY = {"classic": "dcgan", "unmodulated": "unmodulated", "modern": "modern"}  # of these arms
 SPEED_ROUNDS = 5
 SHORT = 12_000  # images of a run that is checked for collapse only
 SEEDS = range(5)  # of these runs

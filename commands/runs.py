@@ -248,6 +248,15 @@ def weights_loader(config: Config) -> "Callable[[Nets], None]":
     return load
 
 
+def in_todays_names(given: Settings, own: Settings) -> Settings:
+    """`given`, in which a run with the settings `own` may be called what its family was called."""
+    from models import FORMER_NAMES
+
+    if "family" in given and given["family"] == FORMER_NAMES.get(str(own.get("family"))):
+        return {**given, "family": own["family"]}
+    return given
+
+
 # --- loading what was trained --------------------------------------------------------------------
 
 
@@ -313,6 +322,7 @@ def load_run(
             print(f"{error}; trying the state before it", file=sys.stderr)
             continue
         own = vars(saved)
+        given = in_todays_names(given, own)
         for name in OF_NETS:
             if name in given and given[name] != own[name]:
                 raise Refused(f"{flag(name)}={given[name]}: {path} has {own[name]}")
@@ -334,8 +344,17 @@ def _config_beside(given: Settings) -> tuple[Settings, tuple[str, ...]]:
     """Settings and classes in the config.json beside `--netg-path`, if it is of that family."""
     file = Path(str(given["netg_path"])).with_name("config.json")
     saved, classes = read_config(str(file), given_as="") if file.exists() else ({}, ())
-    same = given.get("family", saved.get("family")) == saved.get("family")
-    return (saved, classes) if same else ({}, ())
+    if given.get("family", saved.get("family")) != saved.get("family"):
+        return {}, ()
+    if "family" in saved:
+        from gan import checkpoint
+        from gan.weights import find_weights
+        from models import family_then
+
+        path = Path(str(given["netg_path"]))
+        weights = find_weights(checkpoint.load(path), "G", path)
+        saved["family"] = family_then(str(saved["family"]), weights)
+    return saved, classes
 
 
 def _load_bare_weights(given: Settings, ranks: bool) -> LoadedRun:
@@ -350,7 +369,7 @@ def _load_bare_weights(given: Settings, ranks: bool) -> LoadedRun:
         given = {**given, "netd_path": str(twin)}
     saved, classes = _config_beside(given)
     saved = {k: v for k, v in saved.items() if k not in (*WEIGHTS, "gpu")}
-    config = merge_layers(saved, given)
+    config = merge_layers(saved, in_todays_names(given, saved))
     nets = family_of(config).build(config, len(classes))
     weights_loader(config)(nets)
     return LoadedRun(nets, config, RunFacts(classes), str(path))

@@ -98,6 +98,7 @@ def _plan_resume(resume: bool | str, request: flags.Request[TrainOptions]) -> St
         raise Refused(f"--resume={path}: {error}") from None
     own["gpu"] = own["gpu"] and "auto"  # this may be another machine
     own.setdefault("keep", "all")  # what runs of earlier versions did
+    given = runs.in_todays_names(given, own)
     changed = changes(own, given)
     for name, (old, new) in changed.items():
         print(f"resume: {flag(name)} {old} -> {new}")

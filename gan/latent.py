@@ -8,6 +8,7 @@ from torch import Tensor, fx, nn
 
 from gan import fold, sample
 from gan.errors import Refused
+from gan.modern import modulated
 from gan.sample import Inputs, InputSource
 
 PCA_FACES = 1024  # whose features --by=features analyses
@@ -86,28 +87,54 @@ class Directions:
     change: Tensor  # [count], mean difference of a byte of the pictures at -REACH and +REACH
 
 
-def _first_layer(graph: fx.GraphModule, nz: int) -> Tensor:
-    """What the first layer makes of the noise, with the batch norm after it: [outputs, nz]."""
+def _first_layers(graph: fx.GraphModule, nz: int) -> Tensor:
+    """What the layers that are given the noise make of it, all outputs in a row: [outputs, nz].
+
+    With the batch norm after them. There are two if G is modulated: its base, and the mapping.
+    """
     modules = dict(graph.named_modules())
+    given: set[fx.Node] = set()
+    found = []
     for node in graph.graph.nodes:
         layer = modules.get(str(node.target)) if node.op == "call_module" else None
-        if isinstance(layer, nn.Linear):
-            return layer.weight[:, :nz].detach()
-        if isinstance(layer, nn.ConvTranspose2d):
-            return layer.weight[:nz].flatten(1).T.detach()
-    raise Refused("--by=weights: this generator does not begin with a linear layer; --by=features")
+        of_noise = bool(given.intersection(node.all_input_nodes))
+        if node.op == "placeholder" or (
+            of_noise and (layer is None or isinstance(layer, fold.RESHAPES))
+        ):
+            given.add(node)
+        elif of_noise and isinstance(layer, nn.Linear):
+            found.append(layer.weight[:, :nz].detach())
+        elif of_noise and isinstance(layer, nn.ConvTranspose2d):
+            found.append(layer.weight[:nz].flatten(1).T.detach())
+    if not found:
+        raise Refused(
+            "--by=weights: this generator does not begin with a linear layer; --by=features"
+        )
+    return torch.cat(found)
 
 
 def by_weights(G: nn.Module, source: InputSource) -> Tensor:
     """Directions that the first layer stretches most, strongest first: [nz, nz], rows of length 1.
 
     Eigenvectors of A^T A, with A the weights of the first layer (Shen & Zhou 2021,
-    arXiv:2007.06600, eq. 4), here after its batch norm is folded in. A closed
-    form: no face is drawn.
+    arXiv:2007.06600, eq. 4), here after its batch norm is folded in; where two layers are given
+    the noise, A is both, one below the other. A closed form: no face is drawn.
     """
     inputs = source(0, 2)
-    weights = _first_layer(fold.folded(G, inputs), inputs[0].shape[1]).double()
+    weights = _first_layers(fold.folded(G, inputs), inputs[0].shape[1]).double()
     return torch.linalg.eigh(weights.T @ weights).eigenvectors.T.flip(0)
+
+
+def _way_to_picture(graph: fx.GraphModule) -> set[fx.Node]:
+    """The nodes that make the picture, without those that only modulate what it is made of."""
+    found: set[fx.Node] = set()
+    left = [node for node in graph.graph.nodes if node.op == "output"]
+    while left:
+        node = left.pop()
+        found.add(node)
+        inputs = node.all_input_nodes
+        left += [n for n in (inputs[:1] if node.target is modulated else inputs) if n not in found]
+    return found
 
 
 class _Until(fx.Interpreter):
@@ -116,11 +143,12 @@ class _Until(fx.Interpreter):
     def __init__(self, graph: fx.GraphModule) -> None:
         super().__init__(graph)
         acts = (nn.ReLU, nn.LeakyReLU)
-        modules = dict(graph.named_modules())
+        modules, way = dict(graph.named_modules()), _way_to_picture(graph)
         names = [
             node.name
             for node in graph.graph.nodes
             if node.op == "call_module" and isinstance(modules[str(node.target)], acts)
+            if node in way
         ]
         if not names:
             raise Refused("--by=features: this generator has no inner layer; --by=weights")

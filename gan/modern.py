@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from gan.shapes import project, pyramid, width
@@ -23,6 +23,15 @@ class Residual(nn.Module):
         return x + self.body(x)
 
 
+def modulated(x: Tensor, by: Tensor) -> Tensor:
+    """x (1 + scale) + shift: x is [N, C, H, W], `by` [N, 2 C], the scales and then the shifts."""
+    scale, shift = by[:, :, None, None].chunk(2, 1)
+    return torch.addcmul(shift, x, 1 + scale)
+
+
+fx.wrap("modulated")  # one node of a traced graph, which gan/web_program.py knows
+
+
 class Modulation(nn.Module):
     """Batch norm whose scale and shift are functions of the style [N, `styles`].
 
@@ -38,8 +47,7 @@ class Modulation(nn.Module):
         nn.init.zeros_(self.style.bias)
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
-        scale, shift = self.style(style)[:, :, None, None].chunk(2, 1)
-        return torch.addcmul(shift, self.norm(x), 1 + scale)
+        return modulated(self.norm(x), self.style(style))
 
 
 class ModulatedResidual(nn.Module):
@@ -72,7 +80,7 @@ class BatchDeviation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
             deviation = (x.float().var(0, correction=0) + 1e-8).sqrt().mean()
-            self.usual.lerp_(deviation.detach(), DEVIATION_WEIGHT)
+            self.usual.lerp_(deviation.detach().to(self.usual.dtype), DEVIATION_WEIGHT)
         else:
             deviation = self.usual
         channel = deviation.to(x.dtype).expand(len(x), 1, *x.shape[2:])

@@ -12,6 +12,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 from gan import fold
 from gan.errors import Refused
+from gan.modern import modulated
 from gan.sample import Inputs, to_uint8
 
 Op = dict[str, int | float | str]
@@ -177,6 +178,10 @@ class _Compiler:
         elif name in ADDS and len(parts) == 2 and len({_shape(part) for part in parts}) == 1:
             x, z = (self.values[part] for part in parts)
             self.emit(node, {"op": "add", "x": x, "z": z})
+        elif node.target is modulated:
+            x, z = (self.values[part] for part in parts)
+            channels, *sides = _shape(node)
+            self.emit(node, {"op": "modulate", "m": channels, "n": prod(sides), "x": x, "z": z})
         else:
             raise Refused(f"--to=web: the page cannot run {name}; --to=onnx can")
 

@@ -88,9 +88,14 @@ def _plain_key(key: str) -> str:
 
 
 def _way_out(theirs: Mapping[str, Tensor]) -> str:
-    """The flags for the weights of a DCGAN's G, read off their shapes; else which flags to give."""
+    """The flags for the weights of a G, read off their shapes; else which flags to give."""
     names = [key for key in theirs if re.fullmatch(r"main\.\d+\.weight", key)]
     kernels = [theirs[key].shape for key in names if theirs[key].dim() == 4]
+    first = theirs.get("main.0.weight")
+    if first is not None and first.dim() == 2 and "main.2.running_mean" in theirs and kernels:
+        nz = first.shape[1]
+        flags = f"--channels={kernels[-1][0]} --nz={nz} --ngf={2 * kernels[-1][1]}"
+        return f"these look like weights of --family=unmodulated {flags}, or of rpgan"
     if len(kernels) < 3 or kernels[-1][1] not in (1, 3):
         return WAY_OUT
     (nz, _, side, _), (ngf, channels, *_) = kernels[0], kernels[-1]

@@ -65,7 +65,7 @@ def test_what_makes_two_configs_another_run() -> None:
     saved = vars(Config(lr1=1e-4))
     assert difference(saved, Config(lr1=1e-4, gpu=False, name="x", save_every=3)) == ""
     assert difference({**saved, "amp": True}, Config(lr1=1e-4)) == ""  # auto is either
-    assert difference(saved, Config()) == "--lr1 0.0001, not 0.0004"
+    assert difference(saved, Config()) == "--lr1 0.0001, not 0.0008"
     assert difference(saved, Config(lr1=1e-4, max_epoch=3)) == "--max-epoch 200, not 3"
 
 

@@ -81,7 +81,7 @@ def test_only_the_logistic_loss_has_labels() -> None:
 
 def test_what_may_change_in_mid_run() -> None:
     saved = vars(Config())
-    assert config.changes(saved, {"lr2": 5e-5, "lr1": 4e-4}) == {"lr2": [4e-4, 5e-5]}
+    assert config.changes(saved, {"lr2": 5e-5, "lr1": 8e-4}) == {"lr2": [8e-4, 5e-5]}
     for name, value in (("img_size", 64), ("ngf", 8), ("batch_size", 8), ("family", "x")):
         with pytest.raises(Refused, match=f"^{flag(name)}={value}: .*cannot change"):
             config.changes(saved, {name: value})

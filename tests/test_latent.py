@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from config import resolve
-from gan import inversion, latent, sample
+from gan import fold, inversion, latent, sample
 from gan.errors import Refused
+from gan.modern import ModernG, ModulatedG
 from models import FAMILIES
 
 CPU = torch.device("cpu")
@@ -144,3 +145,27 @@ def test_the_nearest_face_is_found_again(monkeypatch: pytest.MonkeyPatch) -> Non
     (moved,) = found.inputs
     assert torch.equal(sample.draw_uint8(G, (moved,), 1, CPU)[0], found.image)
     assert all(torch.equal(a, b) for a, b in zip(before, G.parameters(), strict=True))
+
+
+def test_both_layers_that_are_given_the_noise() -> None:
+    """The base of a modulated G stretches the third number most, its mapping the second."""
+    torch.manual_seed(0)
+    G = ModulatedG(4, 2, 28, 1)
+    with torch.no_grad():
+        for layer, stretched in ((G.main[0], 2), (G.mapping[0], 1)):
+            layer.weight.zero_()
+            layer.weight[0, stretched] = float(stretched + 1)
+    found = latent.by_weights(G, sample.NoiseSource(0, 4))
+    assert found.abs().argmax(1)[:2].tolist() == [2, 1], "the norm of the base, new, changes little"
+
+
+def test_features_half_way_are_those_of_the_picture_not_of_the_style() -> None:
+    """So a modulated G has its directions where it had them without."""
+    graphs = [
+        fold.folded(make(4, 2, 28, 1), (torch.zeros(2, 4),)) for make in (ModernG, ModulatedG)
+    ]
+    plain, modulated = (latent._Until(graph) for graph in graphs)
+    for until in (plain, modulated):
+        until.run(torch.randn(2, 4))
+    assert plain.found.shape == modulated.found.shape
+    assert plain.found.dim() == 4

@@ -135,6 +135,11 @@ def test_parameter_counts_of_the_modern_96_pixel_nets() -> None:
     d = 12 * 32 * 9 + 32 + 32 * 48 * 16 + 48 + 48 * 96 * 16 + 96 + 96 * 192 * 16 + 192
     d += 192 * 192 * 9 + 192 + 192 * 36 + 1
     assert (count(ModernG()), count(ModernD())) == (g, d) == (1_296_851, 735_921)
+    channels = 256 + 128 + 64 + 32 + 32 + 16  # of the norms: two numbers each, now of the style
+    g += 65 * 128 + 129 * 128 + 129 * 2 * channels - 2 * channels
+    d += 192 * 9  # of the channel that holds the deviation of the batch
+    nets = FAMILIES["modern"].build(Config(), 0)
+    assert (count(nets.G), count(nets.D)) == (g, d) == (1_456_851, 737_649)
 
 
 def test_spectral_norm_holds_every_convolution_of_the_modern_discriminator() -> None:

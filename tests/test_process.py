@@ -103,8 +103,8 @@ def test_a_signal_saves_and_says_how_to_go_on(
     assert command[:3] == ["train", "--name=x", "--resume"]
     step = torch.load(states[0])["step"]
     inside(*command, f"--max-images={(step + 3) * 20}", "--lr2=5e-5")
-    assert "--lr2 0.0004 -> 5e-05" in capsys.readouterr().out
-    assert '"lr2": [0.0004, 5e-05]' in log.read_text()
+    assert "--lr2 0.0008 -> 5e-05" in capsys.readouterr().out
+    assert '"lr2": [0.0008, 5e-05]' in log.read_text()
     says = "cannot change it in mid-run"
     refused(inside, "train", "--name=x", "--resume", "--ngf=8", says=says)
 

@@ -20,6 +20,7 @@ from torch import nn
 from config import Config, RunFacts, resolve
 from gan import fold, latent, sample, web, web_program
 from gan.errors import Refused
+from gan.modern import Modulation
 from models import FAMILIES
 
 Inside = Callable[..., None]
@@ -45,7 +46,11 @@ def make(name: str, classes: int = 0, **more: Any) -> tuple[nn.Module, Config]:
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_mean, -0.1, 0.1)
             nn.init.uniform_(module.running_var, 0.5, 2.0)
-            nn.init.uniform_(module.weight, 0.5, 3.0)
+            if module.affine:
+                nn.init.uniform_(module.weight, 0.5, 3.0)
+        elif isinstance(module, Modulation):  # more than a net has that has not learned yet
+            nn.init.normal_(module.style.weight, 0, 0.5)
+            nn.init.normal_(module.style.bias, 0, 0.2)
     return G.eval(), config
 
 
@@ -108,9 +113,9 @@ def test_half_precision_only_where_it_draws_the_same() -> None:
     assert (program.half, program.off <= 1) == (True, True)
     assert len(program.weight_bytes()) == 2 * sum(map(len, program.weights))
     with torch.no_grad():  # beyond the range of half precision, undone by the layer after it
-        G.main[0].weight *= 1e6
-        G.main[2].running_mean *= 1e6
-        G.main[2].weight *= 1e6
+        style = G.main[2].style
+        style.weight *= 1e6
+        style.bias.copy_(1e6 * (1 + style.bias) - 1)
         G.main[4].weight /= 1e6
     program = web_program.compile_program(G, inputs)
     assert not program.half
@@ -132,7 +137,9 @@ def test_a_family_that_draws_from_pictures_is_refused(
     config = resolve(FAMILIES["pix2pix"].defaults, {"family": "pix2pix"})
     run = runs.LoadedRun(FAMILIES["modern"].build(Config(**SMALL), 0), config, RunFacts(), "x")  # type: ignore[arg-type]
     monkeypatch.setattr(runs, "load_run", lambda *_, **__: run)
-    with pytest.raises(Refused, match=r"a pix2pix draws from pictures.*for runs of modern, rpgan"):
+    with pytest.raises(
+        Refused, match=r"a pix2pix draws from pictures.*for runs of modern, unmodulated, rpgan"
+    ):
         inside("export", "--to=web")
     assert not list(tmp_path.iterdir())
 

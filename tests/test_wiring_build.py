@@ -13,9 +13,10 @@ from config import Config, RunFacts
 from gan import checkpoint
 from gan.errors import Refused
 from gan.losses import Nets
+from gan.modern import Modulation
 from gan.translation import CycleD, PatchD, ThereAndBack, UNet
 from gan.weights import load_weights
-from models import FAMILIES, MlpD, MlpG, ModernD, ModernG, NetD, NetG, restore
+from models import FAMILIES, MlpD, MlpG, ModernD, ModernG, ModulatedG, NetD, NetG, restore
 
 Weights = dict[str, Tensor]
 
@@ -96,9 +97,14 @@ MLP_G, MLP_D = (
 TINY_G, TINY_D = 7 * 128 + 128 + 128 * 784 + 784, 784 * 128 + 128 + 128 * 3 + 3
 MODERN_G = 7 * 4 * 49 + 8 + 4 * 2 * 16 + 4 + 2 * 2 * 9 + 4 + 2 * 16 + 2 + 9 + 1
 MODERN_D = 4 * 3 * 9 + 3 + 3 * 4 * 16 + 4 + 4 * 4 * 9 + 4 + 4 * 49 * 3 + 3
+# the mapping of 7 numbers to a style of 128, and for each of 4 norms a linear layer from it that
+# makes two numbers a channel, of which there are 4, 2, 2 and 1 (the norms have none of their own)
+MODULATED_G = MODERN_G - 2 * 9 + 8 * 128 + 129 * 128 + 129 * 2 * 9
 # G, D, their parameters, norms of D, its spectral convolutions
 BUILDS: dict[str, tuple[type, type, int, int, set[str], int]] = {
-    "modern": (ModernG, ModernD, MODERN_G, MODERN_D, set(), 3),
+    # one channel more for the last convolution of D
+    "modern": (ModulatedG, ModernD, MODULATED_G, MODERN_D + 4 * 9, set(), 3),
+    "unmodulated": (ModernG, ModernD, MODERN_G, MODERN_D, set(), 3),
     "rpgan": (ModernG, ModernD, MODERN_G, MODERN_D, set(), 0),
     "dcgan": (NetG, NetD, DCGAN_G, DCGAN_D + 12, {"batch"}, 0),
     "dcgan-64": (NetG, NetD, DCGAN_G, DCGAN_D + 12, {"batch"}, 0),
@@ -135,11 +141,24 @@ def test_size_and_channels_without_classes(name: str) -> None:
 
 @pytest.mark.parametrize("name", BUILDS)
 def test_nets_of_noise_start_from_the_weights_of_torch(name: str) -> None:
-    """Uniform within 1/sqrt(fan-in), where N(0, 0.02) would leave it or fall short of it."""
+    """Uniform within 1/sqrt(fan-in), where N(0, 0.02) would leave it or fall short of it.
+
+    But for the layers from style to modulation: they are N(0, 0.02), without bias.
+    """
     torch.manual_seed(0)
     nets = build(name, ngf=16, ndf=16)
+    by_style = [module.style for module in found(nets.G, Modulation)]
+    assert bool(by_style) == (name == "modern")
+    for layer in by_style:
+        error = 5 * layer.weight.numel() ** -0.5
+        assert layer.weight.std().item() == pytest.approx(0.02, rel=error)
+        assert not layer.bias.any()
     for layer in (*found(nets.G, nn.Linear, nn.Conv2d), *found(nets.D, nn.Linear, nn.Conv2d)):
-        if not parametrize.is_parametrized(layer) and layer.weight.numel() > 400:
+        if (
+            layer not in by_style
+            and not parametrize.is_parametrized(layer)
+            and layer.weight.numel() > 400
+        ):
             bound = (layer.weight.numel() / len(layer.weight)) ** -0.5
             assert 0.95 * bound < layer.weight.abs().max() <= bound
 
@@ -241,8 +260,10 @@ LOADED: dict[str, Callable[[], nn.Module]] = {
     "NetD-none": lambda: build("wgan-gp").D,
     "MlpG": lambda: MlpG(5, (4,), 28, 1),
     "MlpD": lambda: MlpD((4,), 28, 1),
-    "ModernG": lambda: build("modern").G,
-    "ModernD": lambda: build("modern").D,
+    "ModulatedG": lambda: build("modern").G,
+    "ModernD-deviation": lambda: build("modern").D,
+    "ModernG": lambda: build("unmodulated").G,
+    "ModernD": lambda: build("unmodulated").D,
     "ModernD-none": lambda: build("rpgan").D,
     "UNet": lambda: build("pix2pix", batch_size=2).G,
     "UNet-instance": lambda: build("pix2pix").G,
@@ -371,7 +392,7 @@ def test_cyclegan_takes_both_ways_or_is_refused() -> None:
 
 
 @pytest.mark.parametrize("averaged", [True, False])
-@pytest.mark.parametrize("name", ["modern", "dcgan", "wgan-gp", "hinge", "mlp-tiny"])
+@pytest.mark.parametrize("name", ["modern", "unmodulated", "dcgan", "wgan-gp", "hinge", "mlp-tiny"])
 def test_restore_gives_the_average_if_there_is_one(
     name: str, averaged: bool, tmp_path: Path
 ) -> None:

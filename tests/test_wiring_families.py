@@ -91,6 +91,7 @@ PICTURE_FORMULAS = {  # of translations: no halves (Zhu et al. 2017, section 4)
 }
 GAME_OF = {
     "modern": "hinge",
+    "unmodulated": "hinge",
     "rpgan": "relativistic",
     "dcgan": "logistic",
     "dcgan-64": "logistic",
@@ -339,8 +340,12 @@ COLUMNS = (
 DEFAULTS = {
     # docs/recipe.md
     "modern": (96, 3, 64, "normal", 32, 32, 16,
-               "adam", 4e-4, 4e-4, 0.0, 0.99, 200, 0.125, "cosine", 0.8, 1, 1, 0, True, "auto"),
-    # Huang et al. 2024 (arXiv:2501.05441) for the loss, the rest as in modern
+               "adam", 8e-4, 8e-4, 0.0, 0.99, 200, 0.125, "cosine", 0.8, 1, 1, 0, True, "auto"),
+    # what modern was first
+    "unmodulated": (96, 3, 64, "normal", 32, 32, 16,
+                    "adam", 4e-4, 4e-4, 0.0, 0.99, 200, 0.125, "cosine", 0.8, 1, 1, 0, True,
+                    "auto"),
+    # Huang et al. 2024 (arXiv:2501.05441) for the loss, the rest as in unmodulated
     "rpgan": (96, 3, 64, "normal", 32, 32, 16,
               "adam", 4e-4, 4e-4, 0.0, 0.99, 200, 0.125, "cosine", 0.8, 1, 1, 0, True, "auto"),
     # Radford et al. 2016 (arXiv:1511.06434), sections 4 and 4.1: batch 128 there, 64 in its code;
@@ -408,6 +413,7 @@ EXCEPTIONS = {"rpgan": {"penalty": 5.0, "penalty_every": 4}}
 LOGISTIC, PENALIZED = {"fake_label"}, {"penalty", "penalty_every"}
 FLAGS: dict[str, tuple[str, set[str], set[str]]] = {  # task, flags of its losses, flags it lacks
     "modern": ("noise", set(), set()),
+    "unmodulated": ("noise", set(), set()),
     "rpgan": ("noise", PENALIZED, set()),
     "dcgan": ("noise", LOGISTIC, set()),
     "dcgan-64": ("noise", LOGISTIC, set()),

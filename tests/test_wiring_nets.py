@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gan.translation import Level, PatchD, ResNetBlock, ResNetG, ThereAndBack, UNet
-from models import MlpD, MlpG, ModernD, ModernG, NetD, NetG, project
+from models import MlpD, MlpG, ModernD, ModernG, ModulatedG, NetD, NetG, project
 
 CLASSES = 3
 
@@ -113,6 +113,11 @@ CASES: dict[str, Case] = {
     "ModernG-odd": (lambda: ModernG(5, 2, 29, 1, 3), call, lambda: (noise(5), one_hot())),
     "ModernD": (lambda: ModernD(2, 36, 3), call, lambda: (pictures(3, 36),)),
     "ModernD-odd": (lambda: ModernD(2, 29, 1, 3), call, lambda: (pictures(1, 29), one_hot())),
+    "ModulatedG": (lambda: ModulatedG(5, 2, 28, 3), call, lambda: (noise(5),)),
+    "ModulatedG-odd": (lambda: ModulatedG(5, 2, 29, 1, 3), call, lambda: (noise(5), one_hot())),
+    "ModernD-deviation": (
+        lambda: ModernD(2, 36, 3, deviation=True), call, lambda: (pictures(3, 36),),
+    ),
     "UNet": (lambda: UNet(3, 2, 28, 2), call, lambda: (pictures(3, 28),)),
     "UNet-instance": (lambda: UNet(1, 3, 28, 2, "instance"), call, lambda: (pictures(1, 28),)),
     "UNet-odd": (lambda: UNet(1, 1, 28, 1), call, lambda: (pictures(1, 29, 38),)),
@@ -168,6 +173,12 @@ FROZEN: dict[str, list[list[float]]] = {
         [-0.42842, 0.10996, -0.54838, -0.29085, -0.3998, -0.47464]],
     "ModernD-odd": [[849], [0.03792, 0.3575, -0.38685, 0.20254, 0.43449, -0.09852],
         [0.03792, 0.3575, -0.38685, 0.20254, 0.43449, -0.09852]],
+    "ModulatedG": [[20808], [-0.03041, 0.84719, 0.94205, -0.47911, 0.65176, 0.98483],
+        [-0.01861, 0.92264, 0.99121, 0.53731, -0.75127, 0.99163]],
+    "ModulatedG-odd": [[21760], [-0.32155, 0.67914, -0.99876, 0.18216, -0.997, 0.5662],
+        [-0.35894, 0.68967, -0.99952, 0.06541, -0.99845, 0.50359]],
+    "ModernD-deviation": [[1092], [-0.35775, 0.11082, -0.46679, -0.25924, -0.43964, -0.26533],
+        [-0.36809, 0.11078, -0.47715, -0.26974, -0.4499, -0.27559]],
     "UNet": [[6294], [0.21589, 0.48782, -0.09271, -0.34201, -0.60069, 0.53032],
         [0.2246, 0.42501, 0.09074, -0.2493, -0.53685, 0.66881]],
     "UNet-instance": [[6287], [-0.07957, 0.4376, -0.23526, 0.56202, -0.10233, 0.50757],
@@ -219,13 +230,14 @@ def test_a_net_answers_as_it_did(name: str) -> None:
         assert ours == pytest.approx(frozen, rel=1e-3, abs=1e-5)
 
 
-@pytest.mark.parametrize("name", ["NetG", "MlpG", "ModernG"])
+@pytest.mark.parametrize("name", ["NetG", "MlpG", "ModernG", "ModulatedG"])
 def test_a_class_is_given_to_g_after_the_noise(name: str) -> None:
     """So weights fit that were trained when G was fed one vector, [noise, one-hot class]."""
     make: dict[str, Callable[[int, int], nn.Module]] = {
         "NetG": lambda nz, classes: NetG(nz, 2, 28, 1, classes),
         "MlpG": lambda nz, classes: MlpG(nz, (6,), 28, 1, classes),
         "ModernG": lambda nz, classes: ModernG(nz, 2, 28, 1, classes),
+        "ModulatedG": lambda nz, classes: ModulatedG(nz, 2, 28, 1, classes),
     }
     one_vector, with_class = fill(make[name](5 + CLASSES, 0)), make[name](5, CLASSES).double()
     with_class.load_state_dict(one_vector.state_dict())

@@ -95,4 +95,11 @@ const STEPS = {
     copied(g, op, x, y);
     g.run.affine(op.m, op.n, g.at(op.a), g.at(op.b), y);
   },
+  /* x (1 + scale) + shift, of which z is [scale, shift]. The 1 is not in the weights, whose half
+   * precision is coarse beside it. */
+  modulate(g, op, x, y) {
+    const n = copied(g, op, x, y), scale = g.values[op.z];
+    g.run.affine(op.m, op.n, scale, scale + op.m * FLOAT, y);
+    g.run.add(n, y, x);
+  },
 };
