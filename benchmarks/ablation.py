@@ -20,7 +20,7 @@ from typing import Any
 import common
 import numpy as np
 from arms import ARMS
-from common import CPU, ROOT, SCORE
+from common import CPU, LITE0, ROOT, SCORE
 
 import main as toolkit
 import models
@@ -39,6 +39,7 @@ FIRST = 286
 SCORE_IMAGES = 25_000  # images from one score in mid-run to the next, at most
 COLUMNS = {
     "score": SCORE,
+    "score (lite0)": LITE0,
     "KID 96": "KID (lite0)",
     "KID 48": "KID (lite0) half size",
     "KID (random)": "KID (random)",
@@ -74,10 +75,11 @@ class Run:
 
 
 def read_lines() -> list[Line]:
-    """The table so far."""
+    """The table so far, all scores by the names that they have today."""
     if not LINES.exists():
         return []
-    return [json.loads(line) for line in LINES.read_text(encoding="utf-8").splitlines()]
+    lines = LINES.read_text(encoding="utf-8").replace("), half size", ") half size")
+    return [json.loads(line) for line in lines.splitlines()]
 
 
 def find_line(run: Run) -> Line | None:
@@ -177,7 +179,8 @@ def add_line(run: Run, anime: Path) -> None:
         "images": run.images,
         "rescues": state["rescues"],
         "collapsed": any(row.get("kind") == "collapse" for row in log),
-        "best": best[SCORE],  # of the state that scored best on the way
+        "best": best[SCORE],  # of the state that scored best on the way; if it has no
+        # "score", best, curve and floor are of "score (lite0)"
         "curve": {str(row["images"]): row["score"] for row in log if row.get("event") == "score"},
         **scores,
     }
@@ -186,10 +189,16 @@ def add_line(run: Run, anime: Path) -> None:
 
 
 def print_table() -> None:
+    """Best first; "-" where a line is of an earlier version, which had no such score."""
     common.print_header(["set", "images", "arm", "seed", *COLUMNS])
-    for line in sorted(read_lines(), key=lambda x: (x["set"], x["images"], x[SCORE])):
+
+    def rank(line: Line) -> tuple[object, ...]:
+        return line["set"], line["images"], SCORE not in line, line.get(SCORE, line[LITE0])
+
+    for line in sorted(read_lines(), key=rank):
         cells = [line["set"], f"{line['images']:,}", f"`{line['arm']}`", str(line["seed"])]
-        common.print_row([*cells, *(f"{line[column]:.2f}" for column in COLUMNS.values())])
+        values = [f"{line[name]:.2f}" if name in line else "-" for name in COLUMNS.values()]
+        common.print_row([*cells, *values])
 
 
 def main(*given: str) -> None:

@@ -1,11 +1,16 @@
 """Does each score get worse when pictures get worse? Prints a table, metric x corruption.
 
-    python benchmarks/accountability.py FOLDER_OR_ZIP [features]
+    python benchmarks/accountability.py FOLDER_OR_ZIP [features] [--fooled=FOLDER]
 
 Real pictures play the generator: 240 that are neither held out nor in the training set that the
 memorisation is measured against. "ok": strictly worse at every step; "end": at the last
 strength worse than untouched; "--": not even there. Takes about four minutes on two cores.
+With --fooled, faces of three GANs too, each worse to the eye than the one before it: modern.zip,
+both-summed.zip and projected-heads.zip of FOLDER; "end" is then: the last are worse than the first.
 """
+
+import sys
+from pathlib import Path
 
 import common
 import numpy as np
@@ -22,6 +27,7 @@ MODES = 8  # colour clusters
 BLUR_RADIUS = 8  # pixels of the kernel either way
 # the corruptions that each score has a verdict on, by the beginning of their names
 JUDGED = ("blur", "noise", "3-px", "modes")
+FOOLED = "modern / both summed / projected heads"
 
 
 def blur(images: Pixels, deviation: float) -> Pixels:
@@ -81,8 +87,14 @@ def corruptions(fresh: Pixels, train: Pixels) -> dict[str, list[Pixels]]:
     }
 
 
+def faces_of_gans(folder: Path) -> list[Pixels]:
+    """The faces of the three GANs that FOOLED names, the best to the eye first."""
+    paths = [folder / f"{name.replace(' ', '-')}.zip" for name in FOOLED.split(" / ")]
+    return [np.array(data.open_images(str(path), SIZE, 3).array) for path in paths]
+
+
 def verdict(name: str, values: list[float]) -> str:
-    """Whether a score sees a corruption: its values from the untouched pictures on."""
+    """Whether a score sees what gets worse: its values, the best pictures' first."""
     best_is_high = any(word in name for word in ("coverage", "precision", "recall", "density"))
     steps = np.diff(values) * (-1 if best_is_high else 1)
     if (steps > 0).all():
@@ -90,14 +102,25 @@ def verdict(name: str, values: list[float]) -> str:
     return "end" if steps.sum() > 0 else "--"
 
 
-def main(path: str, name: str = "lite0") -> None:
+def main(*given: str) -> None:
+    words, folder = common.take_flag("fooled", given)
+    if not 1 <= len(words) <= 2:
+        sys.exit(__doc__)
+    print_table(words[0], words[1] if len(words) == 2 else "lite0", folder)
+
+
+def print_table(path: str, name: str, folder: str) -> None:
+    """A row for each score by features `name`; with the GANs' faces in `folder`, unless ""."""
     images = data.open_images(path, SIZE, 3, held_out=0.1)
     held_out = images.array[images.held_out]
     order = np.random.RandomState(5).permutation(images.train)
     fresh, train = images.array[order[:COUNT]], images.array[order[COUNT:]]
     reference = features.Reference()
     found: dict[str, list[dict[str, float]]] = {}  # corruption -> score -> value, each strength
-    for corruption, strengths in corruptions(fresh, train).items():
+    worsened = corruptions(fresh, train)
+    if folder:
+        worsened[FOOLED] = faces_of_gans(Path(folder))
+    for corruption, strengths in worsened.items():
         for fake in strengths:
             result = metrics.evaluate(fake, train, held_out, name, reference)
             row = {score: entry["value"] for score, entry in result["scores"].items()}
@@ -111,8 +134,10 @@ def main(path: str, name: str = "lite0") -> None:
         for corruption, rows in found.items():
             values = [row[score] for row in rows]
             text = " / ".join(f"{value:.3g}" for value in values)
-            if corruption.startswith(JUDGED) and "memor" not in score:
+            if "memor" not in score and corruption.startswith(JUDGED):
                 text += f" {verdict(score, [untouched, *values])}"
+            elif "memor" not in score and corruption == FOOLED:
+                text += f" {verdict(score, values)}"
             cells.append(text)
         common.print_row(cells)
 

@@ -48,11 +48,14 @@ def main(name: str = "modern") -> None:
     pictures = np.random.default_rng(0).integers(
         0, 256, (SCORED_FAKES, channels, size, size), np.uint8
     )
-    for net in ("lite0", "random"):
+    for net in ("lite0", "random", "layers"):
         spent = median_seconds(functools.partial(features.extract, pictures, net), 3)
         print(f"features ({net}): {len(pictures) / spent:.0f} images/s")
     reference, held_out = features.Reference(), pictures[::-1].copy()
-    score = median_seconds(lambda: metrics.quality(pictures, held_out, reference=reference), 3)
+    whiten = metrics.whitenings(pictures, reference)
+    score = median_seconds(
+        lambda: metrics.quality(pictures, held_out, whiten, reference=reference), 3
+    )
     source = sample.NoiseSource.of(config)
     noise = source(0, SCORED_FAKES)
     draw = median_seconds(lambda: sample.draw_uint8(state.sampler(source), noise, batch, CPU), 3)

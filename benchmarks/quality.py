@@ -16,7 +16,7 @@ from statistics import median
 
 import common
 from ablation import Line, Run, find_line
-from common import CPU, ROOT, SCORE
+from common import CPU, LITE0, ROOT, SCORE
 from speed import images_per_second, make_step
 
 from gan import machine
@@ -41,6 +41,7 @@ TIMED_RUNS = [  # (arm, set, minutes)
 ]
 SHOWN = {
     "score": SCORE,
+    "score (lite0)": LITE0,
     "coverage": "coverage (lite0)",
     "recall": "recall (lite0)",
     "memorisation": "memorisation",
@@ -79,14 +80,22 @@ def train_missing(anime: Path) -> None:
 def describe(line: Line | None) -> str:
     if line is None:
         return "not yet"
-    return ", ".join(f"{name} {line[key]:.3f}" for name, key in SHOWN.items())
+    return ", ".join(f"{name} {line[key]:.3f}" for name, key in SHOWN.items() if key in line)
 
 
-def ratio(ours: Line | None, theirs: Line | None) -> str:
-    """Of their scores."""
+def ratio(ours: Line | None, theirs: Line | None, best: bool = False) -> str:
+    """Of their scores; with `best` over the better of theirs: the last, or the best on the way.
+
+    By LITE0 where one of the lines is of an earlier version, which had no other score.
+    """
     if ours is None or theirs is None:
         return "not yet"
-    return f"{ours[SCORE] / theirs[SCORE]:.2f}"
+    shared = SCORE if SCORE in ours and SCORE in theirs else LITE0
+    lowest = theirs[shared]
+    # the best on the way is of the score that its version had
+    if best and shared == (SCORE if SCORE in theirs else LITE0):
+        lowest = min(lowest, theirs["best"])
+    return f"{ours[shared] / lowest:.2f} by {shared}"
 
 
 def print_report() -> None:
@@ -103,11 +112,8 @@ def print_report() -> None:
         found = ratio(lines["modern", "b", minutes], lines["classic", "b", 60])
         goal = " (goal 1)" if minutes == 10 else ""
         print(f"score after {minutes} minutes over the classic's hour, (b): {found}{goal}")
-    ours, classic = lines["modern", "c", 60], lines["classic", "c", 60]
-    if ours and classic:
-        best = min(classic[SCORE], classic["best"])
-        found = f"{ours[SCORE] / best:.2f}"
-        print(f"score after an hour over the classic's best, (c): {found} (goal 0.4)")
+    found = ratio(lines["modern", "c", 60], lines["classic", "c", 60], best=True)
+    print(f"score after an hour over the classic's best, (c): {found} (goal 0.4)")
     short = [line for run in SHORT_RUNS if (line := find_line(run))]
     collapsed = sum(line["rescues"] > 0 or line["collapsed"] for line in short)
     print(f"short runs that collapsed: {collapsed} of {len(short)}")

@@ -41,7 +41,7 @@ BLIND = ROOT / "docs" / "blind.json"
 LOOKED_AT = ("none", "score", "realism", "ratio")
 SHEET_EVERY, SHEET_FACES = 5, 32  # of the best faces every fifth is shown; faces of a sheet
 COLUMNS = (
-    "KID (lite0)", "half size", "KID (random)", "precision (lite0)", "recall (lite0)",
+    "score", "KID (lite0)", "half size", "KID (random)", "precision (lite0)", "recall (lite0)",
     "precision (random)", "memorisation",
 )  # fmt: skip
 Best = dict[str, list[int]]  # ranker -> indices of its best faces
@@ -96,15 +96,17 @@ def print_scores(
 ) -> None:
     """A row for each ranker: its best faces of `pictures` against held-out images."""
     reference = features.Reference()
+    whiten = metrics.whitenings(train, reference)
     real = {net: reference.features(held_out, net, 1, "cpu") for net in ("lite0", "random")}
     common.print_header(["ranker", *COLUMNS])
     for kind, indices in best.items():
         chosen = pictures[indices]
-        found = metrics.quality(chosen, held_out, reference=reference)
+        found = metrics.quality(chosen, held_out, whiten, reference=reference)
         fake = {net: features.extract(chosen, net) for net in real}
         kid, half = found["KID (lite0)"], found["KID (lite0) half size"]
         precision, recall = metrics.precision_recall(fake["lite0"], real["lite0"])
         cells = [
+            f"{found['score']['value']:.2f}",
             f"{kid['value']:.2f} ± {kid['error']:.2f}",
             f"{half['value']:.2f}",
             f"{metrics.kid(fake['random'], real['random']).value:.3f}",

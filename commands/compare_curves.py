@@ -24,8 +24,9 @@ CURVES = {  # a name in the log -> the title of its panel
     "D(x)": "D(x): how real the real images look to D",
     "D(G(z))": "D(G(z)): how real the generated images look to D",
     "pair_auc": "pair_auc: share of pairs (real, generated) that D ranks right; 0.5 is guessing",
-    "score": "score: KID over time (of pairs: L1); lower is better",
+    "score": "score (of pairs: L1); lower is better",
 }
+LITE0 = "score (lite0)"  # a part of the score; in logs of earlier versions it was the score
 MAX_POINTS = 200  # of a plotted curve; more would be a black band
 FINISHED = "finished"
 TIME_UNITS = ((3600, "hours"), (60, "minutes"))  # seconds in a unit, the longest unit first
@@ -71,7 +72,7 @@ class RunLog:
     """The log of a run."""
 
     run: Run
-    curves: dict[str, list[Point]] = field(default_factory=dict)  # by the names in CURVES
+    curves: dict[str, list[Point]] = field(default_factory=dict)  # by names of CURVES, and LITE0
     events: list[Event] = field(default_factory=list)
     previews: dict[str, Preview] = field(default_factory=dict)  # by file name
     speeds: list[float] = field(default_factory=list)  # images a second of training
@@ -104,8 +105,9 @@ def read_run(run: Run) -> RunLog:
         if _is_finite(seconds):
             log.seconds = seconds
         if kind in (None, "score"):
-            for name in ["score"] if kind else CURVES:
-                value = line.get(name)
+            values = name_scores(line) if kind else line
+            for name in ["score", LITE0] if kind else CURVES:
+                value = values.get(name)
                 if _is_finite(value):
                     log.curves.setdefault(name, []).append((log.images, log.seconds, value))
             speed = line.get("images/s")
@@ -121,6 +123,25 @@ def read_run(run: Run) -> RunLog:
             if (run.imgs / name).is_file():
                 log.previews[name] = Preview(log.images, log.seconds, run.imgs / name)
     return log
+
+
+def name_scores(line: dict[str, object]) -> dict[str, object]:
+    """A line of scores, those of earlier versions under the names that they have now."""
+    if LITE0 in line or "L1" in line:
+        return line
+    return {**line, LITE0: line.get("score"), "score": None}
+
+
+def use_one_score(logs: Sequence[RunLog]) -> bool:
+    """Let the score of all be KID (lite0), if some have no other; returns whether it does."""
+    scores = [log.curves.keys() & {"score", LITE0} for log in logs]
+    mixed = any(found == {LITE0} for found in scores)
+    if mixed:
+        for log in logs:
+            log.curves.pop("score", None)
+            if LITE0 in log.curves:
+                log.curves["score"] = log.curves[LITE0]
+    return mixed
 
 
 def group_by_setting(logs: Iterable[RunLog]) -> dict[str, list[RunLog]]:

@@ -17,6 +17,7 @@ from commands.compare_curves import (
     group_by_setting,
     plot_curves,
     read_run,
+    use_one_score,
 )
 from gan import pages
 
@@ -35,6 +36,12 @@ COLUMNS = (
     "minutes",
     "alarms",
     "rescues",
+)
+
+
+EARLIER_SCORE = (
+    "Some runs are of an earlier version, whose score was KID (lite0) alone. It is the score of "
+    "all runs here."
 )
 
 
@@ -274,6 +281,8 @@ def write_comparison(
     be written.
     """
     logs = [read_run(run) for run in runs]
+    if use_one_score(logs):
+        notes = [*notes, EARLIER_SCORE]
     rows = summarise(logs)
     plot_curves(logs, path.with_suffix(".png"))
     pages.write_json(path.with_suffix(".json"), {"command": command, "settings": rows})

@@ -46,18 +46,19 @@ class Evaluation:
 
 
 def noise_scorer(config: Config, data: Images, device: torch.device) -> Score | None:
-    """Rates generated faces during training: KID and coverage against the held-out images."""
+    """Rates generated faces during training against the held-out images."""
     if len(data.held_out) < metrics.MIN_IMAGES:
         print("data: too few images are held out; the run has no scores")
         return None
     held_out = data.held_out[features.spaced(len(data.held_out), REALS)]
     real = features.Subset(data.array, held_out)
     reference = features.Reference(data.features_file)
+    train = features.Subset(data.array, data.train)
+    whiten = metrics.whitenings(train, reference, str(device))
 
     def score(fakes: Pixels) -> dict[str, float]:
-        found = metrics.quality(fakes, real, reference=reference, device=str(device))
-        values = {name: row["value"] for name, row in found.items()}
-        return {"score": values.pop("score (lite0)"), **values}
+        found = metrics.quality(fakes, real, whiten, reference=reference, device=str(device))
+        return {name: row["value"] for name, row in found.items()}
 
     return score
 
@@ -150,21 +151,22 @@ def pair_distances(fakes: Pixels, wanted: Pixels) -> dict[str, float]:
 
 
 def picture_scorer(config: Config, data: PictureSet, device: torch.device) -> Score | None:
-    """Rates translated test pictures during training: "score" is L1 for pairs, else KID."""
+    """Rates translated test pictures during training; "score" is L1 if they are pairs."""
     wanted = data.test_wanted
     if len(wanted) < metrics.MIN_IMAGES:
         print("data: too few pictures are held out to score with; the run has no scores")
         return None
     reference = features.Reference(data.features_file)
+    whiten = metrics.whitenings(data.wanted, reference, str(device))
 
     def score(fakes: Pixels) -> dict[str, float]:
-        found = metrics.quality(fakes, wanted, reference=reference, device=str(device))
+        found = metrics.quality(fakes, wanted, whiten, reference=reference, device=str(device))
         values = {name: row["value"] for name, row in found.items()}
-        kid = values.pop("score (lite0)")
         if not data.test_paired:
-            return {"score": kid, **values}
+            return values
+        del values[metrics.HEADLINE]
         pairs = pair_distances(fakes, wanted[features.spaced(len(wanted), len(fakes))])
-        return {"score": pairs["L1"], **pairs, "KID (lite0) both sizes": kid, **values}
+        return {metrics.HEADLINE: pairs["L1"], **pairs, **values}
 
     return score
 
@@ -192,7 +194,8 @@ def evaluate_pictures(
     rows = {"drawn": score(drawn.numpy())}
     if given.shape[1] == data.test_wanted.shape[1]:
         rows["unchanged"] = score(given[:])
-    names = [name for name in rows["drawn"] if name != "score"]
+    repeated = {metrics.HEADLINE} if data.test_paired else set()  # it is L1
+    names = [name for name in rows["drawn"] if name not in repeated]
     table = [["score", "better", *rows]]
     for name in names:
         table.append([name, pages.better(name), *(f"{row[name]:.4f}" for row in rows.values())])

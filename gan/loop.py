@@ -21,7 +21,7 @@ from gan.progress import size
 from gan.record import reason_of
 from gan.report import Report
 from gan.schedule import PAUSE_SHARE, Pauses, Schedule, Stop
-from gan.state import SavedState, State
+from gan.state import SavedState, State, comparable_best
 from gan.tasks import Data
 
 KEPT_STATES = 2  # the newest, and the one before it in case the newest is damaged
@@ -424,7 +424,8 @@ def keep_best(state: State, path: Path, digest: str) -> None:
     except Refused:
         return
     if isinstance(best, dict) and best.get("data") == digest:
-        state.best = min(score for score in (best["best"], state.best) if score is not None)
+        scores = (comparable_best(best), state.best)
+        state.best = min((score for score in scores if score is not None), default=None)
 
 
 def fit(

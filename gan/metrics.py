@@ -6,9 +6,9 @@ here uses a global random generator.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypedDict
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -18,22 +18,20 @@ from torch import Tensor
 
 from gan.errors import Refused
 from gan.features import Features, Images, Reference, Subset, batches, extract, resized, spaced
+from gan.mmd import energy_distance, kid
 from gan.swd import swd
+from gan.whitened import NETWORK, Whitening, fit_whitenings
 
 MIN_IMAGES = 8  # fewer fakes, training or held-out images are not scored
 SCALES = {1: "", 2: " half size"}  # images are scored at 1/scale of their size; suffix of the name
 SECOND_OPINION = "random"  # features beside the ones asked for: see `evaluate`
+HEADLINE = "score"  # what chooses `best.pth` and orders runs
+HEADLINE_FEATURES = "lite0"  # the only ones that have it
+ENERGY_WEIGHT = 20.0  # of the energy distance in it; docs/scores.md says why
 NEIGHBOURS = 5  # k of precision, recall, density and coverage
 LARGEST_PART = 5000  # images of a side among which neighbours are sought: distances take its square
 TIE_TOLERANCE = 1e-9  # of a squared radius, as a share of the features' mean squared norm
 COPY_QUANTILE = 0.01  # nearer to a training image than this share of new images: a copy
-
-
-class Estimate(NamedTuple):
-    """A statistic and its standard error."""
-
-    value: float
-    error: float
 
 
 class _Value(TypedDict):
@@ -48,6 +46,7 @@ class Entry(_Value, total=False):
 
 
 Scores = dict[str, Entry]  # by name
+Whitenings = dict[int, Whitening]  # by key of SCALES
 ByScale = dict[int, Features]  # by key of SCALES
 
 
@@ -94,41 +93,6 @@ class Comparison(TypedDict):
 
 def _double(x: Features) -> Tensor:
     return torch.from_numpy(np.asarray(x, dtype=np.float64))
-
-
-def _kernel_sums(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Row sums [m] and column sums [n] of k(x, y) = (x·y / d + 1)^3, computed in blocks."""
-    rows, columns = [], torch.zeros(len(y), dtype=torch.float64)
-    for block in x.split(1024):
-        kernel = (block @ y.T / x.shape[1] + 1) ** 3
-        rows.append(kernel.sum(1))
-        columns += kernel.sum(0)
-    return torch.cat(rows), columns
-
-
-def kid(fake: Features, real: Features) -> Estimate:
-    """Kernel Inception distance of [m, d] and [n, d]: 0 for equal distributions, lower is better.
-
-    The unbiased estimate of MMD^2 with the cubic kernel (Binkowski et al. 2018, eq. 4 and section
-    4), which can be below 0, over *all* pairs. torch-fidelity averages 100 random subsets of equal
-    size. With 2,000 fakes and 28 or 240 reals these leave most fakes out, and their standard
-    deviation is no standard error, since they overlap. The error here is the jackknife's (Efron
-    1982, ch. 3), which leaves out one image at a time. Raises Refused if m or n is below 3.
-    """
-    x, y = _double(fake), _double(real)
-    m, n = len(x), len(y)
-    if min(m, n) < 3:
-        raise Refused(f"KID needs 3 fakes and 3 reals or more; there are {m} and {n}")
-    own_x = ((x**2).mean(1) + 1) ** 3
-    own_y = ((y**2).mean(1) + 1) ** 3
-    rows_x, rows_y = _kernel_sums(x, x)[0] - own_x, _kernel_sums(y, y)[0] - own_y
-    cross_x, cross_y = _kernel_sums(x, y)
-    xx, yy, xy = rows_x.sum(), rows_y.sum(), cross_x.sum()
-    value = xx / (m * (m - 1)) + yy / (n * (n - 1)) - 2 * xy / (m * n)
-    without_x = (xx - 2 * rows_x) / ((m - 1) * (m - 2)) - 2 * (xy - cross_x) / ((m - 1) * n)
-    without_y = (yy - 2 * rows_y) / ((n - 1) * (n - 2)) - 2 * (xy - cross_y) / (m * (n - 1))
-    variance = (m - 1) * without_x.var(correction=0) + (n - 1) * without_y.var(correction=0)
-    return Estimate(float(value), math.sqrt(float(variance)))
 
 
 def fid(fake: Features, real: Features) -> float:
@@ -331,12 +295,12 @@ QUICK_SCORES = tuple(row for row in FEATURE_SCORES if row.quick)
 IMAGE_SCORES: tuple[Callable[[Images, Images], Scores], ...] = (_swd_scores,)  # (fakes, reals)
 
 
-def _mean_kid(found: Scores) -> Entry:
-    """ "score": the mean of KID over the scales, and of its errors.
+def _mean_entry(entries: Iterable[Entry]) -> Entry:
+    """The mean value, and the mean error: an upper bound on the error of the mean.
 
-    The mean error is an upper bound on the error of the mean: all scales are of the same images.
+    It is one because all entries are of the same images.
     """
-    rows = [row for name, row in found.items() if name.startswith("KID ")]
+    rows = list(entries)
     return {
         "value": sum(row["value"] for row in rows) / len(rows),
         "error": sum(row["error"] for row in rows) / len(rows),
@@ -344,35 +308,81 @@ def _mean_kid(found: Scores) -> Entry:
 
 
 def score_features(fake: ByScale, real: ByScale, name: str, rows: Sequence[FeatureScore]) -> Scores:
-    """The scores `rows` of features `name`, given by scale, and "score" before them."""
+    """The scores `rows` of features `name`, given by scale, and their mean KID before them."""
     found: Scores = {}
     for row in rows:
         for scale in row.scales:
             for short, entry in row.measure(fake[scale], real[scale]).items():
                 found[f"{short} ({name}){SCALES[scale]}"] = entry
-    return {f"score ({name})": _mean_kid(found), **found}
+    kids = (row for score, row in found.items() if score.startswith("KID "))
+    return {f"score ({name})": _mean_entry(kids), **found}
+
+
+def whitenings(
+    train: Images, reference: Reference | None = None, device: str = "cpu"
+) -> Whitenings:
+    """What `quality` needs to know of the training images; of other real images if there are none.
+
+    Raises Refused as `extractor`.
+    """
+    return fit_whitenings(train, SCALES, reference or Reference(), device)
+
+
+def _energy_scores(
+    fake: Images, real: Images, whiten: Whitenings, reference: Reference, device: str
+) -> Scores:
+    """Energy distance of whitened untrained features, at all sizes."""
+    found: Scores = {}
+    for scale, suffix in SCALES.items():
+        x = whiten[scale](extract(fake, NETWORK, scale, device))
+        y = whiten[scale](reference.features(real, NETWORK, scale, device))
+        value, error = energy_distance(x, y)
+        found[f"energy ({NETWORK}){suffix}"] = {"value": value, "error": error}
+    return found
+
+
+def _headline(found: Scores, name: str) -> Scores:
+    """The score, if `found` is of lite0's features: KID of lite0 + 20 * energy distance, means.
+
+    Two views that do not share their blindness. Lite0 sees what a face is made of, and noise; it
+    prefers some pictures that a person rejects at once, and misses colours. Untrained layers see
+    those.
+    """
+    if name != HEADLINE_FEATURES:
+        return {}
+    kids = found[f"score ({name})"]
+    energy = _mean_entry(row for key, row in found.items() if key.startswith("energy "))
+    return {
+        HEADLINE: {
+            "value": kids["value"] + ENERGY_WEIGHT * energy["value"],
+            "error": kids["error"] + ENERGY_WEIGHT * energy["error"],
+        }
+    }
 
 
 def quality(
     fake: Images,
     real: Images,
+    whiten: Whitenings,
     name: str = "lite0",
     reference: Reference | None = None,
     device: str = "cpu",
 ) -> Scores:
-    """The quick part of `evaluate`, for a running training: "score", KID and coverage at all sizes.
+    """The quick part of `evaluate`, for a running training: the score and what it is made of.
 
-    "score" is the mean of KID at full and half size, lower is better. KID at full size alone
-    saturates early in training, and then depends on fine texture only. Extracts 2 * len(fake)
-    features; those of `real` are looked up in `reference`. Raises Refused as `extractor` and `kid`.
+    All at full and half size: KID at full size alone saturates early in training, and then depends
+    on fine texture only. Extracts 4 * len(fake) features; those of `real` are looked up in
+    `reference`. Raises Refused as `extractor` and `kid`.
     """
     reference = reference or Reference()
-    return score_features(
+    found = score_features(
         {scale: extract(fake, name, scale, device) for scale in SCALES},
         {scale: reference.features(real, name, scale, device) for scale in SCALES},
         name,
         QUICK_SCORES,
     )
+    found |= _energy_scores(fake, real, whiten, reference, device)
+    return _headline(found, name) | found
 
 
 def check(fake: int, train: int, held_out: int) -> None:
@@ -385,7 +395,13 @@ def check(fake: int, train: int, held_out: int) -> None:
 
 
 def _all_scores(
-    fake: Images, real: Images, name: str, reference: Reference, device: str, keep: bool = False
+    fake: Images,
+    real: Images,
+    whiten: Whitenings,
+    name: str,
+    reference: Reference,
+    device: str,
+    keep: bool = False,
 ) -> Scores:
     """Every score of `fake` against `real`, and the quick ones by SECOND_OPINION.
 
@@ -397,6 +413,8 @@ def _all_scores(
         generated = {scale: read(fake, net, scale, device) for scale in SCALES}
         known = {scale: reference.features(real, net, scale, device) for scale in SCALES}
         found = score_features(generated, known, net, rows) | found
+    found = _energy_scores(fake, real, whiten, reference, device) | found
+    found = _headline(found, name) | found
     for measure in IMAGE_SCORES:
         found |= measure(fake, real)
     return found
@@ -423,8 +441,9 @@ def evaluate(
     reference = reference or Reference()
     count = min(len(fake), len(train))
     sample = Subset(train, spaced(len(train), count))
-    scores = _all_scores(fake, held_out, name, reference, device)
-    floor = _all_scores(sample, held_out, name, reference, device, keep=True)
+    whiten = whitenings(train, reference, device)
+    scores = _all_scores(fake, held_out, whiten, name, reference, device)
+    floor = _all_scores(sample, held_out, whiten, name, reference, device, keep=True)
     for key, entry in scores.items():
         entry["floor"] = floor[key]["value"]
     return {
@@ -448,13 +467,15 @@ def compare(
     """The scores of `evaluate` for two sets, all of both, ready for JSON.
 
     KID and FID are the same with the sets swapped. SWD is too where both have the same contrast,
-    since its unit is the deviation of `real`. There are no other real images, hence no floor and
-    no memorisation. Raises Refused as `evaluate`.
+    since its unit is the deviation of `real`, by which the energy distance is whitened too. There
+    are no other real images, hence no floor and no memorisation. Raises Refused as `evaluate`.
     """
     if min(len(fake), len(real)) < MIN_IMAGES:
         raise Refused(
             f"evaluate needs {MIN_IMAGES} images on each side; there are {len(fake)} and "
             f"{len(real)}"
         )
-    scores = _all_scores(fake, real, name, reference or Reference(), device)
+    reference = reference or Reference()
+    whiten = whitenings(real, reference, device)
+    scores = _all_scores(fake, real, whiten, name, reference, device)
     return {"features": name, "n_fake": len(fake), "n_real": len(real), "scores": scores}

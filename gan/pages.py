@@ -29,12 +29,18 @@ REFERENCE = "reference"  # the column of what real images score
 READINGS = {
     "score": (
         "lower",
-        "the mean of KID at full and half size; best.pth is the state where it was lowest",
+        "score (lite0) + 20 x energy, both the mean of full and half size; best.pth is the state "
+        "where it was lowest. With the name of a network it is its KID, the mean of both sizes",
     ),
     "KID": (
         "lower",
         "how far the features of generated images are from those of real ones; 0, or a little "
         "below: they are alike; ± is the standard error",
+    ),
+    "energy": (
+        "lower",
+        "how far colours, edges and patches are from those of real images, by the layers of an "
+        "untrained network; 0, or a little below: they are alike",
     ),
     "coverage": ("higher", "the share of real images that have a generated image nearby"),
     "FID": (
@@ -79,8 +85,8 @@ COUNT_NOTE = (
 )
 FEATURES_NOTE = (
     "In brackets: the network whose features are compared. lite0 is EfficientNet-Lite0, trained on "
-    "ImageNet; random is the same untrained, a second opinion that sees colours. Half size: both "
-    "sides shrunk to half."
+    "ImageNet; random is an untrained network, a second opinion that sees colours; layers are its "
+    "layers, whitened by real images. Half size: both sides shrunk to half."
 )
 NO_REFERENCE_NOTE = (
     "There is no reference and no memorisation, since all real images are compared with; "

@@ -99,12 +99,16 @@ class Report:
         self.values = values
 
     def log_scores(self, step: int, images: int, seconds: float, scores: dict[str, float]) -> None:
-        """Log the scores of an evaluation during training; add them to TensorBoard; print them."""
+        """Log the scores of an evaluation during training; add them to TensorBoard.
+
+        Those at full size are printed.
+        """
         when = {"images": images, "seconds": round(seconds, 1)}
         self.log_event(step, {"event": "score", **when, **scores})
         for name, value in scores.items():
             self._add_scalar(f"score/{name}", value, images)
-        text = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
+        shown = {name: value for name, value in scores.items() if "half size" not in name}
+        text = ", ".join(f"{name} {value:.3f}" for name, value in shown.items())
         self.score = scores["score"]
         self.print_line(f"score at {images:,} images: {text}")
 

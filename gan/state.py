@@ -18,6 +18,7 @@ from gan.schedule import Updates, learning_rate_scale
 
 FROZEN_SHARE = 1 / 3  # of the budget
 SavedState = dict[str, Any]  # Any: a file of tensors, numbers, strings and containers of them
+SCORE_VERSION = 2  # of "score"; it was KID (lite0) in states that do not name one
 
 
 class Ema(AveragedModel):
@@ -73,6 +74,11 @@ def weights_size(net: nn.Module) -> int:
     return sum(value.nbytes for value in net.state_dict().values())
 
 
+def comparable_best(saved: SavedState) -> float | None:
+    """The best score of a state; None if it was another kind of score, or there is none."""
+    return saved["best"] if saved.get("score_version") == SCORE_VERSION else None
+
+
 class State:
     """The whole state of a run at one step; it is saved and loaded as one dict."""
 
@@ -125,6 +131,7 @@ class State:
             "seconds": self.seconds,
             "rescues": self.rescues,
             "best": self.best,
+            "score_version": SCORE_VERSION,
         }
 
     def size_on_disk(self) -> int:
@@ -152,7 +159,7 @@ class State:
         self.step = saved["step"]
         self.seconds = saved["seconds"]
         self.rescues = saved["rescues"]
-        self.best = saved["best"]
+        self.best = comparable_best(saved)
         self.meters.load_state_dict(saved["meters"])
         self.monitor.load_state_dict(saved["health"])
         self.load_players(saved)

@@ -24,7 +24,13 @@ def write_log(folder: Path, name: str, lines: Sequence[dict[str, Any]], tail: st
 
 def score_line(step: int, value: float) -> dict[str, Any]:
     when = {"step": step, "images": 10 * step, "seconds": 6.0 * step}
-    return {"event": "score", **when, "score": value}
+    return {"event": "score", **when, "score": value, "score (lite0)": value / 2}
+
+
+def earlier_score_line(step: int, value: float) -> dict[str, Any]:
+    """Of a version whose score was KID (lite0) alone."""
+    when = {"step": step, "images": 10 * step, "seconds": 6.0 * step}
+    return {"event": "score", **when, "score": value, "coverage (lite0)": 0.5}
 
 
 def scalar_line(step: int, speed: float, loss: float = 1.0) -> dict[str, Any]:
@@ -89,6 +95,49 @@ def test_the_numbers_of_the_table(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert "±" not in second
     assert compare_page.format_summary(compare_page.summarise([]))
+
+
+NEW, OLD, PAIRS, NONE = (
+    [score_line(1, 4.0), score_line(2, 3.0)],
+    [earlier_score_line(1, 2.5), earlier_score_line(2, 1.25)],
+    [{**earlier_score_line(1, 0.5), "L1": 0.5}],
+    [scalar_line(1, 10)],
+)
+
+
+@pytest.mark.parametrize(
+    ("logs", "by_lite0", "finals"),
+    [
+        ([NEW, NEW], False, [3.0, 3.0]),
+        ([OLD, OLD], True, [1.25, 1.25]),
+        ([NEW, OLD], True, [1.5, 1.25]),
+        ([OLD, NEW, NONE], True, [1.25, 1.5, None]),
+        ([NEW, NONE], False, [3.0, None]),
+        ([[*OLD, *NEW], NEW], False, [3.0, 3.0]),  # resumed with this version
+        ([PAIRS, PAIRS], False, [0.5, 0.5]),
+    ],
+    ids=["new", "old", "mixed", "mixed, one unscored", "new, one unscored", "resumed", "pairs"],
+)
+def test_all_runs_are_compared_by_one_score(
+    logs: list[list[dict[str, Any]]], by_lite0: bool, finals: list[float | None], tmp_path: Path
+) -> None:
+    runs = [
+        Run(str(i), str(i), 0, write_log(tmp_path, str(i), lines), tmp_path, FINISHED)
+        for i, lines in enumerate(logs)
+    ]
+    page = tmp_path / "page.html"
+    rows = compare_page.write_comparison(page, runs, "t", "c", ["a note"])
+    assert [row["final"] for row in rows] == finals
+    text = page.read_text(encoding="utf-8")
+    assert ("whose score was KID (lite0) alone" in text) is by_lite0
+    assert "a note" in text
+
+
+def test_a_resumed_run_of_an_earlier_version_has_one_curve_of_lite0(tmp_path: Path) -> None:
+    path = write_log(tmp_path, "x", [earlier_score_line(1, 2.5), score_line(2, 3.0)])
+    log = compare_curves.read_run(Run("x", "x", 0, path, tmp_path))
+    assert log.curves["score (lite0)"] == [(10, 6.0, 2.5), (20, 12.0, 1.5)]
+    assert log.curves["score"] == [(20, 12.0, 3.0)]
 
 
 def test_a_number_that_is_missing_is_a_dash_and_zero_is_a_number(tmp_path: Path) -> None:

@@ -52,6 +52,21 @@ def test_lite0_with_folded_batch_norm_is_the_same_function(monkeypatch: pytest.M
     assert torch.allclose(folded, plain, atol=1e-2)
 
 
+@pytest.mark.parametrize("side", [96, 128, 224])
+def test_lite0_with_folded_padding_is_the_same_function(
+    side: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorFlow pads by more at the end than at the start where it halves the size."""
+    x = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        folded = features.build_lite0(side)
+        assert not [part for part in folded.modules() if isinstance(part, torch.nn.ZeroPad2d)]
+        monkeypatch.setattr(features, "_fold_padding", lambda net: None)
+        plain = features.build_lite0(side)
+        assert [part for part in plain.modules() if isinstance(part, torch.nn.ZeroPad2d)]
+        assert torch.allclose(folded(x), plain(x), atol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["lite0", "random"])
 def test_features_of_an_image_do_not_depend_on_its_batch(name: str) -> None:
     faces = avatars.render(0, 20, 48)

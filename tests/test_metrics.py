@@ -95,7 +95,7 @@ def test_kid_refuses_two_images() -> None:
     three, two = column(0, 1, 2), column(0, 1)
     assert metrics.kid(three, three).error >= 0
     for fake, real in ((two, three), (three, two)):
-        with pytest.raises(Refused, match="KID needs 3"):
+        with pytest.raises(Refused, match="scores need 3"):
             metrics.kid(fake, real)
 
 
@@ -338,14 +338,16 @@ def test_evaluate_has_all_scores_with_floors(faces: Pixels) -> None:
     scores = found["scores"]
     scaled = [f"{key} (random){size}" for size in ("", " half size") for key in ("KID", "coverage")]
     single = [f"{key} (random)" for key in ("score", "FID", "precision", "recall", "density")]
-    assert set(scores) == {*scaled, *single, "SWD", "SWD 48 px", "SWD 24 px"}
+    energies = [f"energy (layers){size}" for size in ("", " half size")]
+    assert set(scores) == {*scaled, *single, *energies, "SWD", "SWD 48 px", "SWD 24 px"}
     assert all({"value", "floor"} <= set(row) for row in scores.values())
     kids = [scores[key]["value"] for key in scaled if key.startswith("KID")]
     assert scores["score (random)"]["value"] == pytest.approx(sum(kids) / 2)
     counts = [found[key] for key in ("n_fake", "n_train", "n_held_out", "n_floor")]
     assert counts == [50, 150, 40, 50]
-    part = metrics.quality(faces[:50], faces[200:240], "random", reference)
-    assert list(part) == ["score (random)", *scaled[::2], *scaled[1::2]]
+    whiten = metrics.whitenings(faces[50:200], reference)
+    part = metrics.quality(faces[:50], faces[200:240], whiten, "random", reference)
+    assert list(part) == ["score (random)", *scaled[::2], *scaled[1::2], *energies]
     assert {key: row["value"] for key, row in part.items()} == {
         key: scores[key]["value"] for key in part
     }
@@ -365,8 +367,11 @@ def test_the_second_opinion_has_the_quick_scores_only(
     monkeypatch.setitem(features.FEATURES, "other", features.FEATURES["random"])
     found = metrics.evaluate(faces[:10], faces[10:20], faces[20:30], "other")
     names = [name for name in found["scores"] if "(random)" in name]
-    assert names == list(metrics.quality(faces[:10], faces[20:30], "random"))
-    assert next(iter(found["scores"])) == "score (other)"
+    whiten = metrics.whitenings(faces[10:20])
+    quick = metrics.quality(faces[:10], faces[20:30], whiten, "random")
+    assert names == [name for name in quick if "(random)" in name]
+    assert "score (other)" in found["scores"]
+    assert "score" not in found["scores"]
     assert "FID (other)" in found["scores"]
 
 

@@ -88,7 +88,7 @@ def test_images_and_score_come_before_losses(
 ) -> None:
     log = Report(tmp_path, 0, 0, 0.0)
     log.log_scalars(2, 2000, {"epoch": 1.25, "loss_d": 0.25, "images/s": 84.96})
-    log.log_scores(2, 2000, 1.0, {"score": 0.5})
+    log.log_scores(2, 2000, 1.0, {"score": 0.5, "KID (lite0) half size": 0.25})
     log.show_progress(0.1, 2000, 90.0)
     assert capsys.readouterr().out == "score at 2,000 images: score 0.500\n"
     log.progress.shown_at -= progress.LINE_SECONDS + 1

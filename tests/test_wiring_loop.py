@@ -21,6 +21,7 @@ from toy import alarm, average, feed_of, fit, poisoned, score_of, set_weight, we
 from gan import checkpoint, loop
 from gan.errors import Refused
 from gan.losses import clip_weights
+from gan.state import SCORE_VERSION
 
 Open = Callable[..., loop.Session]
 
@@ -361,7 +362,7 @@ def test_earlier_minutes_count(tmp_path: Path) -> None:
 
 def test_the_score_to_beat_is_that_of_the_best_state_on_disk(tmp_path: Path) -> None:
     path = tmp_path / "best.pth"
-    checkpoint.save(path, {"data": "toy", "best": 0.3})
+    checkpoint.save(path, {"data": "toy", "best": 0.3, "score_version": SCORE_VERSION})
     for own, expected in ((None, 0.3), (0.5, 0.3), (0.2, 0.2)):
         state = toy.make_state()
         state.best = own
@@ -372,6 +373,32 @@ def test_the_score_to_beat_is_that_of_the_best_state_on_disk(tmp_path: Path) -> 
     assert state.best is None
     loop.keep_best(state, tmp_path / "none.pth", "toy")
     assert state.best is None
+
+
+def test_the_score_of_an_earlier_version_is_not_to_be_beaten(tmp_path: Path) -> None:
+    """It was KID (lite0), which is lower: no state would ever be better."""
+    path = tmp_path / "best.pth"
+    checkpoint.save(path, {"data": "toy", "best": 0.3})
+    for own in (None, 0.5):
+        state = toy.make_state()
+        state.best = own
+        loop.keep_best(state, path, "toy")
+        assert state.best == own
+
+
+def test_a_resumed_run_of_an_earlier_version_has_a_best_state_by_its_new_score(
+    tmp_path: Path,
+) -> None:
+    first = fit(tmp_path, score=score_of([0.3]), max_images=20)
+    for path in (first.state, tmp_path / "c" / checkpoint.BEST):
+        saved = checkpoint.load(path)
+        assert (saved["best"], saved.pop("score_version")) == (0.3, SCORE_VERSION)
+        checkpoint.save(path, saved)
+    second = fit(tmp_path, saved=checkpoint.load(first.state), score=score_of([4.0]), max_images=40)
+    assert (best_of(tmp_path)["step"], best_of(tmp_path)["best"]) == (2, 4.0)
+    # the next one is compared with that
+    fit(tmp_path, saved=checkpoint.load(second.state), score=score_of([5.0]), max_images=60)
+    assert (best_of(tmp_path)["step"], best_of(tmp_path)["best"]) == (2, 4.0)
 
 
 def test_the_best_on_disk_is_beaten_by_a_resumed_run(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from gan import (
     ranking,
     report,
     split,
+    whitened,
 )
 
 CPU = torch.device("cpu")
@@ -143,7 +144,8 @@ def test_the_score_in_mid_run_is_against_held_out_images(
     unseen, known = score(shades(16, BRIGHT, seed=5)), score(shades(16, DARK, seed=5))
     assert unseen["score"] < 0.01 * known["score"]
     assert unseen["coverage (lite0)"] > 0.5 > known["coverage (lite0)"]
-    assert "score (lite0)" not in unseen
+    energies = [unseen[f"energy (layers){size}"] for size in ("", " half size")]
+    assert unseen["score"] == pytest.approx(unseen["score (lite0)"] + 10 * sum(energies))
 
 
 @pytest.mark.parametrize("direction", ["AtoB", "BtoA"])
@@ -158,11 +160,11 @@ def test_translations_are_scored_with_the_test_pictures_wanted(
     score = mid_run_score(picture_set(tmp_path, direction, test_paired=True), config)
     found = score(wanted)
     assert (found["score"], found["L1"], found["PSNR"]) == (0, 0, 100)
-    assert found["KID (lite0) both sizes"] < 0.1
-    assert score(255 - wanted)["KID (lite0) both sizes"] > 1
+    assert found["score (lite0)"] < 0.1
+    assert score(255 - wanted)["score (lite0)"] > 1
     # fewer translations than test pictures: each is compared with its own
     assert score(wanted[features.spaced(12, 9)])["score"] == 0
-    # no pairs: the score is the KID
+    # no pairs: the score is of sets
     loose = mid_run_score(picture_set(tmp_path, direction, test_paired=False), config)
     assert loose(255 - wanted)["score"] > 1
     assert "L1" not in loose(wanted)
@@ -237,7 +239,9 @@ def test_memorisation_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [pair["fake"] for pair in result["pairs"]] == [0, 1]
 
 
-def test_the_score_is_the_mean_of_the_kid_at_both_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_score_of_a_network_is_the_mean_of_its_kid_at_both_sizes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     asked = []
 
     def extract(images: Any, name: str, scale: int = 1, device: str = "cpu") -> Any:
@@ -250,8 +254,14 @@ def test_the_score_is_the_mean_of_the_kid_at_both_sizes(monkeypatch: pytest.Monk
 
     use_features(monkeypatch, extract)
     monkeypatch.setattr(metrics, "kid", kid)
-    found = metrics.quality(shades(9, BRIGHT), shades(9, DARK), "random")
-    assert sorted(asked) == [(side, "random", scale, "cpu") for side in (0, 1) for scale in (1, 2)]
+    whiten = {scale: whitened.fit_whitening(np.zeros((9, 1))) for scale in (1, 2)}
+    found = metrics.quality(shades(9, BRIGHT), shades(9, DARK), whiten, "random")
+    assert sorted(asked) == [
+        (side, net, scale, "cpu")
+        for side in (0, 1)
+        for net in ("layers", "random")
+        for scale in (1, 2)
+    ]
     assert found["KID (random)"] == {"value": 1.0, "error": 0.1}
     assert found["KID (random) half size"] == {"value": 3.0, "error": 0.3}
     assert found["score (random)"] == {"value": 2.0, "error": 0.2}
