@@ -320,7 +320,7 @@ def _convert(field: "Field[Any]", kind: type, text: str) -> Value:
     return os.path.expanduser(text)  # in --x=~/y the shell leaves the ~
 
 
-def parse(field: "Field[Any]", text: str, *, any_range: bool = False) -> Value:
+def parse(field: "Field[Any]", text: str) -> Value:
     """The value of `field` that is written as `text`; raises Refused for a wrong type or range."""
     kinds = types_of(field)
     for kind in kinds:
@@ -334,7 +334,7 @@ def parse(field: "Field[Any]", text: str, *, any_range: bool = False) -> Value:
         names = {bool: "True or False", int: "a whole number", float: "a number", str: words}
         wanted = " or ".join(names[kind] for kind in kinds)
         raise Refused(f"{flag(field.name)}={text}: wants {wanted} (default {field.default!r})")
-    if not (any_range or isinstance(value, bool | str)):
+    if not isinstance(value, bool | str):
         _check_range(field, text, value)
     return value
 

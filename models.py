@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from config import FIELDS, Config, RunFacts, Settings, Value, parse
-from gan import checkpoint
+from gan import checkpoint, validate
 from gan.errors import Refused
 from gan.family import Family
 from gan.losses import Nets, adversarial, clip_weights, cycle, fake_label, paired
@@ -242,8 +242,7 @@ def settings_of(state: SavedState) -> Settings:
     """
     saved = state["config"]
     known = {name: str(value) for name, value in saved.items() if name in FIELDS}
-    # of any range: other versions have other limits
-    settings: Settings = {k: parse(FIELDS[k], text, any_range=True) for k, text in known.items()}
+    settings: Settings = {k: parse(FIELDS[k], text) for k, text in known.items()}
     if (settings.get("family"), settings.get("loss", "")) in HALVED:
         settings.setdefault("half_squares", True)
     if "family" in settings:
@@ -251,20 +250,36 @@ def settings_of(state: SavedState) -> Settings:
     return settings
 
 
+def read_state(path: Path, *, to_resume: bool = False) -> tuple[SavedState, Config, RunFacts]:
+    """The state at `path`, its config and facts; raises Refused unless it is whole."""
+    state = checkpoint.load(path)
+    if problem := validate.state_problem(state, to_resume=to_resume):
+        hint = "" if to_resume else "; bare weights go to --netg-path"
+        raise Refused(f"{path}: not a training state ({problem}){hint}")
+    try:
+        config = Config(**settings_of(state))  # type: ignore[arg-type]
+        find_family(config.family)
+    except Refused as error:
+        raise Refused(f"{path}: {error}") from None
+    return state, config, RunFacts.of_state(state)
+
+
+def read_state_to_resume(path: Path) -> SavedState:
+    """The state at `path`; raises Refused unless a run can go on with it."""
+    state, config, facts = read_state(path, to_resume=True)
+    nets = find_family(config.family).make(config, len(facts.class_names))
+    if problem := validate.players_problem(state, nets, config):
+        raise Refused(f"{path}: does not fit its own settings ({problem})")
+    return state
+
+
 def restore(path: Path) -> tuple[Nets, Config, RunFacts]:
     """The nets of the state at `path`, G with its averaged weights; the run's config and facts.
 
     Raises Refused for a file that is no training state.
     """
-    state = checkpoint.load(path)
-    if not checkpoint.is_state(state) or not {"G", "D"} <= state["nets"].keys():
-        raise Refused(f"{path}: not a training state; bare weights go to --netg-path")
-    try:
-        config = Config(**settings_of(state))  # type: ignore[arg-type]
-    except Refused as error:
-        raise Refused(f"{path}: {error}") from None
-    facts = RunFacts.of_state(state)
-    nets = find_family(config.family).build(config, len(facts.class_names))
+    state, config, facts = read_state(path)
+    nets = find_family(config.family).make(config, len(facts.class_names))
     load_weights(nets.D, state["nets"]["D"], path)
     load_weights(nets.G, state["ema"] or state["nets"]["G"], path)
     return nets, config, facts

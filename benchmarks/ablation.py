@@ -137,7 +137,7 @@ def train(run: Run, anime: Path) -> Path:
     """Train the run, or resume it, to the end of its budget; returns its last state."""
     name, folder = run.folder_name, runs.folder_of("checkpoints", run.folder_name)
     flags, models.FAMILIES[run.arm] = ARMS[run.arm]
-    if next(checkpoint.newest(folder), None):
+    if next(checkpoint.newest(folder, checkpoint.load), None):
         words = ["--resume", f"--name={name}"]
     else:
         score_images = min(run.images // 4, SCORE_IMAGES)

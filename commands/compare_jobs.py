@@ -23,7 +23,7 @@ from config import OPERATIONAL, Config, RunFacts, Settings, Value, difference, f
 from gan import checkpoint
 from gan.errors import Refused
 from gan.schedule import Budget
-from models import settings_of
+from models import read_state_to_resume, settings_of
 
 if TYPE_CHECKING:
     from gan.state import SavedState
@@ -69,11 +69,7 @@ def enough_previews(config: Config, given: Settings, images: int) -> Settings:
 
 def newest_state(folder: Path) -> "SavedState | None":
     """The newest state in `folder` that can be read."""
-    for _, saved in checkpoint.newest(folder):
-        if checkpoint.is_state(saved, to_resume=True):
-            state: SavedState = saved
-            return state
-    return None
+    return next((saved for _, saved in checkpoint.newest(folder, read_state_to_resume)), None)
 
 
 def saved_settings(state: "SavedState") -> Mapping[str, Value]:

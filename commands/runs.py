@@ -64,14 +64,18 @@ def command_to_resume(config: Config) -> str:
 
 
 def find_state(resume: bool | str, name: str) -> "tuple[Path, SavedState]":
-    """The newest valid state of run `name`, or the one in the file `resume`."""
+    """The newest whole state of run `name`, or the one in the file `resume`."""
     from gan import checkpoint
+    from models import read_state_to_resume
 
     if isinstance(resume, str):
         path = Path(resume)
-        return path, checkpoint.load(path)
+        try:
+            return path, read_state_to_resume(path)
+        except Refused as error:
+            raise Refused(f"--resume={error}") from None
     folder = folder_of("checkpoints", name)
-    for path, state in checkpoint.newest(folder):
+    for path, state in checkpoint.newest(folder, read_state_to_resume):
         return path, state
     raise Refused(
         f"--resume: no valid state in {folder}; start the run without --resume, or name another "
@@ -85,18 +89,17 @@ def find_origin(init: str) -> "tuple[Path, SavedState]":
     Raises Refused if there is none.
     """
     from gan import checkpoint
+    from models import read_state_to_resume
 
     path = Path(init).expanduser()
     if path.is_file():
-        state = checkpoint.load(path)
-        if not checkpoint.is_state(state, to_resume=True):
-            raise Refused(
-                f"--init={init}: not a training state; bare weights go to --netg-path and "
-                "--netd-path"
-            )
-        return path, state
+        try:
+            return path, read_state_to_resume(path)
+        except Refused as error:
+            hint = "bare weights go to --netg-path and --netd-path"
+            raise Refused(f"--init={error}; {hint}") from None
     for folder in (path, folder_of("checkpoints", init)):
-        for found, state in checkpoint.newest(folder):
+        for found, state in checkpoint.newest(folder, read_state_to_resume):
             return found, state
     raise Refused(f"--init={init}: neither a run in checkpoints/ nor a file of a state")
 
@@ -111,6 +114,15 @@ def _settings_of_origin(init: str) -> Settings:
     except Refused as error:
         raise Refused(f"--init={path}: {error}") from None
     return {name: saved[name] for name in SHARED if name in saved} | {"init": str(path)}
+
+
+def name_of_folder(path: Path) -> str:
+    """The run in whose folder in checkpoints/ a file is; "" for any other place.
+
+    What a file says its run is called does not decide where this one writes.
+    """
+    folder, top = path.resolve().parent, Path("checkpoints").resolve()
+    return folder.name if folder.parent == top else ""
 
 
 def files_of_run(config: Config) -> list[Path]:
@@ -370,7 +382,7 @@ def _load_bare_weights(given: Settings, ranks: bool) -> LoadedRun:
     saved, classes = _config_beside(given)
     saved = {k: v for k, v in saved.items() if k not in (*WEIGHTS, "gpu")}
     config = merge_layers(saved, in_todays_names(given, saved))
-    nets = family_of(config).build(config, len(classes))
+    nets = family_of(config).make(config, len(classes))
     weights_loader(config)(nets)
     return LoadedRun(nets, config, RunFacts(classes), str(path))
 

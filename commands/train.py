@@ -79,7 +79,6 @@ def plan_start(request: flags.Request[TrainOptions]) -> Start:
 
 
 def _plan_resume(resume: bool | str, request: flags.Request[TrainOptions]) -> Start:
-    from gan import checkpoint
     from models import settings_of
 
     given = request.settings
@@ -89,13 +88,8 @@ def _plan_resume(resume: bool | str, request: flags.Request[TrainOptions]) -> St
         if getattr(request.options, other, "") or given.get(other):
             raise Refused(f"{flag(other)}: not with --resume; the run has its own")
     path, saved = runs.find_state(resume, str(given.get("name", "")))
-    if not checkpoint.is_state(saved, to_resume=True):
-        raise Refused(f"--resume={path}: not a training state")
     print(f"resume: {path}")
-    try:
-        own = settings_of(saved)
-    except Refused as error:
-        raise Refused(f"--resume={path}: {error}") from None
+    own = {**vars(Config()), **settings_of(saved), "name": runs.name_of_folder(path)}
     own["gpu"] = own["gpu"] and "auto"  # this may be another machine
     own.setdefault("keep", "all")  # what runs of earlier versions did
     given = runs.in_todays_names(given, own)

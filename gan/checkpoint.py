@@ -6,7 +6,6 @@ Files are ordinary `torch.save` archives, so any PyTorch code can load them with
 
 import contextlib
 import functools
-import math
 import os
 import re
 import warnings
@@ -14,7 +13,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors.torch
 import torch
@@ -30,6 +29,7 @@ BEGINNINGS = {
     b"\x89hdf": "an HDF5 file, as Keras writes it, not weights of PyTorch",
     b"\x1f\x8b": "a gzip archive; unpack it first",
 }
+Found = TypeVar("Found")
 
 
 def atomic_write(path: Path, write: Callable[[Path], Any]) -> None:
@@ -113,6 +113,8 @@ def size_of(payload: object) -> int:
 def load(path: Path) -> Any:
     """What `path` holds, on the CPU; raises Refused if it is missing, damaged or foreign."""
     try:
+        if path.exists() and not path.is_file():
+            raise Refused(f"{path}: not a file")  # a pipe would be waited for
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:  # torch itself does not check the sums
                 damaged = archive.testzip()
@@ -154,29 +156,9 @@ def _kind_of(path: Path, error: str) -> str:
     return f"damaged, or not a checkpoint ({(error.splitlines() or ['unknown'])[0][:100]})"
 
 
-def is_state(saved: object, *, to_resume: bool = False) -> bool:
-    """Whether a file's content is a training state: to draw from, or to go on with."""
-    if not isinstance(saved, dict) or "ema" not in saved:
-        return False
-    kinds: dict[str, type | tuple[type, ...]] = {"config": dict, "nets": dict}
-    if to_resume:
-        kinds |= {"step": int, "seconds": (int, float), "data": str}
-    return all(isinstance(saved.get(name), kind) for name, kind in kinds.items())
-
-
 def state_of(folder: Path, step: int) -> Path:
     """Where the state of `step` is: names sort as steps do."""
     return folder / f"state_{step:08}.pth"
-
-
-def step_of(path: Path) -> float:
-    """The step of the state at `path`; infinite if there is none, or none that can be read."""
-    try:
-        state = load(path)
-    except Refused:
-        return math.inf
-    step: float = state.get("step", math.inf) if isinstance(state, dict) else math.inf
-    return step
 
 
 def states(folder: Path) -> list[Path]:
@@ -184,16 +166,18 @@ def states(folder: Path) -> list[Path]:
     return sorted(folder.glob("state_*.pth"), key=lambda path: path.name, reverse=True)
 
 
-def newest(folder: Path) -> Iterator[tuple[Path, Any]]:
-    """The loadable states of `folder`, newest first, the best one last.
+def newest(folder: Path, read: Callable[[Path], Found]) -> Iterator[tuple[Path, Found]]:
+    """What `read` gives for the states of `folder`, newest first, the best one last.
 
-    A damaged one is named and passed over.
+    One for which it raises Refused is named and passed over.
     """
     for path in [*states(folder), *folder.glob(BEST)]:
         try:
-            yield path, load(path)
+            found = read(path)
         except Refused as error:
             warnings.warn(f"{error}; trying the one before it", stacklevel=2)
+        else:
+            yield path, found
 
 
 def prune(current: Path, keep: int) -> None:

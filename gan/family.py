@@ -3,10 +3,16 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import torch
+
 from config import Config, Value
+from gan import machine
+from gan.errors import Refused
 from gan.losses import Loss, Nets
 from gan.schedule import Updates, alternate
 from gan.tasks import TASKS, Task
+
+ORDINARY_WIDTH = 256  # channels of nets that are built without measuring them first
 
 
 @dataclass(frozen=True)
@@ -27,3 +33,26 @@ class Family:
     def settings(self) -> list[str]:
         """The settings of this family that not all families have."""
         return [name for name in (*self.task.settings, *self.uses) if name not in self.lacks]
+
+    def make(self, config: Config, classes: int, copies: int = 1) -> Nets:
+        """The nets, of which this machine has memory for `copies`.
+
+        Raises Refused if it has not: nets that are out of the ordinary are measured before they are
+        built, since a system that has promised memory which it lacks ends the process later.
+        """
+        widths = (config.ngf, config.ndf, config.nz // 16, config.pool // 4)
+        if max(widths) > ORDINARY_WIDTH:
+            with torch.device("meta"):
+                nets = self.build(config, classes)
+            need = copies * sum(
+                part.numel() * part.element_size()
+                for net in (nets.G, nets.D)
+                for part in net.state_dict().values()
+            )
+            if need > (there := machine.memory_bytes()):
+                raise Refused(
+                    f"--ngf={config.ngf}, --ndf={config.ndf}, --img-size={config.img_size}: out of "
+                    f"memory, the nets need {need / 1e9:,.0f} GB and this machine has "
+                    f"{there / 1e9:,.0f}; give smaller ones"
+                )
+        return self.build(config, classes)

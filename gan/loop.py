@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from config import write_config
-from gan import checkpoint, health, sample
+from gan import checkpoint, health, sample, validate
 from gan.errors import Refused
 from gan.evaluation import Score
 from gan.feed import Feed
@@ -202,29 +202,39 @@ class Session:
     def rescue(self, alarm: health.Alarm) -> None:
         """Load the best state, or the newest, and go on from there at half the learning rates."""
         state = self.state
-        best = self.folders.checkpoints / checkpoint.BEST
-        # after a kill, the best state on disk may be of a later step than the resumed one
-        states = checkpoint.states(self.folders.checkpoints)
-        states = [path for path in states if checkpoint.step_of(path) <= state.step]
-        paths = [best] if checkpoint.step_of(best) <= state.step else states[:1]
-        if not state.config.rescue or not paths or state.rescues == MAX_RESCUES:
+        found = next(self.earlier_states(), None)
+        if not state.config.rescue or not found or state.rescues == MAX_RESCUES:
             if alarm.kind != "nan":
                 return  # the line is all that can be done
             tried = f" after {state.rescues} rescues" if state.rescues else ""
             raise Refused(
                 f"step {state.step}: {alarm.line}{tried}; "
-                f"{'--resume' if paths else 'start again'} with lower --lr1 and --lr2"
+                f"{'--resume' if found else 'start again'} with lower --lr1 and --lr2"
             )
         state.rescues += 1
-        state.load_players(checkpoint.load(paths[0]))
+        path, saved = found
+        state.load_players(saved)
         state.monitor.forget()
         scale = 0.5**state.rescues
         self.report.print_line(
-            f"rescue {state.rescues} of {MAX_RESCUES}: back to {paths[0]}, learning rates x {scale}"
+            f"rescue {state.rescues} of {MAX_RESCUES}: back to {path}, learning rates x {scale}"
         )
         self.report.log_event(
-            state.step, {"event": "rescue", "state": str(paths[0]), "rates": scale, **vars(alarm)}
+            state.step, {"event": "rescue", "state": str(path), "rates": scale, **vars(alarm)}
         )
+
+    def earlier_states(self) -> Iterator[tuple[Path, SavedState]]:
+        """The best state, then the others, newest first; those that are whole and fit this run."""
+        folder, state = self.folders.checkpoints, self.state
+        for path in [folder / checkpoint.BEST, *checkpoint.states(folder)]:
+            with contextlib.suppress(Refused):  # damaged, or none
+                saved = checkpoint.load(path)
+                if validate.state_problem(saved) or not isinstance(saved.get("step"), int):
+                    continue
+                # after a kill, one on disk may be of a later step than the resumed run
+                later = saved["step"] > state.step
+                if not later and not validate.players_problem(saved, state.nets, state.config):
+                    yield path, saved
 
     def payload(self, G: nn.Module) -> SavedState:
         """The whole state, with the average as `G` has it: with new batch norm statistics."""
@@ -409,10 +419,11 @@ def resume(state: State, saved: SavedState, data: Data, folders: Folders) -> Non
         )
     try:
         state.load_state_dict(saved)
-    except (KeyError, RuntimeError, ValueError) as error:
+    except Exception as error:  # a state of another version may lack anything
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
         raise Refused(
             f"--resume: this state does not fit, it may be of another version of the toolkit "
-            f"({str(error).strip().splitlines()[-1].strip()}); start a new run with --name=..."
+            f"({reason}); start a new run with --name=..."
         ) from None
     keep_best(state, folders.checkpoints / checkpoint.BEST, data.digest)
 
@@ -423,7 +434,7 @@ def keep_best(state: State, path: Path, digest: str) -> None:
         best = checkpoint.load(path)
     except Refused:
         return
-    if isinstance(best, dict) and best.get("data") == digest:
+    if not validate.state_problem(best, to_resume=True) and best["data"] == digest:
         scores = (comparable_best(best), state.best)
         state.best = min((score for score in scores if score is not None), default=None)
 

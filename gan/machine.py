@@ -1,7 +1,10 @@
 """What this machine has: its device, bfloat16, and memory that stays mapped."""
 
+import contextlib
 import ctypes
+import os
 import sys
+from pathlib import Path
 
 import torch
 
@@ -42,6 +45,16 @@ def is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
     """Whether the machine or its GPU ran out of memory."""
     said = ("out of memory", "not enough memory", "can't allocate memory")
     return isinstance(error, MemoryError) or any(words in str(error) for words in said)
+
+
+def memory_bytes() -> int:
+    """Memory of this machine, or of the container it is; 2**63 where the system does not tell."""
+    found = [2**63]
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with contextlib.suppress(OSError, ValueError):
+        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(found)
 
 
 def reuse_freed_memory() -> None:

@@ -88,7 +88,8 @@ class State:
         self.family, self.config, self.facts, self.device = family, config, facts, device
         self.fused = device.type in ("cpu", "cuda")  # Adam in one kernel
         torch.manual_seed(config.seed)  # the initial weights
-        self.nets: Nets = family.build(config, len(facts.class_names))
+        # weights, gradients, two moments, average
+        self.nets: Nets = family.make(config, len(facts.class_names), copies=5)
         for net in (self.nets.G, self.nets.D):
             net.to(device, memory_format=family.task.memory_format).train()  # type: ignore[call-overload]
         self.restart()

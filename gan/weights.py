@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from gan import validate
 from gan.errors import Refused
 from gan.translation import ThereAndBack
 
@@ -60,6 +61,9 @@ def load_weights(net: nn.Module, weights: object, path: Path | str) -> None:
     theirs = {_plain_key(str(key)): value for key, value in weights.items()}
     if isinstance(net, ThereAndBack) and not any(key.startswith("there.") for key in theirs):
         net = net.there
+    for key, value in theirs.items():
+        if problem := validate.tensor_problem(value):
+            raise Refused(f"{path}: {key} {problem}; the file is damaged, or its training failed")
     own = net.state_dict()
     theirs = _completed(theirs, own, net)
     for key, ours in own.items():

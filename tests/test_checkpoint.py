@@ -68,20 +68,8 @@ def test_the_newest_whole_state_wins_and_the_damaged_is_named(tmp_path: Path) ->
         checkpoint.save(tmp_path / f"state_{step:08}.pth", {"step": step})
     (tmp_path / "state_00000300.pth").write_bytes(b"PK")
     with pytest.warns(UserWarning, match=r"state_00000300\.pth: damaged"):
-        path, state = next(checkpoint.newest(tmp_path))
+        path, state = next(checkpoint.newest(tmp_path, checkpoint.load))
     assert (path.name, state) == ("state_00000040.pth", {"step": 40})
-
-
-def test_the_step_of_a_state(tmp_path: Path) -> None:
-    path = tmp_path / "best.pth"
-    assert checkpoint.step_of(path) == float("inf")
-    checkpoint.save(path, {"step": 7})
-    assert checkpoint.step_of(path) == 7
-    for content in ({"w": torch.ones(2)}, torch.ones(2)):
-        torch.save(content, path)
-        assert checkpoint.step_of(path) == float("inf")
-    path.write_bytes(b"PK")
-    assert checkpoint.step_of(path) == float("inf")
 
 
 def test_prune_keeps_the_current_one_and_the_one_before_it(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from states import new_state
 
 import config as options
 import main
@@ -435,7 +436,9 @@ def test_mean_and_deviation_over_the_seeds_of_a_setting() -> None:
 
 def test_two_states_of_a_name(here: Path) -> None:
     """The file that is named, else the newest of the run that is named."""
-    save_run(here / "checkpoints" / "p", "pix2pix")
+    config = Config(**{**CLASSIC, **SMALL, "family": "pix2pix"})
+    file = here / "checkpoints" / "p" / "state_00000001.pth"
+    checkpoint.save(file, {**new_state(config).state_dict(), "data": "d"})
     path, state = runs.find_state(True, "p")
     assert path == Path("checkpoints/p/state_00000001.pth")
     with pytest.raises(Refused, match="no valid state in checkpoints"):

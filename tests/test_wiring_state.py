@@ -175,7 +175,7 @@ def test_batch_norm_of_the_average_is_measured_anew() -> None:
 
 @pytest.mark.parametrize("with_average", [True, False])
 def test_a_restored_g_is_the_average_if_there_is_one(with_average: bool, tmp_path: Path) -> None:
-    config = Config(family="mlp-tiny", img_size=8, channels=1, nz=2)
+    config = Config(family="mlp-tiny", img_size=28, channels=1, nz=2)
     nets = models.FAMILIES["mlp-tiny"].build(config, 0)
     raw = nets.G.state_dict()
     mean = {key: value + 1 for key, value in raw.items()}
