@@ -36,7 +36,7 @@ def tensor_problem(value: object, *, infinite: bool = False) -> str:
     if value.is_floating_point() and value.numel():
         bad = value.isnan() if infinite else ~value.isfinite()
         if bad.any():
-            return "holds NaN" if infinite else "holds NaN or infinite numbers"
+            return "holds NaN" if infinite else "holds NaN or infinity"
     return ""
 
 
