@@ -113,7 +113,7 @@ def size_of(payload: object) -> int:
 def load(path: Path) -> Any:
     """What `path` holds, on the CPU; raises Refused if it is missing, damaged or foreign."""
     try:
-        if path.exists() and not path.is_file():
+        if path.exists() and not (path.is_file() or path.is_dir()):
             raise Refused(f"{path}: not a file")  # a pipe would be waited for
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:  # torch itself does not check the sums
