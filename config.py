@@ -20,6 +20,10 @@ Value = bool | int | float | str
 Settings = dict[str, Value]  # of a run, by name: those that were given
 T = TypeVar("T")
 
+LARGEST_WHOLE = 10**15  # of a flag without a range: a year of images has 10^13
+LARGEST = 1e30  # the same of numbers: their products stay in float32
+MAX_CONFIG_BYTES = 2**20  # of a config.json
+
 BUDGET = ("max_epoch", "max_images", "max_minutes")
 # what does not change the result of a run
 OPERATIONAL = ("name", "gpu", "num_workers", "save_every", "save_minutes", "keep")
@@ -122,7 +126,7 @@ class Config:
         "LOW,HIGH: black and white of pictures with more than 8 bits; empty: found over the set",
         fixed="other data",
     )
-    num_workers: int = option(0, "processes that decode images; 0: one per core", low=0)
+    num_workers: int = option(0, "processes that decode images; 0: one per core", low=0, high=1024)
     conditional: bool = option(
         False, "one G and D for all classes: sub-folders, or IDX labels", fixed="other nets"
     )
@@ -221,7 +225,7 @@ class Config:
         low=1,
         high=10**6,
     )
-    clip: float = option(0.1, "wgan's bound on every weight of D", above=0)
+    clip: float = option(0.1, "wgan's bound on every weight of D", above=0, high=1e6)
     ema: bool = option(True, "draw with the moving average of G", fixed="it starts at step 0")
     ema_images: int = option(20_000, "EMA half-life, images (at most 5 % of those seen)", low=1)
 
@@ -341,6 +345,8 @@ def parse(field: "Field[Any]", text: str) -> Value:
 
 def _check_range(field: "Field[Any]", text: str, value: float) -> None:
     rule, given = field.metadata, f"{flag(field.name)}={text}"
+    if abs(value) > (LARGEST_WHOLE if isinstance(value, int) else LARGEST) and not rule["high"]:
+        raise Refused(f"{given}: larger than any use of it")
     if rule["low"] is not None and value < rule["low"]:
         raise Refused(f"{given}: at least {rule['low']}")
     if rule["above"] is not None and value <= rule["above"]:
@@ -378,16 +384,25 @@ def write_config(config: Config, facts: RunFacts, path: Path) -> None:
     path.write_text(json.dumps(config_json(config, facts), indent=2) + "\n", encoding="utf-8")
 
 
+def _read_small(path: Path) -> str:
+    """The text of a file; raises ValueError for a pipe, a device, or one that is too large."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise ValueError("no file")
+    if path.is_file() and path.stat().st_size > MAX_CONFIG_BYTES:
+        raise ValueError("too large")
+    return path.read_text(encoding="utf-8")
+
+
 def read_config(path: str, given_as: str = "--config=") -> tuple[Settings, tuple[str, ...]]:
     """Settings and class names in a config.json, checked like flags.
 
     Raises Refused, naming the file after `given_as`.
     """
     try:
-        saved = json.loads(Path(path).read_text(encoding="utf-8"))
+        saved = json.loads(_read_small(Path(path)))
     except OSError as error:
         raise Refused(f"{given_as}{path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Refused(f"{given_as}{path}: not JSON ({error})") from error
     if not isinstance(saved, dict):
         raise Refused(f"{given_as}{path}: not a table of settings")

@@ -16,7 +16,7 @@ from commands import help
 from commands.aliases import snake_case
 from commands.flags import BARE, UnknownFlag
 from config import flag
-from gan.errors import Refused, plain
+from gan.errors import Refused, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -187,7 +187,15 @@ def main() -> None:
         run(sys.argv[1:])
     # of no rights or no room a traceback explains nothing
     except (Refused, OSError) as error:
-        print(f"main.py: {plain(str(error))}", file=sys.stderr)
+        print(f"main.py: {one_line(str(error))}", file=sys.stderr)
+        sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        from gan import machine
+
+        if not machine.is_out_of_memory(error):
+            raise
+        text = "out of memory; give smaller numbers, such as --gen-num or --batch-size"
+        print(f"main.py: {one_line(sys.argv[1])}: {text}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped at once, with nothing more saved", file=sys.stderr)

@@ -85,7 +85,7 @@ def conflict(folder: Path, saved: "SavedState | None", config: Config, digest: s
         return difference(saved_settings(saved), config) or other
     try:
         return difference(json.loads((folder / "config.json").read_text("utf-8")), config)
-    except (OSError, ValueError, AttributeError, TypeError):
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
         return "no config.json"
 
 

@@ -19,7 +19,7 @@ class EvaluateOptions:
     """What `evaluate` takes besides the settings of a run."""
 
     best: bool = option(True, "score the best-scored state of the run, not the newest")
-    gen_num: int = option(2000, "faces to score", low=1)
+    gen_num: int = option(2000, "faces to score", low=1, high=10**9)
     fake_path: str = option("", "score this folder or zip instead, against all of --data-path")
     features: str = option(
         "lite0",
@@ -48,6 +48,7 @@ FLAGS = flags.CommandFlags(
     },
     loads_run=True,
 )
+FEATURE_BYTES = 4 * 4 * 1280  # of a face: at two sizes, and as much again while scores are taken
 # the flags that go together with --fake-path
 OF_FOLDERS = (
     "fake_path", "data_path", "img_size", "channels", "held_out", "features", "report",
@@ -147,6 +148,10 @@ def _evaluate_run(request: flags.Request[EvaluateOptions]) -> "tuple[str, str, E
             "held out now may have been among them",
             file=sys.stderr,
         )
+    if "gen_num" in task.evaluate_options:
+        pixels = config.channels * config.img_size**2
+        need = options.gen_num * (pixels + FEATURE_BYTES)
+        machine.check_memory(need, f"--gen-num={options.gen_num}")
     found = task.evaluate(
         run.nets, config, run.facts, data, device, options.gen_num, options.features
     )

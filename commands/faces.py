@@ -21,7 +21,7 @@ def numbers(text: str, name: str, end: int) -> list[int]:
     found: list[int] = []
     for word in text.split(","):
         first, dash, last = (part.strip() for part in word.partition("-"))
-        if not first.isdecimal() or (dash and not last.isdecimal()):
+        if len(word) > 40 or not first.isdecimal() or (dash and not last.isdecimal()):
             raise Refused(f"{flag(name)}={text}: numbers and ranges with commas: 3,14 or 0-35")
         low, high = int(first), int(last or first)
         if low > high:
@@ -52,7 +52,7 @@ def class_index(label: str, names: tuple[str, ...], given: str = "--label") -> i
         return names.index(label)
     if not names:
         raise Refused(f"{given}={label}: this run is not conditional and has no classes")
-    if label.isdecimal() and int(label) < len(names):
+    if label.isdecimal() and len(label) < 20 and int(label) < len(names):
         return int(label)
     raise Refused(f"{given}={label}: no such class; there are {', '.join(names)}")
 

@@ -22,7 +22,7 @@ class GenerateOptions:
     """What `generate` takes besides the settings of a run."""
 
     best: bool = option(True, "draw with the best-scored state of the run, not the newest")
-    gen_num: int = option(64, "faces to keep", low=1)
+    gen_num: int = option(64, "faces to keep", low=1, high=10**9)
     gen_search_num: int = option(512, "candidates to draw and rank", low=1)
     rank_by: str = option(
         "",
@@ -273,6 +273,7 @@ def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
 
     keep = 2 if options.like else len(indices) or options.gen_num
     each = run.config.img_size * options.upscale
+    machine.check_memory(3 * run.config.channels * keep * each**2, f"--gen-num={keep}")
     size = sheet.grid_size(keep, options.columns, (each, each), options.gap)
     check_size(Path(options.gen_img), size)
     device = machine.pick_device(run.config.gpu)

@@ -1,6 +1,7 @@
 """Where a run keeps its files, and how it is started, resumed and loaded."""
 
 import contextlib
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -154,7 +155,7 @@ def _try_writing(folder: Path, given: str) -> None:
 
 def check_folders(config: Config) -> None:
     """Refuse a run whose folders cannot be made or written, or would be among its own data."""
-    data = Path(config.data_path).expanduser().resolve() if config.data_path else None
+    data = Path(os.path.expanduser(config.data_path)).resolve() if config.data_path else None
     for kind in ("checkpoints", "imgs", "runs"):
         folder = folder_of(kind, config.name)
         for path in (folder, *folder.parents):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from commands import flags, runs
 from config import option
-from gan.errors import Refused
+from gan.errors import Refused, one_line, what_failed
 
 if TYPE_CHECKING:
     import torch
@@ -169,16 +169,22 @@ def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
         if isinstance(drawn, str) or isinstance(picture, str):
             skipped.append(f"{name}: {drawn}")
             continue
-        path = targets.path_for(name)
-        before = targets.path_for(f"given/{name}") if options.side_by_side else path
-        sample.save_picture(drawn, path)
+        try:
+            path = targets.path_for(name)
+            before = targets.path_for(f"given/{name}") if options.side_by_side else path
+            sample.save_picture(drawn, path)
+            if options.side_by_side:
+                sample.save_picture(picture, before)
+        except (OSError, ValueError) as error:  # a name that this system cannot have
+            skipped.append(f"{name}: {what_failed(error)}")
+            continue
         rows.append((name, before, path))
-        if options.side_by_side:
-            sample.save_picture(picture, before)
     if options.side_by_side:
         from gan import pages
 
         pages.write_side_by_side(Path(options.side_by_side), rows)
     print(f"translate: {len(rows):,} pictures from {run.source} in {targets.folder}")
     if skipped:
-        raise Refused(f"{len(skipped)} skipped: {'; '.join(skipped[:5])}")
+        more = f"; and {len(skipped) - 5} more" if len(skipped) > 5 else ""
+        listed = "; ".join(one_line(line, 110) for line in skipped[:5])
+        raise Refused(f"{len(skipped)} skipped: {listed}{more}")

@@ -186,7 +186,8 @@ def _build(
 
 def _sorted_classes(names: set[str]) -> list[str]:
     """2 before 10 where all are numbers, else in alphabetical order."""
-    return sorted(names, key=int if all(name.isdecimal() for name in names) else None)
+    numbers = all(name.isdecimal() and len(name) < 20 for name in names)
+    return sorted(names, key=int if numbers else None)
 
 
 def _read(held_out: float, dedup: bool, folder: Path, index: Index) -> Images:

@@ -22,6 +22,7 @@ COLOUR = "16-bit colour"  # Pillow keeps the upper 8 of its bits
 KINDS = {"I": "32-bit", "F": "float"}  # by Pillow's mode; all that begin with I;16 are 16-bit
 BITS = (8, 10, 12, 14, 16)  # whose ranges are recognised
 FLOATS = ((0.0, 1.0), (-1.0, 1.0))  # ranges of float pictures that are recognised
+ROWS = 256  # of a picture that are converted at once
 LEAST_COLOUR = 64  # of 255: below it 16-bit colour holds 14 bits or fewer, and loses most of them
 SHALLOW = (".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp")  # suffixes: 8 bits at most
 
@@ -165,11 +166,13 @@ def to_8_bits(image: Image.Image, ranges: Ranges) -> Image.Image:
                 "8-bit colour"
             )
         return image
-    values = np.asarray(ImageOps.exif_transpose(image), dtype=np.float64)
-    if not np.isfinite(values).all():
-        count = int((~np.isfinite(values)).sum())
+    values = np.asarray(ImageOps.exif_transpose(image))
+    if count := int((~np.isfinite(values)).sum()):
         raise NotFinite(f"NaN or infinite values, in {count:,} of {values.size:,} pixels")
     if kind not in ranges:
         raise ValueError(f"a {kind} picture whose suffix is of 8-bit ones; rename it")
-    grey = ((values - low) / (high - low) * 255).clip(0, 255).round()
-    return Image.fromarray(grey.astype(np.uint8))
+    grey = np.empty(values.shape, np.uint8)
+    for top in range(0, len(values), ROWS):  # in float64, of which a large picture has no room
+        rows = values[top : top + ROWS].astype(np.float64)
+        grey[top : top + ROWS] = ((rows - low) / (high - low) * 255).clip(0, 255).round()
+    return Image.fromarray(grey)

@@ -1,5 +1,7 @@
 """`Refused`, the exception for a user's mistake, and the words its messages share."""
 
+LINE = 600  # characters of a message: a value of thousands would fill the screen
+
 
 class Refused(Exception):
     """A request that cannot be met: one line that names the flag or file and the way out.
@@ -12,6 +14,20 @@ class Refused(Exception):
 def plain(text: str) -> str:
     """The name of a file or of a zip's member, which may hold anything, as one printable line."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def one_line(text: str, most: int = LINE) -> str:
+    """`text` as one printable line of at most `most` characters: the middle of a long one goes."""
+    text = plain(text)
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 2]} ... {text[-most // 2 + 5 :]}"
+
+
+def what_failed(error: Exception) -> str:
+    """The kind of an exception and its first words: what foreign code says of a damaged file."""
+    first = (str(error).splitlines() or [""])[0]
+    return one_line(f"{type(error).__name__}: {first}" if first else type(error).__name__, 120)
 
 
 def counted(count: int, noun: str) -> str:

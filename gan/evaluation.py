@@ -153,7 +153,7 @@ def pair_distances(fakes: Pixels, wanted: Pixels) -> dict[str, float]:
 def picture_scorer(config: Config, data: PictureSet, device: torch.device) -> Score | None:
     """Rates translated test pictures during training; "score" is L1 if they are pairs."""
     wanted = data.test_wanted
-    if len(wanted) < metrics.MIN_IMAGES:
+    if min(len(data.test_given), len(wanted)) < metrics.MIN_IMAGES:
         print("data: too few pictures are held out to score with; the run has no scores")
         return None
     reference = features.Reference(data.features_file)

@@ -7,7 +7,6 @@ import torch
 
 from config import Config, Value
 from gan import machine
-from gan.errors import Refused
 from gan.losses import Loss, Nets
 from gan.schedule import Updates, alternate
 from gan.tasks import TASKS, Task
@@ -49,10 +48,7 @@ class Family:
                 for net in (nets.G, nets.D)
                 for part in net.state_dict().values()
             )
-            if need > (there := machine.memory_bytes()):
-                raise Refused(
-                    f"--ngf={config.ngf}, --ndf={config.ndf}, --img-size={config.img_size}: out of "
-                    f"memory, the nets need {need / 1e9:,.0f} GB and this machine has "
-                    f"{there / 1e9:,.0f}; give smaller ones"
-                )
+            machine.check_memory(
+                need, f"--ngf={config.ngf}, --ndf={config.ndf}, --img-size={config.img_size}"
+            )
         return self.build(config, classes)

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from gan.errors import Refused
-from gan.readers import Source, is_folder, stamp_of
+from gan.errors import Refused, what_failed
+from gan.readers import Source, expanded, is_folder, stamp_of
 
+BLOCK = 2**20  # bytes read at once
 MAX_BYTES = 4 * 2**30  # of one array: a file that claims more is refused before it is read
 
 
@@ -54,9 +55,13 @@ def read(path: Path, dimensions: int) -> NDArray[np.uint8]:
             size = math.prod(shape)
             if size > MAX_BYTES:
                 raise Refused(f"{path}: says it holds {size >> 30} GiB")
-            found = file.read(size + 1)
-    except (OSError, EOFError) as error:
-        raise Refused(f"{path}: cannot be read ({error}); fetch it again") from error
+            found = bytearray()  # in blocks: a header may claim what the file does not hold
+            while block := file.read(min(BLOCK, size + 1 - len(found))):
+                found += block
+    except Refused:
+        raise
+    except Exception as error:  # gzip and zlib raise several types for what is damaged
+        raise Refused(f"{path}: cannot be read ({what_failed(error)}); fetch it again") from error
     if len(found) != size:
         raise Refused(f"{path}: damaged, it does not hold the {shape[0]:,} it says; fetch it again")
     return np.frombuffer(found, np.uint8).reshape(shape)
@@ -89,8 +94,12 @@ def find(folder: Path) -> list[Part]:
         try:
             with _open_plain_or_gzip(path) as file:
                 count = _shape(file, path, 3)[0]
-        except (OSError, EOFError) as error:
-            raise Refused(f"{path}: cannot be read ({error}); fetch it again") from error
+        except Refused:
+            raise
+        except Exception as error:
+            raise Refused(
+                f"{path}: cannot be read ({what_failed(error)}); fetch it again"
+            ) from error
         labels = _labels_of(path)
         if labels and len(read(labels, 1)) != count:
             raise Refused(f"{labels}: {len(read(labels, 1)):,} labels of {count:,} pictures")
@@ -103,7 +112,7 @@ def find(folder: Path) -> list[Part]:
 
 def matches(data_path: str) -> bool:
     """Whether `data_path` is a folder with IDX pictures."""
-    return is_folder(data_path) and bool(_image_files(Path(data_path).expanduser()))
+    return is_folder(data_path) and bool(_image_files(expanded(data_path)))
 
 
 def _open(paths: dict[str, Path], name: str, size: int) -> Image.Image:
@@ -116,7 +125,7 @@ def open_source(data_path: str, flag: str) -> Source:
 
     Raises Refused, naming the file, if one is damaged.
     """
-    path = Path(data_path).expanduser()
+    path = expanded(data_path)
     parts = find(path)
     names: list[str] = []
     classes: list[str] = []

@@ -43,8 +43,20 @@ def has_bfloat16(device: torch.device) -> bool:
 
 def is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
     """Whether the machine or its GPU ran out of memory."""
-    said = ("out of memory", "not enough memory", "can't allocate memory")
+    said = (
+        "out of memory", "not enough memory", "can't allocate memory",
+        "Storage size calculation overflowed",
+    )  # fmt: skip
     return isinstance(error, MemoryError) or any(words in str(error) for words in said)
+
+
+def check_memory(need: int, what: str) -> None:
+    """Raises Refused, naming `what` asks for it, if `need` bytes are more than this machine has."""
+    if need > (there := memory_bytes()):
+        raise Refused(
+            f"{what}: out of memory, it needs about {need / 1e9:,.0f} GB and this machine has "
+            f"{there / 1e9:,.0f}; give less"
+        )
 
 
 def memory_bytes() -> int:

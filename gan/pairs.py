@@ -27,7 +27,7 @@ from gan.cache import Builder, DataSet, Decoded, Item
 from gan.depth import Ranges
 from gan.errors import Refused, counted, plain
 from gan.layout import Plan
-from gan.readers import FILE_READERS, OpenPicture, Source, find_source, open_file
+from gan.readers import FILE_READERS, OpenPicture, Source, expanded, find_source, open_file
 
 VERSION = 1  # of the cache's layout and of the decoding; part of the key
 MIN_SIZE = 28  # pixels on a side of half a picture: a smaller one is no half but a mistake
@@ -433,7 +433,7 @@ def stream(
     `value_range`, "LOW,HIGH", is black and white of pictures with more than 8 bits; "": found over
     all of them, and said. Raises Refused, at once, if there is no such path or no picture in it.
     """
-    file = Path(path).expanduser()
+    file = expanded(path)
     if not path:
         raise Refused(f"{flag}: wants a picture, or a folder or zip of pictures")
     if file.is_file() and not zipfile.is_zipfile(file):

@@ -16,9 +16,17 @@ from pathlib import Path
 
 from PIL import Image
 
-from gan.errors import Refused, plain
+from gan.errors import Refused, plain, what_failed
 
 MAX_FILE_BYTES = 512 * 2**20  # a larger file is no photograph but a zip bomb
+MAX_PIXELS = 2**27  # of a picture: more takes a gigabyte to decode
+MAX_DEPTH = 100  # folders within folders
+# of Pillow's formats, those of pictures that people have. Others ask another program to read them
+# (EPS: Ghostscript) or the system (WMF), are parts of larger files, or are stubs.
+FORMATS = (
+    "AVIF", "BMP", "DDS", "DIB", "GIF", "ICNS", "ICO", "JPEG", "JPEG2000", "PCX", "PNG",
+    "PPM", "PSD", "QOI", "SGI", "TGA", "TIFF", "WEBP", "XBM", "XPM",
+)  # fmt: skip
 
 OpenPicture = Callable[[str, int], Image.Image]  # (name, pixels on a side if they can be chosen)
 
@@ -50,12 +58,30 @@ def find_source(data_path: str, flag: str, readers: Mapping[str, Reader]) -> Sou
 
     Raises Refused, naming `flag`, if none does or there is no picture.
     """
-    for reader in readers.values():
-        if reader.matches(data_path):
-            return reader.open_source(data_path, flag)
-    if Path(data_path).expanduser().exists():
-        raise Refused(f"{flag}={data_path}: neither a folder nor a zip")
-    raise Refused(f"{flag}={data_path}: no such folder or zip")
+    try:
+        for reader in readers.values():
+            if reader.matches(data_path):
+                return reader.open_source(data_path, flag)
+        there = expanded(data_path).exists()
+    except (Refused, MemoryError):
+        raise
+    except Exception as error:  # foreign archives make zipfile, gzip and others raise anything
+        raise Refused(f"{flag}={data_path}: cannot be read ({what_failed(error)})") from error
+    what = "neither a folder nor a zip" if there else "no such folder or zip"
+    raise Refused(f"{flag}={data_path}: {what}")
+
+
+def expanded(path: str) -> Path:
+    """`path` with the user's folder for ~; a user that is not known is the name of a file."""
+    return Path(os.path.expanduser(path))
+
+
+def open_image(file: Path | io.BytesIO) -> Image.Image:
+    """Open a picture of one of FORMATS; raises OSError or ValueError if it is none or too large."""
+    image = Image.open(file, formats=FORMATS)
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"more than {MAX_PIXELS:,} pixels")
+    return image
 
 
 def stamp_of(file: Path) -> str:
@@ -72,7 +98,7 @@ def stamp_of(file: Path) -> str:
 
 def _picture_suffixes() -> set[str]:
     Image.init()
-    return {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    return {suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS}
 
 
 def _is_picture(name: str, suffixes: set[str]) -> bool:
@@ -94,7 +120,7 @@ def _source_of_files(
     if not names:
         raise Refused(f"{flag}={data_path}: no pictures in it ({ignored} other files)")
     stamp = "\n".join(f"{name} {stamps[name]}" for name in names)
-    label = Path(data_path).expanduser().resolve().stem
+    label = expanded(data_path).resolve().stem
     return Source(label, names, stamp, open_picture, ignored)
 
 
@@ -103,7 +129,7 @@ def _source_of_files(
 
 def is_folder(data_path: str) -> bool:
     """Whether `data_path` is a folder."""
-    return bool(data_path) and Path(data_path).expanduser().is_dir()
+    return bool(data_path) and expanded(data_path).is_dir()
 
 
 def _walk(root: Path) -> Iterator[Path]:
@@ -118,6 +144,9 @@ def _walk(root: Path) -> Iterator[Path]:
         if real in seen:
             inner.clear()
             continue
+        if inner and folder.count(os.sep) - str(root).count(os.sep) >= MAX_DEPTH:
+            print(f"data: folders below {MAX_DEPTH} others are passed over", file=sys.stderr)
+            inner.clear()
         seen.add(real)
         yield from (Path(folder, file) for file in files)
 
@@ -133,12 +162,12 @@ def open_file(root: Path, name: str, size: int) -> Image.Image:
         raise ValueError("no regular file")
     if path.stat().st_size > MAX_FILE_BYTES:
         raise ValueError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
-    return Image.open(path)
+    return open_image(path)
 
 
 def open_folder(data_path: str, flag: str) -> Source:
     """The picture files in a folder and in those below it; raises Refused if there are none."""
-    root = Path(data_path).expanduser()
+    root = expanded(data_path)
     stamps = {file.relative_to(root).as_posix(): stamp_of(file) for file in _walk(root)}
     return _source_of_files(data_path, flag, stamps, functools.partial(open_file, root))
 
@@ -148,7 +177,7 @@ def open_folder(data_path: str, flag: str) -> Source:
 
 def is_zip(data_path: str) -> bool:
     """Whether `data_path` is a zip archive."""
-    path = Path(data_path).expanduser()
+    path = expanded(data_path)
     return path.is_file() and zipfile.is_zipfile(path)
 
 
@@ -167,12 +196,12 @@ def _open_member(path: Path, separator: str, name: str, size: int) -> Image.Imag
     name = name.replace("/", separator)
     if archive.getinfo(name).file_size > MAX_FILE_BYTES:
         raise ValueError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
-    return Image.open(io.BytesIO(archive.read(name)))
+    return open_image(io.BytesIO(archive.read(name)))
 
 
 def open_zip(data_path: str, flag: str) -> Source:
     """The pictures in a zip; raises Refused if there are none or the zip is damaged."""
-    path = Path(data_path).expanduser()
+    path = expanded(data_path)
     try:
         members = [member for member in _archive(path).infolist() if not member.is_dir()]
     except (zipfile.BadZipFile, OSError) as error:

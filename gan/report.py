@@ -175,6 +175,6 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     for line in text.splitlines():
         try:
             found.append(json.loads(line))
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
     return [line for line in found if isinstance(line, dict) and "step" in line]

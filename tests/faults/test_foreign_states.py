@@ -175,7 +175,7 @@ def test_a_foreign_state_writes_into_the_folder_of_this_run(
 def test_nets_too_large_for_this_machine_are_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "memory_bytes", lambda: 10**9)
     huge = dataclasses.replace(CONFIG, family="dcgan", ngf=4096, ndf=4096, img_size=256)
-    with pytest.raises(Refused, match=r"--ngf=4096, .* out of memory, the nets need [\d,]+ GB"):
+    with pytest.raises(Refused, match=r"--ngf=4096, .* out of memory, it needs about [\d,]+ GB"):
         find_family("dcgan").make(huge, 0)
     monkeypatch.setattr(machine, "memory_bytes", lambda: 2**63)
     wide = dataclasses.replace(CONFIG, family="mlp-tiny", nz=5000)
