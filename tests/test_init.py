@@ -112,7 +112,10 @@ def test_mistakes(inside: Inside, faces: Path, origin: Path) -> None:
     bare = next(iter(sorted(origin.parent.glob("netg_*.pth"))))
     for given, says in (
         ("nosuchrun", "--init=nosuchrun: neither a run in checkpoints/ nor a file of a state"),
-        (str(bare), f"--init={bare}: not a training state (no config); bare weights go to --netg-path"),
+        (
+            str(bare),
+            f"--init={bare}: not a training state (no config); bare weights go to --netg",
+        ),
     ):
         refused(inside, *words(faces, "--name=two", f"--init={given}"), says=says)
     both = words(faces, "--name=two", "--init=one", f"--netg-path={bare}")
