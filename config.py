@@ -100,7 +100,9 @@ class Config:
     )
 
     # data
-    data_path: str = option("", "folder or zip of images; empty: 4,096 rendered avatars")
+    data_path: str = option(
+        "", "folder, zip or .tar shards of images; empty: 4,096 rendered avatars"
+    )
     img_size: int = option(
         96, "pixels on a side (also --image-size)", low=28, high=256, fixed="other nets"
     )

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from gan import avatars, depth, folders, idx, overview, split
+from gan import avatars, depth, folders, idx, overview, shards, split
 from gan import cache as caches
 from gan.cache import DataSet, Decoded, Item
 from gan.depth import NO_RANGES, Ranges
@@ -27,6 +27,7 @@ CACHE = Path("data/cache")  # of every command, in the working directory
 READERS: dict[str, Reader] = {
     "avatars": Reader(avatars.matches, avatars.open_source),
     "IDX": Reader(idx.matches, idx.open_source),
+    "shards": Reader(shards.matches, shards.open_source),
     **FILE_READERS,
 }
 
@@ -239,7 +240,7 @@ def open_images(
     Folders train/, val/ and test/ decide what is held out, unless the share is 0.
     """
     source = find_source(data_path, flag, READERS)
-    labels = folders.read_labels(source.names, f"{flag}={data_path}")
+    labels = folders.read_labels(source.names, f"{flag}={data_path}", source.paths)
     labels.classes = source.classes or labels.classes
     geometry = f"{size} {channels}" + (f" {value_range}" if value_range else "")
     depth.parse_range(value_range)

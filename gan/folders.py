@@ -60,14 +60,16 @@ def _classes(names: list[str], paths: list[list[str]]) -> tuple[list[str] | None
     return None, ""
 
 
-def read_labels(names: Sequence[str], where: str) -> Labels:
-    """What `names`, with / between folders, say; raises Refused, naming `where`, for no train/."""
+def read_labels(names: Sequence[str], where: str, inside: Sequence[str] | None = None) -> Labels:
+    """What `names`, with / between folders, or the names `inside` of them, say.
+
+    Raises Refused, naming `where`, for parts without one to train on.
+    """
     labels = Labels(list(names))
     if not names:
         return labels
-    around = common_folders([name.split("/")[:-1] for name in names])
     # train/ around all of them is a part without others, and so says nothing
-    paths = [name.split("/")[len(around) :] for name in names]
+    paths = _without_common([name.split("/") for name in inside or names])
     tops = {path[0] for path in paths if len(path) > 1}
     parts = {PARTS[top.lower()] for top in tops if top.lower() in PARTS}
     only_parts = all(top.lower() in PARTS for top in tops)

@@ -41,6 +41,7 @@ class Source:
     open: OpenPicture
     ignored: int = 0  # files in it that are no pictures
     classes: list[str] | None = None  # the class of each name; None: folders may be classes
+    paths: list[str] | None = None  # where folders say classes and parts, if `names` do not
     eight_bits: bool = False  # `open` gives pictures of 8 bits only: no range to look for
 
 
@@ -96,12 +97,14 @@ def stamp_of(file: Path) -> str:
 # --- picture files -------------------------------------------------------------------------------
 
 
-def _picture_suffixes() -> set[str]:
+def picture_suffixes() -> set[str]:
+    """The suffixes of the files that Pillow opens."""
     Image.init()
     return {suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS}
 
 
-def _is_picture(name: str, suffixes: set[str]) -> bool:
+def is_picture(name: str, suffixes: set[str]) -> bool:
+    """Whether a file is a picture by its suffix, and neither hidden nor a Mac's resource fork."""
     parts = name.split("/")
     return (
         os.path.splitext(name)[1].lower() in suffixes
@@ -114,8 +117,8 @@ def _source_of_files(
     data_path: str, flag: str, stamps: dict[str, str], open_picture: OpenPicture
 ) -> Source:
     """The picture files among `stamps` (name -> stamp), in the order of their names."""
-    suffixes = _picture_suffixes()
-    names = sorted(name for name in stamps if _is_picture(name, suffixes))
+    suffixes = picture_suffixes()
+    names = sorted(name for name in stamps if is_picture(name, suffixes))
     ignored = len(stamps) - len(names)
     if not names:
         raise Refused(f"{flag}={data_path}: no pictures in it ({ignored} other files)")

@@ -50,7 +50,8 @@ STARTS_LATER = {"commands.compare_jobs", "commands.compare_curves", "commands.co
 WITHOUT_TORCH = {
     "gan.data", "gan.pairs", "gan.progress", "gan.layout", "gan.cache", "gan.readers", "gan.split",
     "gan.avatars", "gan.idx", "gan.errors", "gan.depth", "gan.folders", "gan.overview",
-    "gan.unpack", "gan.examine", "gan.detect", "gan.intake", "gan.selection", "gan.delivery",
+    "gan.unpack", "gan.shards", "gan.examine", "gan.detect", "gan.intake", "gan.selection",
+    "gan.delivery",
     "gan.container",
 }  # fmt: skip
 ANY = {  # where a type of the standard library or of a file is Any
