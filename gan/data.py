@@ -6,6 +6,7 @@ Images are decoded once into `images.u8` of a cache (gan/cache.py). Nothing here
 import dataclasses
 import functools
 import itertools
+import mmap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -21,6 +22,7 @@ from gan.depth import NO_RANGES, Ranges
 from gan.errors import Refused, counted, plain
 from gan.readers import FILE_READERS, OpenPicture, Reader, Source, find_source
 
+AHEAD = 4  # steps that images are asked for before they are wanted
 CACHE = Path("data/cache")  # of every command, in the working directory
 
 # Who reads what: the first that matches. A new kind of data is one row here.
@@ -68,6 +70,22 @@ class Images(DataSet):
         groups, uniform = order(seed, epoch, len(self))
         batch = slice(i * batch_size, (i + 1) * batch_size)
         return self.train[self.groups.sample(groups[batch], uniform[batch])]
+
+
+def read_ahead(array: NDArray[np.uint8], indices: NDArray[np.int64]) -> None:
+    """Ask the system to read these images, which are wanted soon, while the nets compute.
+
+    Else each batch of a set larger than memory would wait for the disk, image by image. What is in
+    memory already costs a microsecond an image. Does nothing where the system has no such call.
+    """
+    file = getattr(array, "_mmap", None)
+    if file is None or not hasattr(file, "madvise") or not hasattr(mmap, "MADV_WILLNEED"):
+        return
+    size = array[0].nbytes
+    for index in indices.tolist():
+        start = index * size
+        page = start - start % mmap.PAGESIZE
+        file.madvise(mmap.MADV_WILLNEED, page, start + size - page)
 
 
 @functools.lru_cache(maxsize=4)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from config import Config, RunFacts
 from gan import sample
-from gan.data import Images
+from gan.data import AHEAD, Images, read_ahead
 from gan.features import spaced
 from gan.losses import Batch
 from gan.pairs import PictureSet
@@ -99,6 +99,8 @@ class NoiseFeed:
         """Reals in [-1, 1], with `flip` half of them mirrored, and noise for as many fakes."""
         config = self.config
         indices = self.data.indices_at(step, config.batch_size, config.seed)
+        later = self.data.indices_at(step + AHEAD, config.batch_size, config.seed)
+        read_ahead(self.data.array, later)
         real = to_float(self.data.array[indices], self.device)
         torch.manual_seed(step_seed(config.seed, step))
         if self.flip:

@@ -1,19 +1,23 @@
 """Pictures of every kind, broken ones, the cache, and the order of the data."""
 
 import json
+import mmap
 import os
 import shutil
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from picture_files import OVERVIEW, chw, dated, noise, save
 from PIL import Image, ImageOps
 
-from gan import avatars, container, data, readers
+from config import Config, RunFacts
+from gan import avatars, container, data, feed, readers
 from gan.errors import Refused
 from gan.readers import Reader, Source, find_source
 
@@ -378,3 +382,34 @@ def test_pictures_are_decoded_in_several_processes(faces: Path, tmp_path: Path) 
         for workers in (1, 2)
     )
     assert here.digest == there.digest
+
+
+def test_images_of_later_steps_are_asked_for(
+    images: data.Images, tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int]] = []
+
+    class File:
+        def madvise(self, advice: int, start: int, length: int) -> None:
+            assert advice == mmap.MADV_WILLNEED
+            assert start % mmap.PAGESIZE == 0
+            asked.append((start, start + length))
+
+    class Mapped:
+        _mmap = File()
+
+        def __getitem__(self, index: int) -> np.ndarray:
+            return np.zeros((3, 100, 100), np.uint8)
+
+    data.read_ahead(Mapped(), np.array([0, 7]))  # type: ignore[arg-type]
+    assert asked[0] == (0, 30_000)
+    assert asked[1][0] <= 210_000 < asked[1][0] + mmap.PAGESIZE
+    assert asked[1][1] == 240_000
+    data.read_ahead(np.zeros((9, 3, 4, 4), np.uint8), np.array([1]))  # no file: nothing to ask
+    data.read_ahead(images.array, np.array([0, len(images.array) - 1]))  # of a real file
+    later: list[list[int]] = []
+    monkeypatch.setattr(feed, "read_ahead", lambda array, x: later.append(x.tolist()))
+    config = tiny()
+    fed = feed.NoiseFeed(config, RunFacts(), images, torch.device("cpu"))
+    fed.batch(2)
+    assert later == [images.indices_at(2 + data.AHEAD, config.batch_size, config.seed).tolist()]
