@@ -104,7 +104,7 @@ class Config:
         "", "folder, zip or .tar shards of images; empty: 4,096 rendered avatars"
     )
     img_size: int = option(
-        96, "pixels on a side (also --image-size)", low=28, high=256, fixed="other nets"
+        96, "pixels on a side (also --image-size)", low=28, high=1024, fixed="other nets"
     )
     channels: int = option(
         3, "3: colour, 1: greyscale", low=1, high=3, choices=(1, 3), fixed="other nets"
@@ -329,6 +329,10 @@ def _convert(field: "Field[Any]", kind: type, text: str) -> Value:
 def parse(field: "Field[Any]", text: str) -> Value:
     """The value of `field` that is written as `text`; raises Refused for a wrong type or range."""
     kinds = types_of(field)
+    if field.name == "img_size" and "x" in text:
+        raise Refused(
+            f"--img-size={text}: one number; images are squares, cut out of the centre of pictures"
+        )
     for kind in kinds:
         try:
             value = _convert(field, kind, text)

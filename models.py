@@ -323,12 +323,12 @@ FAMILIES: dict[str, Family] = {
     ),
     "mlp": Family(
         functools.partial(mlp_nets, hidden=(256, 512)), *LOGISTIC,
-        uses=("fake_label",), lacks=("ngf", "ndf"),
+        uses=("fake_label",), lacks=("ngf", "ndf"), largest=256,
         defaults={**DIGITS, "batch_size": 16, "lr1": 1e-4, "lr2": 1e-4, "beta1": 0.9},
     ),
     "mlp-tiny": Family(
         functools.partial(mlp_nets, hidden=(128,)), *LOGISTIC,
-        uses=("fake_label",), lacks=("ngf", "ndf"),
+        uses=("fake_label",), lacks=("ngf", "ndf"), largest=256,
         defaults={
             **DIGITS, "batch_size": 128, "lr1": 1e-3, "lr2": 1e-3, "beta1": 0.9, "noise": "uniform",
         },

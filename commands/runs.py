@@ -232,6 +232,11 @@ def merge_layers(saved: Settings, given: Settings) -> Config:
             raise Refused(f"{flag(other)}: {name} has no use for it; {', '.join(able)} do")
     saved = {k: v for k, v in saved.items() if k not in ONLY_SOME or k in family.settings}
     config = resolve(family.defaults, saved, given)
+    if config.img_size > family.largest:
+        raise Refused(
+            f"--img-size={config.img_size}: {name} has weights for each pixel; at most "
+            f"{family.largest}, or a family of convolutions, such as --family=modern"
+        )
     for beta in ("beta1", "beta2"):
         if beta in given and config.optimizer == "rmsprop":
             raise Refused(f"--{beta}: rmsprop has no use for it; --optimizer=adam does")

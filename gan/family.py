@@ -27,6 +27,7 @@ class Family:
     defaults: Mapping[str, Value] = field(default_factory=dict)
     uses: tuple[str, ...] = ()  # settings of its losses, which other families refuse
     lacks: tuple[str, ...] = ()  # settings of its task that it does not have
+    largest: int = 1024  # pixels on a side of its pictures
 
     @property
     def settings(self) -> list[str]:

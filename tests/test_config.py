@@ -41,7 +41,7 @@ def test_values_are_read_by_type(name: str, text: str, value: Any) -> None:
         ("gpu", "yes"),
         ("img_size", "96.5"),
         ("img_size", "27"),
-        ("img_size", "257"),
+        ("img_size", "1025"),
         ("channels", "2"),
         ("lr1", "0"),
         ("lr1", "nan"),

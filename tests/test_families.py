@@ -11,13 +11,14 @@ from states import CPU, facts_of, new_state
 from torch import Tensor, nn
 
 from commands import compare_jobs
-from config import FIELDS, Config
+from config import FIELDS, Config, resolve
 from gan import checkpoint, loop, pairs, sample
 from gan.data import Images
+from gan.errors import Refused
 from gan.losses import Batch
 from gan.state import SavedState
 from gan.translation import CycleD, ThereAndBack
-from models import FAMILIES, ONLY_SOME, restore, settings_of
+from models import FAMILIES, ONLY_SOME, find_family, restore, settings_of
 
 
 @pytest.fixture(scope="module")
@@ -199,3 +200,22 @@ def test_a_state_without_the_setting_keeps_the_halves_that_it_had(
     assert settings_of(saved).get("half_squares", False) is halved
     assert compare_jobs.saved_settings(saved).get("half_squares", False) is halved
     assert "of_an_earlier_version" not in settings_of(saved)
+
+
+@pytest.mark.parametrize("name", ["modern", "dcgan", "wgan-gp", "pix2pix", "cyclegan"])
+def test_large_pictures_go_through_the_nets(name: str) -> None:
+    family = find_family(name)
+    small = {"img_size": 512, "ngf": 1, "ndf": 1, "nz": 2, "gpu": False, "batch_size": 2}
+    small = {k: v for k, v in small.items() if k != "nz" or "nz" in family.settings}
+    config = resolve(family.defaults, small)  # type: ignore[arg-type]
+    nets = family.build(config, 0)
+    given = family.task.example(config, 0, False)
+    with torch.no_grad():
+        pictures = nets.G(*given)
+    assert pictures.shape == (2, 3, 512, 512)
+
+
+def test_a_family_has_its_largest_picture(inside: Callable[..., None]) -> None:
+    for name in ("mlp", "mlp-tiny"):
+        with pytest.raises(Refused, match=f"^--img-size=257: {name} has weights for each pixel"):
+            inside("train", f"--family={name}", "--img-size=257")

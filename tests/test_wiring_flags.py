@@ -241,7 +241,8 @@ FIELDS = {name: field for command in COMMANDS for name, field in command.FLAGS.f
 @pytest.mark.parametrize(
     ("name", "good", "bad", "says"),
     [
-        ("img_size", "28", "27", "at least 28"), ("img_size", "256", "257", "at most 256"),
+        ("img_size", "28", "27", "at least 28"), ("img_size", "1024", "1025", "at most 1024"),
+        ("img_size", "90", "96x128", "one number; images are squares"),
         ("held_out", "0", "-0.01", "at least 0"), ("held_out", "0.5", "0.51", "at most 0.5"),
         ("seed", "9223372036854775807", "9223372036854775808", "at most"),
         ("channels", "3", "2", "one of 1, 3"), ("channels_a", "1", "2", "one of 1, 3"),
