@@ -15,6 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from gan import detect, split
 from gan.data import to_rgb
 from gan.depth import NO_RANGES, NotFinite, Ranges, kind_of
+from gan.readers import FORMATS
 
 MOST_PIXELS = 100_000_000  # of a picture: a larger one is a decompression bomb, or a map
 MOST_ASPECT = 3.0  # longer side by the shorter one: of more, a square shows a small part
@@ -115,7 +116,7 @@ def open_picture(data: bytes) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            picture = Image.open(io.BytesIO(data))
+            picture = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
         raise Unusable(NO_PICTURE, _what_it_is(data)) from None
     except Image.DecompressionBombError:

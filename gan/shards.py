@@ -16,7 +16,14 @@ from pathlib import Path
 from PIL import Image
 
 from gan.errors import Refused
-from gan.readers import MAX_FILE_BYTES, Source, is_picture, picture_suffixes, stamp_of
+from gan.readers import (
+    MAX_FILE_BYTES,
+    Source,
+    is_picture,
+    open_image,
+    picture_suffixes,
+    stamp_of,
+)
 
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 MAX_SHARDS = 100_000
@@ -67,7 +74,7 @@ def _read(path: Path, place: Place, most: int) -> bytes:
 def _open(shards: tuple[Path, ...], name: str, size: int) -> Image.Image:
     number, member = name.split("/", 1)
     path = shards[int(number)]
-    return Image.open(io.BytesIO(_read(path, index_of(path)[member], MAX_FILE_BYTES)))
+    return open_image(io.BytesIO(_read(path, index_of(path)[member], MAX_FILE_BYTES)))
 
 
 def _class_of(path: Path, places: dict[str, Place], member: str) -> str | None:
