@@ -13,7 +13,7 @@ from gan.errors import Refused
 if TYPE_CHECKING:
     import torch
 
-    from gan import sample
+    from gan import ranking, sample
     from gan.data import Images
 
 
@@ -26,8 +26,9 @@ class GenerateOptions:
     gen_search_num: int = option(512, "candidates to draw and rank", low=1)
     rank_by: str = option(
         "",
-        "rank by realism, ratio, score (D's) or none; empty: realism, or score for bare weights",
-        choices=("", "realism", "ratio", "score", "none"),
+        "rank by consensus, realism, ratio, score (D's) or none; empty: consensus, or score for "
+        "bare weights",
+        choices=("", "consensus", "realism", "ratio", "score", "none"),
     )
     diverse: bool = option(
         False, "of the best, keep those that differ most, and no near-copies of training images"
@@ -168,32 +169,33 @@ def training_images(run: runs.LoadedRun, shares: tuple[float, ...]) -> "Images":
         train = train[np.asarray(shares)[images.class_indices[train]] > 0]
     if len(train) < metrics.MIN_IMAGES:
         raise Refused(
-            "--rank-by=realism, --rank-by=ratio and --diverse compare with training images, and "
-            f"there are only {len(train)}; leave them out"
+            "--rank-by=consensus, realism and ratio, and --diverse, compare with training images, "
+            f"and there are only {len(train)}; give --rank-by=score or none"
         )
     return replace(images, train=train)
 
 
-def make_judge(
-    kind: str,
+def ranking_inputs(
     run: runs.LoadedRun,
     images: "Images | None",
     source: "sample.NoiseSource",
     device: "torch.device",
-) -> "sample.Judge":
-    """What scores candidates: the row `kind` of RANKERS."""
+) -> "ranking.RankingInputs":
+    """What a row of RANKERS makes its judge from."""
+    import functools
+
     from gan import features, ranking, sample
 
+    @functools.cache
     def sample_fakes() -> "torch.Tensor":
         inputs = source(ranking.RATIO_FIRST_INDEX, ranking.RATIO_SAMPLES)
         return sample.draw_uint8(run.nets.G, inputs, run.config.batch_size, device)
 
     real = None
-    if images is not None and ranking.RANKERS[kind].needs_reals:
+    if images is not None:
         train = features.Subset(images.array, images.train)
-        real = ranking.reference_features(train, images.features_file)
-    inputs = ranking.RankingInputs(run.nets.D, real, sample_fakes, str(device))
-    return ranking.RANKERS[kind].make_judge(inputs)
+        real = ranking.Reals(train, images.features_file)
+    return ranking.RankingInputs(run.nets.D, real, sample_fakes, str(device))
 
 
 def make_source(
@@ -241,7 +243,8 @@ def rank_faces(
                 raise
             print(f"generate: ranked by D's score, since the run's images cannot be used ({error})")
             kind = "score"
-    judge = make_judge(kind, run, images, source, device)
+    row, inputs = ranking.RANKERS[kind], ranking_inputs(run, images, source, device)
+    judge, kind_of = row.make_judge(inputs), row.make_kinds(inputs)
     size, keep = config.batch_size, len(indices) or options.gen_num
     candidates = (
         sample.seeded_candidates(source, indices, size, device)
@@ -251,9 +254,9 @@ def rank_faces(
         else sample.first_candidates(source, options.gen_search_num, size, device)
     )
     if not options.diverse or images is None:
-        return sample.rank(run.nets.G, judge, candidates, keep), kind
+        return sample.rank(run.nets.G, judge, candidates, keep, kind_of), kind
     pool = min(4 * keep, max(keep, options.gen_search_num // 2))
-    best = sample.rank(run.nets.G, judge, candidates, pool)
+    best = sample.rank(run.nets.G, judge, candidates, pool, kind_of)
     train = features.Subset(images.array, images.train)
     return ranking.select_diverse(best, keep, train), kind
 
@@ -265,7 +268,7 @@ def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
     check_paths(options)
     indices = check_counts(request)
     bare = any(name in request.settings for name in runs.WEIGHTS)
-    kind = options.rank_by or ("score" if bare else "realism")
+    kind = options.rank_by or ("score" if bare else "consensus")
     if (options.seeds and "rank_by" not in request.given) or options.like:
         kind = "none"
     run = faces.load(request.settings, "generate", best=options.best, ranks=kind == "score")

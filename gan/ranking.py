@@ -2,8 +2,9 @@
 
 D's score is a poor ranker: the images that it likes best are hardly better than others
 (docs/recipe.md, "Ranking"). "realism" takes images that lie among many real ones by the features
-of a fixed network. "ratio" takes those that are likelier among real images than among the run's
-own; as a set they are most like real images.
+of a fixed network. "consensus" asks a second network too, one that nothing has trained, and ranks
+images within their kind. "ratio" takes those that are likelier among real images than among the
+run's own; as a set they are most like real images.
 """
 
 from collections.abc import Callable
@@ -15,15 +16,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gan import features, metrics, sample
-from gan.features import Features, Images
+from gan import features, kinds, metrics, sample, whitened
+from gan.features import Images
 
 NEIGHBOURS = 5  # k of the reals' k-NN balls
 MAX_REALS = 1000  # real images that a judge compares with
-RATIO_SAMPLES = 256  # fakes that the discriminant of "ratio" is fitted to
+RATIO_SAMPLES = 256  # fakes of the run that "ratio" and "consensus" are fitted to
 # Index of the first of them, beyond all that are ranked: a discriminant puts the fakes that it was
 # fitted to lower than other fakes of the same run.
 RATIO_FIRST_INDEX = 2**48
+KINDS = 16  # clusters of the run's fakes
+KIND_COMPONENTS = 8  # leading ones of the whitened features, mostly colours: what kinds differ in
+SMALLEST_DEVIATION = 1e-6  # of the log realism: all fakes of a collapsed run are equal
+VIEW_SCALE = (
+    2  # at which "consensus" looks at untrained features: half size tells more broken faces
+)
 SHRINKAGE = 10.0  # weight of the identity in the covariance, in units of the mean variance
 
 
@@ -59,15 +66,54 @@ def fit_discriminant(
     return weights, -(means[0] + means[1]) @ weights / 2
 
 
-def reference_features(real: Images, cache: Path | None = None) -> Features:
-    """lite0 features [m, d] of up to MAX_REALS evenly spaced images, kept in the file `cache`."""
-    subset = features.Subset(real, features.spaced(len(real), MAX_REALS))
-    return features.Reference(cache).features(subset, "lite0")
+def agreement(first: Tensor, second: Tensor) -> Tensor:
+    """-log(exp(-a) + exp(-b)), a soft minimum of scores [n] and [n]: high where both are high."""
+    return -torch.logaddexp(-first, -second)
 
 
 def lite0_features(images: Tensor, device: str = "cpu") -> Tensor:
     """uint8 [n, C, H, W] -> lite0 features, float64 [n, d] on the CPU."""
     return torch.from_numpy(features.extract(images.numpy(), "lite0", device=device)).double()
+
+
+@dataclass(frozen=True)
+class Reals:
+    """Training images, whose features are kept in the file `cache`."""
+
+    images: Images
+    cache: Path | None = None
+
+    def lite0(self) -> Tensor:
+        """Features of up to MAX_REALS evenly spaced images: float64 [m, d]."""
+        subset = features.Subset(self.images, features.spaced(len(self.images), MAX_REALS))
+        return torch.from_numpy(features.Reference(self.cache).features(subset, "lite0")).double()
+
+    def view(self, scale: int, components: int, device: str) -> "View":
+        """Their untrained features at 1 / scale of their size; the images are those of the score,
+        so that a run has the features already."""
+        reference = features.Reference(self.cache)
+        subset = features.Subset(
+            self.images, features.spaced(len(self.images), whitened.FITTED_IMAGES)
+        )
+        found = reference.features(subset, whitened.NETWORK, scale, device)
+        whitening = whitened.fit_whitening(found)
+        leading = whitened.Whitening(whitening.mean, whitening.directions[:, :components])
+        return View(leading, torch.from_numpy(leading(found)), scale, device)
+
+
+@dataclass(frozen=True)
+class View:
+    """Whitened untrained features: of training images, and of others."""
+
+    whitening: whitened.Whitening
+    real: Tensor  # float64 [m, k]
+    scale: int
+    device: str
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8 [n, C, H, W] -> float64 [n, k] on the CPU."""
+        found = features.extract(images.numpy(), whitened.NETWORK, self.scale, self.device)
+        return torch.from_numpy(self.whitening(found))
 
 
 # ---- rankers -----------------------------------------------------------------------------------
@@ -78,27 +124,62 @@ class RankingInputs:
     """What rankers may make a judge from."""
 
     D: nn.Module
-    real: Features | None  # lite0 features of training images [m, d], see `reference_features`
+    real: Reals | None  # training images
     # () -> uint8 [RATIO_SAMPLES, C, H, W] of the run, from index RATIO_FIRST_INDEX on
     sample_fakes: Callable[[], Tensor]
     device: str
 
 
-def _reals(inputs: RankingInputs) -> Tensor:
-    """Features of training images, float64 [m, d]; raises ValueError if there are none."""
+def _reals(inputs: RankingInputs) -> Reals:
+    """The training images; raises ValueError if there are none."""
     if inputs.real is None:
         raise ValueError("this ranker needs features of training images")
-    return torch.from_numpy(np.asarray(inputs.real, np.float64))
+    return inputs.real
 
 
 def judge_by_realism(inputs: RankingInputs) -> sample.Judge:
     """Realism among the training images, by lite0 features."""
-    real = _reals(inputs)
+    real = _reals(inputs).lite0()
 
     def judge(images: Tensor, condition: tuple[Tensor, ...]) -> Tensor:
         return realism(lite0_features(sample.to_uint8(images), inputs.device), real).float()
 
     return judge
+
+
+def _standard_realism(
+    extract: Callable[[Tensor], Tensor], real: Tensor, fakes: Tensor
+) -> Callable[[Tensor], Tensor]:
+    """Log of the realism of images [n], in deviations from the mean of the run's fakes."""
+    usual = realism(extract(fakes), real).log()
+    mean, deviation = usual.mean(), usual.std(correction=0).clamp(min=SMALLEST_DEVIATION)
+    return lambda images: (realism(extract(images), real).log() - mean) / deviation
+
+
+def judge_by_consensus(inputs: RankingInputs) -> sample.Judge:
+    """Realism by lite0 and by whitened untrained features: the agreement of both.
+
+    One network flatters some broken faces. Two that have nothing in common seldom flatter the same.
+    """
+    real, fakes = _reals(inputs), inputs.sample_fakes()
+    untrained = real.view(VIEW_SCALE, whitened.COMPONENTS, inputs.device)
+    views = (
+        _standard_realism(lambda x: lite0_features(x, inputs.device), real.lite0(), fakes),
+        _standard_realism(untrained, untrained.real, fakes),
+    )
+
+    def judge(images: Tensor, condition: tuple[Tensor, ...]) -> Tensor:
+        pixels = sample.to_uint8(images)
+        return agreement(views[0](pixels), views[1](pixels)).float()
+
+    return judge
+
+
+def kinds_of_fakes(inputs: RankingInputs) -> sample.KindOf:
+    """Clusters of the run's fakes, by the leading whitened untrained features at full size."""
+    view = _reals(inputs).view(1, KIND_COMPONENTS, inputs.device)
+    centres = kinds.k_means(view(inputs.sample_fakes()), KINDS)
+    return lambda images: kinds.nearest(view(sample.to_uint8(images)), centres)
 
 
 def judge_by_ratio(inputs: RankingInputs) -> sample.Judge:
@@ -107,8 +188,8 @@ def judge_by_ratio(inputs: RankingInputs) -> sample.Judge:
     The ratio is that of a classifier fitted after training, which G was not trained against (cf.
     Azadi et al. 2019, arXiv:1810.06758; Grover et al. 2019, arXiv:1906.09531).
     """
-    fakes = lite0_features(inputs.sample_fakes(), inputs.device)
-    weights, bias = fit_discriminant(_reals(inputs), fakes)
+    real = _reals(inputs).lite0()
+    weights, bias = fit_discriminant(real, lite0_features(inputs.sample_fakes(), inputs.device))
 
     def judge(images: Tensor, condition: tuple[Tensor, ...]) -> Tensor:
         return (lite0_features(sample.to_uint8(images), inputs.device) @ weights + bias).float()
@@ -138,9 +219,17 @@ class Ranker:
     make_judge: Callable[[RankingInputs], sample.Judge]
     needs_reals: bool  # whether `RankingInputs.real` must be there
     order: str  # what `generate` prints of the order of its images
+    # what kind an image is: it is ranked among those of its kind
+    make_kinds: Callable[[RankingInputs], sample.KindOf] = lambda inputs: sample.of_one_kind
 
 
 RANKERS: dict[str, Ranker] = {
+    "consensus": Ranker(
+        judge_by_consensus,
+        needs_reals=True,
+        order="most real first, each kind in its share",
+        make_kinds=kinds_of_fakes,
+    ),
     "realism": Ranker(judge_by_realism, needs_reals=True, order="most real first"),
     "ratio": Ranker(judge_by_ratio, needs_reals=True, order="most like real ones first"),
     "score": Ranker(judge_by_score, needs_reals=False, order="best D score first"),

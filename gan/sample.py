@@ -1,6 +1,7 @@
 """Drawing, ranking, image grids. Noise is a function of (seed, index), whatever the batch size."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from torch.optim.swa_utils import update_bn
 from torchvision.utils import make_grid
 
 from config import Config
+from gan import kinds
 from gan.checkpoint import atomic_write
 
 Inputs = tuple[Tensor, ...]  # what G is called with: noise or pictures, and perhaps classes
@@ -158,24 +160,56 @@ Judge = Callable[[Tensor, Inputs], Tensor]  # (images [n, C, H, W], classes) -> 
 Candidates = Iterable[tuple[Tensor, Inputs]]  # batches of (indices [n], inputs)
 
 
+KindOf = Callable[[Tensor], Tensor]  # images [n, C, H, W] -> the kind of each, int64 [n]
+_Part = tuple[Tensor, ...]  # scores, kinds, indices of candidates, then what G draws them from
+
+
+def of_one_kind(images: Tensor) -> Tensor:
+    """Kind 0 for all."""
+    return torch.zeros(len(images), dtype=torch.int64)
+
+
+def _best(parts: list[_Part], most: Mapping[int, int]) -> _Part:
+    """The best candidates of each kind, `most` of it: best first, and of equal ones the first."""
+    joined = [torch.cat(part) for part in zip(*parts, strict=True)]
+    order = joined[0].sort(descending=True, stable=True).indices
+    own = joined[1][order]
+    limits = torch.tensor([most[kind] for kind in own.tolist()])
+    order = order[kinds.places(own) < limits]
+    return tuple(part[order.to(part.device)] for part in joined)
+
+
 @torch.no_grad()
-def rank(G: nn.Module, judge: Judge, candidates: Candidates, keep: int) -> Ranked:
+def rank(
+    G: nn.Module, judge: Judge, candidates: Candidates, keep: int, kind_of: KindOf = of_one_kind
+) -> Ranked:
     """The `keep` candidates that `judge` scores highest, best first; the first drawn wins a tie.
 
-    `candidates` are on G's device. Only the best so far are held, so a million candidates
-    need no more memory than one batch and `keep` pictures.
+    They are ranked within their kind: each kind keeps the share that it has among all candidates.
+    `candidates` are on G's device. Only inputs and scores of the best `keep` of each kind are
+    held, about twice, and G draws the `keep` again in the end: a million candidates need no more
+    memory than a few thousand.
     """
     G.eval()
-    best: Ranked | None = None
+    parts: list[_Part] = []
+    counts: Counter[int] = Counter()
+    held = batch_size = 0
     for indices, inputs in candidates:
         images = G(*inputs)
-        new = Ranked(to_uint8(images), judge(images, inputs[1:]).cpu(), indices)
-        if best is not None:
-            new = Ranked(*(torch.cat(pair) for pair in zip(best, new, strict=True)))
-        order = new.scores.sort(descending=True, stable=True).indices[:keep]
-        best = Ranked(*(part[order] for part in new))
-    assert best is not None, "no candidates"
-    return best
+        scores, own = judge(images, inputs[1:]).cpu(), kind_of(images).cpu()
+        counts.update(own.tolist())
+        parts.append((scores, own, indices, *inputs))
+        batch_size = max(batch_size, len(indices))
+        if sum(len(part[0]) for part in parts) > 2 * max(held, keep):
+            parts = [_best(parts, dict.fromkeys(counts, keep))]
+            held = len(parts[0][0])
+    assert parts, "no candidates"
+    scores, _, indices, *inputs_of_best = _best(parts, kinds.quotas(counts, keep))
+    pictures = [
+        to_uint8(G(*part))
+        for part in zip(*(x.split(batch_size) for x in inputs_of_best), strict=True)
+    ]
+    return Ranked(torch.cat(pictures), scores, indices)
 
 
 def first_candidates(

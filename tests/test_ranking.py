@@ -1,6 +1,9 @@
 """Rankers, their statistics by hand, and the selection of images that differ."""
 
+import math
+import statistics
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +12,15 @@ from torch import Tensor, nn
 
 from gan import avatars, features, metrics, ranking, sample
 from gan.losses import pair_auc
-from gan.ranking import RANKERS, RankingInputs, farthest_points, fit_discriminant, realism
+from gan.ranking import (
+    RANKERS,
+    RankingInputs,
+    Reals,
+    agreement,
+    farthest_points,
+    fit_discriminant,
+    realism,
+)
 
 
 def no_fakes() -> Tensor:
@@ -18,7 +29,7 @@ def no_fakes() -> Tensor:
 
 def inputs(
     D: nn.Module | None = None,
-    real: features.Features | None = None,
+    real: Reals | None = None,
     sample_fakes: Callable[[], Tensor] = no_fakes,
 ) -> RankingInputs:
     return RankingInputs(D or nn.Identity(), real, sample_fakes, "cpu")
@@ -49,10 +60,10 @@ def test_discriminant_by_hand() -> None:
     assert shrunk.tolist() == pytest.approx([3 / 3.5, -2 / 6.5])
 
 
-def test_reference_features_are_of_evenly_spaced_images(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reals_are_evenly_spaced_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranking, "MAX_REALS", 3)
     faces = avatars.render(0, 5, 48)
-    found = ranking.reference_features(faces)
+    found = Reals(faces).lite0()
     assert np.array_equal(found, features.extract(faces[[0, 2, 4]], "lite0"))
 
 
@@ -61,7 +72,7 @@ def test_reference_features_are_of_evenly_spaced_images(monkeypatch: pytest.Monk
 
 def test_realism_ranks_faces_above_noisy_ones() -> None:
     faces = avatars.render(0, 130, 64)
-    judge = RANKERS["realism"].make_judge(inputs(real=ranking.reference_features(faces[:100])))
+    judge = RANKERS["realism"].make_judge(inputs(real=Reals(faces[:100])))
     clean = torch.from_numpy(faces[100:]).float() / 127.5 - 1
     torch.manual_seed(0)
     noisy = (clean + 0.3 * torch.randn_like(clean)).clamp(-1, 1)
@@ -76,12 +87,112 @@ def test_ratio_ranks_images_without_the_flaw_of_the_run_higher() -> None:
     images = torch.from_numpy(faces[100:]).float() / 127.5 - 1
     noisy = torch.arange(90) % 3 > 0  # a third of the run's images have no flaw
     images[noisy] += 0.2 * torch.randn_like(images[noisy])
-    real = ranking.reference_features(faces[:100])
+    real = Reals(faces[:100])
     judge = RANKERS["ratio"].make_judge(
         inputs(real=real, sample_fakes=lambda: sample.to_uint8(images[:60]))
     )
     scores = judge(images[60:], ())
     assert float(pair_auc(scores[~noisy[60:]], scores[noisy[60:]])) > 0.95
+
+
+def test_agreement_by_hand() -> None:
+    high = torch.tensor([0.0, 3.0, 3.0, 9.0], dtype=torch.float64)
+    low = torch.tensor([0.0, 3.0, -3.0, -3.0], dtype=torch.float64)
+    log2 = math.log(2)
+    # what one view likes beyond measure is worth no more than what it likes: -log(e^3 + e^-9)
+    expected = [-log2, 3 - log2, -math.log(math.exp(-3) + math.exp(3)), -3 - math.exp(-12)]
+    assert agreement(high, low).tolist() == pytest.approx(expected)
+    assert torch.equal(agreement(high, low), agreement(low, high))
+
+
+def test_consensus_is_the_agreement_of_both_realisms_in_deviations_of_the_fakes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Features are one number: the first pixel by lite0, the last by the untrained network."""
+
+    def pixel(place: int) -> Callable[..., Tensor]:
+        return lambda images, *_: images.flatten(1)[:, [place]].double()
+
+    class Line:
+        real = torch.tensor([[0.0], [1.0], [2.0], [3.0], [4.0], [5.0], [6.0], [100.0]]).double()
+        __call__ = staticmethod(pixel(-1))
+
+    class Both(Reals):
+        def lite0(self) -> Tensor:
+            return Line.real
+
+        def view(self, scale: int, components: int, device: str) -> Any:
+            assert (scale, components) == (2, 64)
+            return Line()
+
+    def pictures(*pairs: tuple[int, int]) -> Tensor:
+        return torch.tensor(pairs, dtype=torch.uint8)[:, None, None]
+
+    monkeypatch.setattr(ranking, "lite0_features", pixel(0))
+    fakes, drawn = pictures((10, 20), (20, 40), (40, 12)), pictures((8, 30), (16, 16))
+    judge = RANKERS["consensus"].make_judge(
+        inputs(real=Both(np.zeros(1)), sample_fakes=lambda: fakes)
+    )
+    found = judge(drawn.float() / 127.5 - 1, ())
+
+    def log_realism(x: int) -> float:
+        # of 0, 1, .. 6, 100 the fifth neighbours are 5, 4, 3, 3, 3, 4, 5, 98 away; the median is 4
+        return max(math.log(r / abs(x - at)) for at, r in ((1, 4), (2, 3), (3, 3), (4, 3), (5, 4)))
+
+    def standard(x: int, own: tuple[int, ...]) -> float:
+        usual = [log_realism(value) for value in own]
+        return (log_realism(x) - statistics.mean(usual)) / statistics.pstdev(usual)
+
+    expected = []
+    for first, last in ((8, 30), (16, 16)):
+        a, b = standard(first, (10, 20, 40)), standard(last, (20, 40, 12))
+        expected.append(-math.log(math.exp(-a) + math.exp(-b)))
+    assert found.tolist() == pytest.approx(expected, rel=1e-5)
+    assert found.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("count", "channels", "auc"), [(60, 3, 0.65), (8, 1, 0.55)])
+def test_consensus_ranks_faces_above_noisy_ones(count: int, channels: int, auc: float) -> None:
+    """Also by few training images, less surely."""
+    faces = avatars.render(0, count + 40, 48)[:, :channels]
+    clean = torch.from_numpy(faces[count:]).float() / 127.5 - 1
+    torch.manual_seed(0)
+    noisy = (clean + 0.4 * torch.randn_like(clean)).clamp(-1, 1)
+    fakes = sample.to_uint8(torch.cat([clean[:20], noisy[:20]]))
+    row = RANKERS["consensus"]
+    given = inputs(real=Reals(faces[:count]), sample_fakes=lambda: fakes)
+    judge, kind_of = row.make_judge(given), row.make_kinds(given)
+    scores = [judge(images, ()) for images in (clean[20:], noisy[20:])]
+    assert float(pair_auc(scores[0], scores[1])) > auc
+    alone = torch.cat([judge(image[None], ()) for image in clean[20:24]])
+    assert alone.tolist() == pytest.approx(scores[0][:4].tolist(), abs=1e-3), "of one image alone"
+    assert kind_of(clean).shape == (40,)
+    assert len(set(kind_of(clean).tolist())) > 1
+
+
+def test_a_collapsed_run_is_ranked_too() -> None:
+    faces = avatars.render(0, 30, 48)
+    given = inputs(real=Reals(faces[:20]), sample_fakes=lambda: torch.from_numpy(faces[[20] * 9]))
+    row, drawn = RANKERS["consensus"], torch.from_numpy(faces[18:22]).float() / 127.5 - 1
+    assert torch.isfinite(row.make_judge(given)(drawn, ())).all()
+    assert row.make_kinds(given)(drawn).tolist() == [0] * 4
+
+
+def test_kinds_of_a_run_are_its_colours() -> None:
+    """Three backgrounds, which are most of a picture."""
+    faces = avatars.render(0, 120, 48)
+    ground = faces[:, :, 1, 1]
+    colours = [ground[0]]
+    for colour in ground:
+        if len(colours) < 3 and not any((colour == known).all() for known in colours):
+            colours.append(colour)
+    drawn = np.concatenate([faces[(ground == colour).all(1)][:12] for colour in colours])
+    given = inputs(real=Reals(faces), sample_fakes=lambda: torch.from_numpy(faces))
+    kind_of = RANKERS["consensus"].make_kinds(given)
+    found = kind_of(torch.from_numpy(drawn).float() / 127.5 - 1).view(3, -1).tolist()
+    shared = set(found[0]) & set(found[1]) | set(found[1]) & set(found[2])
+    mixed = sum(kind in shared for row in found for kind in row)
+    assert mixed < 12, "of 36 faces"
 
 
 def test_score_calls_d_in_evaluation_mode_with_the_condition() -> None:
@@ -115,6 +226,7 @@ def test_rankers_that_need_reals_say_so(name: str) -> None:
 
 def test_each_ranker_prints_its_own_order() -> None:
     assert {name: ranker.order for name, ranker in RANKERS.items()} == {
+        "consensus": "most real first, each kind in its share",
         "realism": "most real first",
         "ratio": "most like real ones first",
         "score": "best D score first",

@@ -224,13 +224,13 @@ def test_a_label_is_a_class(
     label: str, number: int, generate: Generate, room: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
-    reference_features = ranking.reference_features
+    reals = ranking.Reals
 
     def recorded(real: Any, cache: Any) -> Any:
         asked.append(len(real))
-        return reference_features(real, cache)
+        return reals(real, cache)
 
-    monkeypatch.setattr(ranking, "reference_features", recorded)
+    monkeypatch.setattr(ranking, "Reals", recorded)
     found = generate(f"--label={label}", "--gen-index=0,1,2,3", run="classes")
     ours = nets(room, "classes", "state_00000007.pth")
     wanted = torch.eye(2)[[number] * 4]
@@ -267,9 +267,7 @@ def test_ranked_by_d_with_the_class(generate: Generate, room: Path) -> None:
     assert found.indices != ranked(d_scores(ours, images, wanted.flip(1)), 5)
 
 
-def test_ranked_by_realism_among_training_images_unless_said_otherwise(
-    generate: Generate, room: Path
-) -> None:
+def test_ranked_by_realism_among_training_images(generate: Generate, room: Path) -> None:
     images = data.open_images(
         json.loads((room / "checkpoints/plain/config.json").read_text())["data_path"],
         28, 3, cache=Path("data/cache"), held_out=0.15, workers=1,
@@ -277,12 +275,37 @@ def test_ranked_by_realism_among_training_images_unless_said_otherwise(
     real = torch.from_numpy(brightness(images.array[images.train])).double()
     fakes = sample.to_uint8(faces_of(nets(room), numbers(0, 0, 30)))
     expected = ranking.realism(torch.from_numpy(brightness(fakes.numpy())).double(), real)
-    for words in ([], ["--rank-by=realism"]):
-        found = generate("--gen-num=6", "--gen-search-num=30", *words)
-        assert [face["realism"] for face in found.faces] == pytest.approx(
-            sorted(expected.tolist(), reverse=True)[:6], rel=1e-2
-        )
-        assert found.about["ranked_by"] == "realism"
+    found = generate("--gen-num=6", "--gen-search-num=30", "--rank-by=realism")
+    assert [face["realism"] for face in found.faces] == pytest.approx(
+        sorted(expected.tolist(), reverse=True)[:6], rel=1e-2
+    )
+    assert found.about["ranked_by"] == "realism"
+
+
+def test_ranked_by_consensus_within_kinds_unless_said_otherwise(
+    generate: Generate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A judge that likes late faces best, and two kinds: every third face and the others."""
+
+    drawn = generate("--gen-num=30", "--gen-search-num=30", "--rank-by=none")
+    known = torch.from_numpy(np.stack(drawn.images)).flatten(1).float()
+
+    def number(images: Tensor) -> Tensor:
+        return torch.cdist(images.flatten(1).float(), known).argmin(1)
+
+    row = dataclasses.replace(
+        ranking.RANKERS["consensus"],
+        make_judge=lambda inputs: lambda images, _: number(sample.to_uint8(images)).float(),
+        make_kinds=lambda inputs: lambda images: (number(sample.to_uint8(images)) % 3 > 0).long(),
+    )
+    monkeypatch.setitem(ranking.RANKERS, "consensus", row)
+    found = generate("--gen-num=6", "--gen-search-num=30")
+    assert found.about["ranked_by"] == "consensus"
+    assert found.indices == [29, 28, 27, 26, 25, 24]  # 10 and 20 of 30: two and four
+    found = generate("--gen-num=3", "--gen-search-num=28")
+    assert found.indices == [27, 26, 25]
+    found = generate("--gen-index=0,1,2,3,4,5,6,9")
+    assert found.indices == [9, 6, 5, 4, 3, 2, 1, 0]
 
 
 def test_without_the_images_of_the_run_d_ranks(
@@ -311,7 +334,7 @@ def test_the_ratio_is_fitted_to_faces_that_are_not_ranked(
 
     def recorded(inputs: ranking.RankingInputs) -> sample.Judge:
         assert inputs.real is not None
-        assert len(inputs.real) == 170  # those trained on
+        assert len(inputs.real.images) == 170  # those trained on
         fitted.append(inputs.sample_fakes())
         return row.make_judge(inputs)
 
