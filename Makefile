@@ -13,7 +13,7 @@ faces: .venv/installed
 test: .venv/tools
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m mypy config.py models.py main.py commands gan benchmarks
+	$(PY) -m mypy config.py models.py main.py commands gan facegan benchmarks
 	$(PY) -m pytest
 
 .venv/installed: requirements.txt

@@ -405,9 +405,18 @@ def read_config(path: str, given_as: str = "--config=") -> tuple[Settings, tuple
     Raises Refused, naming the file after `given_as`.
     """
     try:
-        saved = json.loads(_read_small(Path(path)))
+        text = _read_small(Path(path))
     except OSError as error:
         raise Refused(f"{given_as}{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise Refused(f"{given_as}{path}: not JSON ({error})") from error
+    return parse_config(text, path, given_as)
+
+
+def parse_config(text: str, path: str, given_as: str = "") -> tuple[Settings, tuple[str, ...]]:
+    """The same of the text of a config.json, which `path` holds."""
+    try:
+        saved = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise Refused(f"{given_as}{path}: not JSON ({error})") from error
     if not isinstance(saved, dict):

@@ -79,11 +79,16 @@ def film(*stray: str, **options: str) -> None:
     call("film", stray, options)
 
 
+def report(*stray: str, **options: str) -> None:
+    """Write a page about a run: see `python main.py report --help`."""
+    call("report", stray, options)
+
+
 COMMANDS = {
     command.__name__: command
     for command in (
         train, generate, evaluate, translate, export, compare, interpolate, directions, film,
-        prepare,
+        prepare, report,
     )
 }  # fmt: skip
 

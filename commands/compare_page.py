@@ -1,12 +1,9 @@
 """Several runs compared, from their logs alone: the table, the page, the curves, the numbers."""
 
-import io
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypedDict
-
-from PIL import Image
 
 from commands.compare_curves import (
     FINISHED,
@@ -195,18 +192,7 @@ def format_summary(rows: Iterable[SettingRow]) -> str:
 
 def _preview_uri(path: Path) -> str | None:
     """A preview as a data URI, a large one shrunk to a JPEG; None if it cannot be read."""
-    try:
-        data = path.read_bytes()
-        if len(data) >= LARGE_PREVIEW_BYTES:
-            file = io.BytesIO()
-            with Image.open(io.BytesIO(data)) as picture:
-                small = picture.convert("RGB")
-            small.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
-            small.save(file, "JPEG", quality=88)
-            data = file.getvalue()
-        return pages.data_uri(data)
-    except (OSError, ValueError):  # one damaged file must not cost the page
-        return None
+    return pages.small_uri(path, PREVIEW_SIDE, LARGE_PREVIEW_BYTES)
 
 
 def _format_time(images: float, seconds: float) -> str:

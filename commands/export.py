@@ -17,11 +17,14 @@ class ExportOptions:
     best: bool = option(True, "export the best-scored state of the run, not the newest")
     to: str = option(
         "",
-        "onnx, safetensors, web (one HTML file that draws in a browser), or pth (for classic 96 px "
-        "scripts with fewer biases); empty: what the name of --file says",
-        choices=("", "onnx", "safetensors", "web", "pth"),
+        "onnx, torchscript, safetensors, web (one HTML file that draws in a browser), or pth (for "
+        "classic 96 px scripts with fewer biases); empty: what the name of --file says",
+        choices=("", "onnx", "torchscript", "safetensors", "web", "pth"),
     )
     file: str = option("", "file to write; empty: faces.onnx, or with the suffix of --to")
+    card: bool = option(
+        True, "write a model card and a picture beside .onnx, .pt and .safetensors: faces.md, .png"
+    )
     net: str = option("G", "which net: G, or D as .pth", choices=("G", "D"))
 
 
@@ -45,6 +48,7 @@ FLAGS = flags.CommandFlags(
 )
 SUFFIXES = {
     "": ".onnx",
+    "torchscript": ".pt",
     "onnx": ".onnx",
     "safetensors": ".safetensors",
     "web": ".html",
@@ -107,6 +111,22 @@ def _export_web(request: flags.Request[ExportOptions], path: Path) -> None:
     print("export: open it in a browser; it needs no server and no network")
 
 
+def _write_card(path: Path, run: runs.LoadedRun) -> None:
+    """Write the model card and its picture beside the file."""
+    from gan import card, report, sample
+
+    folder = Path(run.source).parent
+    named = "" if folder.name == "checkpoints" else folder.name
+    log = report.read_log(runs.folder_of("runs", named) / "log.jsonl")
+    source = sample.NoiseSource.of(run.config, len(run.facts.class_names))
+    cpu = next(run.nets.G.parameters()).device
+    drawn = sample.draw_uint8(run.nets.G, source(0, card.FACES), run.config.batch_size, cpu)
+    picture = path.with_suffix(".png")
+    sample.save_picture(sample.as_picture(sample.image_grid(drawn)), picture)
+    text = card.write(path, picture, run.config, run.facts, log)
+    print(f"export: model card {text}, picture {picture}")
+
+
 def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
     """Write G for other programs; see `python main.py export --help`."""
     request = flags.read(FLAGS, stray, words)
@@ -133,3 +153,5 @@ def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
         for name, part in zip(task.inputs, example, strict=False)
     ]
     print(f"export: input {' and '.join(inputs)}; output pictures in -1 to 1")
+    if request.options.card and path.suffix.lower() != ".pth" and task.command == "generate":
+        _write_card(path, run)

@@ -271,6 +271,11 @@ def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
     kind = options.rank_by or ("score" if bare else "consensus")
     if (options.seeds and "rank_by" not in request.given) or options.like:
         kind = "none"
+    weights = Path(str(request.settings.get("netg_path", "")))
+    asked = options.rank_by or "netd_path" in request.settings or kind == "none"
+    if bare and not asked and runs.twin_of(weights) is None:
+        print("generate: not ranked, as there are no weights of D; --netd-path gives them")
+        kind = "none"
     run = faces.load(request.settings, "generate", best=options.best, ranks=kind == "score")
     from gan import machine, sheet
 

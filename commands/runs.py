@@ -20,6 +20,7 @@ from config import (
     RunFacts,
     Settings,
     flag,
+    parse_config,
     read_config,
     resolve,
 )
@@ -359,20 +360,35 @@ def images_digest(source: str) -> str | None:
 
 
 def _config_beside(given: Settings) -> tuple[Settings, tuple[str, ...]]:
-    """Settings and classes in the config.json beside `--netg-path`, if it is of that family."""
-    file = Path(str(given["netg_path"])).with_name("config.json")
-    saved, classes = read_config(str(file), given_as="") if file.exists() else ({}, ())
+    """Settings and classes of `--netg-path`, if they are of the family that is asked for.
+
+    They are in the file itself, if `export` wrote it, or in the config.json beside it.
+    """
+    from gan import checkpoint
+
+    path = Path(str(given["netg_path"]))
+    file = path.with_name("config.json")
+    saved: Settings = {}
+    classes: tuple[str, ...] = ()
+    if text := checkpoint.config_inside(path):
+        saved, classes = parse_config(text, str(path))
+    elif file.exists():
+        saved, classes = read_config(str(file), given_as="")
     if given.get("family", saved.get("family")) != saved.get("family"):
         return {}, ()
     if "family" in saved:
-        from gan import checkpoint
         from gan.weights import find_weights
         from models import family_then
 
-        path = Path(str(given["netg_path"]))
         weights = find_weights(checkpoint.load(path), "G", path)
         saved["family"] = family_then(str(saved["family"]), weights)
     return saved, classes
+
+
+def twin_of(path: Path) -> Path | None:
+    """The weights of D beside those of G: netd_10.pth for netg_10.pth; None if there are none."""
+    twin = path.with_name(path.name.replace("netg", "netd").replace("netG", "netD"))
+    return twin if twin != path and twin.exists() else None
 
 
 def _load_bare_weights(given: Settings, ranks: bool) -> LoadedRun:
@@ -381,8 +397,8 @@ def _load_bare_weights(given: Settings, ranks: bool) -> LoadedRun:
         raise Refused("--netg-path: give the weights of G too")
     path = Path(str(given["netg_path"]))
     if ranks and "netd_path" not in given:
-        twin = path.with_name(path.name.replace("netg", "netd").replace("netG", "netD"))
-        if twin == path or not twin.exists():
+        twin = twin_of(path)
+        if twin is None:
             raise Refused("--netd-path: give the weights of D, which ranks what G draws")
         given = {**given, "netd_path": str(twin)}
     saved, classes = _config_beside(given)

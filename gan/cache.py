@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from multiprocessing import connection, get_context
+from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple, TypeVar, cast
@@ -31,7 +31,7 @@ from typing import NamedTuple, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from gan import container, progress
+from gan import container, processes, progress
 from gan.errors import Refused, counted, plain
 from gan.overview import Overview
 from gan.readers import Source
@@ -115,9 +115,8 @@ def map_in_processes(
     if workers <= 1:
         yield from map(function, arguments)
         return
-    # Spawned, not forked: a fork of a process with torch's threads in it may hang.
     others, own = set(multiprocessing.active_children()), set[BaseProcess]()
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=start_worker)
+    pool = ProcessPoolExecutor(workers, processes.context(), initializer=start_worker)
     try:
         rest = iter(arguments)
         # In portions: decoded pictures must not pile up faster than the disk takes them.

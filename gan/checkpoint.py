@@ -156,6 +156,17 @@ def _kind_of(path: Path, error: str) -> str:
     return f"damaged, or not a checkpoint ({(error.splitlines() or ['unknown'])[0][:100]})"
 
 
+def config_inside(path: Path) -> str:
+    """The text of the config that `export` keeps in a .safetensors file; "" for none."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return ""
+    try:
+        with safetensors.safe_open(str(path), "pt") as file:
+            return str((file.metadata() or {}).get("config", ""))
+    except (OSError, safetensors.SafetensorError):
+        return ""  # `load` says what is wrong with it
+
+
 def state_of(folder: Path, step: int) -> Path:
     """Where the state of `step` is: names sort as steps do."""
     return folder / f"state_{step:08}.pth"

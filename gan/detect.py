@@ -8,13 +8,13 @@ import functools
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from gan import processes
 from gan.errors import Refused
 
 LONGEST = 1024  # pixels: a larger picture is searched at this size
@@ -204,7 +204,7 @@ def check_detector(name: str, cascade: str) -> None:
     open_detector(name, cascade)
     if cascade or not DETECTORS[name].check:
         return
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, processes.context()) as pool:
         try:
             count = pool.submit(_count_faces, name, cascade).result()
         except BrokenProcessPool:

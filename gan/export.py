@@ -1,6 +1,7 @@
 """A net in one file for other programs; what was written is read and tried.
 
-G as ONNX or safetensors; G or D as the bare weights of the classic scripts that have fewer biases.
+G as ONNX, TorchScript or safetensors; G or D as the bare weights of the classic scripts that have
+fewer biases.
 """
 
 import contextlib
@@ -14,9 +15,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from safetensors.torch import save as as_safetensors
-from torch import Tensor, nn
+from torch import nn
 
-from gan import checkpoint
+from gan import checkpoint, fold
 from gan.checkpoint import atomic_write
 from gan.errors import Refused
 from gan.sample import Inputs
@@ -26,22 +27,12 @@ TOLERANCE = 1e-3  # of -1 to 1: an eighth of what a byte can tell
 INPUT_NAMES = ["input", "class"]
 
 
-class _OfOne(nn.Module):
-    """G of one input: the exporter knows no `*condition`."""
-
-    def __init__(self, G: nn.Module) -> None:
-        super().__init__()
-        self.G = G
-
-    def forward(self, given: Tensor) -> Tensor:
-        return self.G(given)
-
-
-class _OfTwo(_OfOne):
-    """A conditional G."""
-
-    def forward(self, given: Tensor, condition: Tensor) -> Tensor:  # type: ignore[override]
-        return self.G(given, condition)
+def _graph(G: nn.Module, example: Inputs) -> nn.Module:
+    """G with its batch norm folded in, or as it is where it cannot be written as a fixed graph."""
+    try:
+        return fold.folded(G, example)
+    except Refused:
+        return fold.fixed_inputs(G, example)
 
 
 def write_onnx(G: nn.Module, example: Inputs, path: Path, about: Mapping[str, str]) -> float:
@@ -59,7 +50,7 @@ def write_onnx(G: nn.Module, example: Inputs, path: Path, about: Mapping[str, st
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # of deprecations inside the exporter
         program: Any = torch.onnx.export(
-            _OfOne(G) if len(example) == 1 else _OfTwo(G),
+            _graph(G, example),
             example,
             input_names=names,
             output_names=["image"],
@@ -101,6 +92,29 @@ def write_safetensors(G: nn.Module, example: Inputs, path: Path, about: Mapping[
     return 0.0
 
 
+def write_torchscript(G: nn.Module, example: Inputs, path: Path, about: Mapping[str, str]) -> float:
+    """Write G for programs that have PyTorch and none of this code: `torch.jit.load(path)`."""
+    worst = 0.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the tracer, which PyTorch keeps but no longer grows
+        program = torch.jit.trace(_graph(G, example).eval(), example, check_trace=False)
+
+    def write(part: Path) -> None:
+        nonlocal worst
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.jit.save(program, str(part), _extra_files=dict(about))
+            again = torch.jit.load(str(part))
+        for rows in ([1], [1, 0, 0, 1, 1]):  # other numbers than that of the example
+            inputs = tuple(each[rows] for each in example)
+            worst = max(worst, float((again(*inputs) - G(*inputs)).abs().max()))
+        if worst > TOLERANCE:
+            raise Refused(f"--file={path}: TorchScript draws other pictures, up to {worst:.2g} off")
+
+    atomic_write(path, write)
+    return worst
+
+
 def write_classic(net: nn.Module, example: Inputs, path: Path, about: Mapping[str, str]) -> float:
     """Write the bare weights of G or D for classic scripts that have no bias but batch norm's.
 
@@ -131,6 +145,7 @@ def write_classic(net: nn.Module, example: Inputs, path: Path, about: Mapping[st
 KINDS: dict[str, Callable[[nn.Module, Inputs, Path, Mapping[str, str]], float]] = {
     ".onnx": write_onnx,
     ".safetensors": write_safetensors,
+    ".pt": write_torchscript,
     ".pth": write_classic,
 }
 

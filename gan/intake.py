@@ -16,14 +16,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
 from tqdm import tqdm
 
-from gan import depth, examine, unpack
+from gan import depth, examine, processes, unpack
 from gan.cache import start_worker
 from gan.depth import Extrema, Ranges
 from gan.errors import Refused, plain
@@ -395,7 +394,7 @@ def _in_processes(
         examiner.file.close()
         return
     pool = ProcessPoolExecutor(
-        workers, get_context("spawn"), initializer=_start_process, initargs=(make,)
+        workers, processes.context(), initializer=_start_process, initargs=(make,)
     )
     working: dict[Future[list[Report]], list[Unit]] = {}
     try:

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import platform
 import sys
 from pathlib import Path
 
@@ -30,6 +31,24 @@ def pick_device(gpu: bool | str) -> torch.device:
         return torch.device("cpu")
     torch.backends.cudnn.benchmark = True
     return torch.device(found[0])
+
+
+def describe() -> str:
+    """This machine in a line: system, processor, cores, GPU, Python and PyTorch."""
+    name = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            names = [
+                line.partition(":")[2].strip() for line in file if line.startswith("model name")
+            ]
+        name = names[0] if names else name
+    except OSError:  # not Linux
+        pass
+    gpu = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
+    parts = [platform.system(), name, f"{os.cpu_count()} cores", *gpu]
+    return ", ".join(
+        [*parts, f"Python {platform.python_version()}", f"PyTorch {torch.__version__}"]
+    )
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -119,13 +119,15 @@ def _spoken(way: str) -> str:
 def _environment() -> "Environment":
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    return Environment(
+    found = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,  # a value that is missing is an error, not an empty string
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    found.globals["sort_script"] = markup((TEMPLATES / "sort.js").read_text(encoding="utf-8"))
+    return found
 
 
 def render(template_name: str, **values: object) -> str:
@@ -158,6 +160,25 @@ def data_uri(picture: Image.Image | bytes | Path) -> str:
         if data.startswith(signature):
             return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
     raise ValueError(f"neither PNG nor JPEG: {data[:8]!r}")
+
+
+def small_uri(path: Path, side: int, least_bytes: int = 0) -> str | None:
+    """A picture file as a data URI, shrunk to `side` pixels as JPEG unless it is small already.
+
+    Files of less than `least_bytes` stay as they are. None if it cannot be read.
+    """
+    try:
+        data = path.read_bytes()
+        if len(data) >= least_bytes:
+            file = io.BytesIO()
+            with Image.open(io.BytesIO(data)) as picture:
+                small = picture.convert("RGB")
+            small.thumbnail((side, side))
+            small.save(file, "JPEG", quality=88)
+            data = file.getvalue()
+        return data_uri(data)
+    except (OSError, ValueError):  # one damaged file must not cost the page
+        return None
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -250,7 +250,7 @@ def test_the_page_is_one_file_and_takes_any_name(tmp_path: Path) -> None:
         page, [*several, odd], "A & B", "main.py --x='<1>'", ["a < b", '"><script>']
     )
     text = page.read_text(encoding="utf-8")
-    for raw in ("<i>", "setting <a>", "A & B", "<1>", "a < b", "<luck>", "<script>"):
+    for raw in ("<i>", "setting <a>", "A & B", "<1>", "a < b", "<luck>", '"><script>'):
         assert raw not in text
     for escaped in ("setting &lt;a&gt; $x$", "A &amp; B", "a &lt; b", "at 20 images", "D wins"):
         assert escaped in text

@@ -116,7 +116,10 @@ def test_a_run_is_exported_by_its_name(inside: Inside, faces: Path, tmp_path: Pa
     inside("generate", *nets, "--netg-path=out/g.safetensors", "--rank-by=none", "--gen-num=2")
     inside("generate", "--name=x", "--rank-by=none", "--gen-num=2", "--gen-img=own.png")
     assert (tmp_path / "result.png").read_bytes() == (tmp_path / "own.png").read_bytes()
-    for file, says in (("g.pt", r"ends in \.onnx or \.safetensors or \.pth"), ("g", "ends in")):
+    for file, says in (
+        ("g.bin", r"ends in \.onnx or \.safetensors or \.pt or \.pth"),
+        ("g", "ends in"),
+    ):
         with pytest.raises(Refused, match=f"--file={file}: .*{says}"):
             inside("export", "--name=x", f"--file={file}")
     with pytest.raises(Refused, match="no checkpoint of run y"):
@@ -168,3 +171,66 @@ def test_classic_weights_that_draw_other_pictures_are_not_written(
     with pytest.raises(Refused, match=r"netg\.pth: these weights draw other pictures"):
         export.export(G, example, path, {})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "more"), [("modern", {}), ("dcgan", {"classes": 3}), ("pix2pix", {"img_size": 45})]
+)
+def test_torchscript_draws_what_g_draws_without_this_code(
+    name: str, more: dict[str, Any], tmp_path: Path
+) -> None:
+    G, example = make(name, **more)
+    path = tmp_path / "x.pt"
+    assert export.export(G, example, path, {"config": "{}"}) < 1e-5
+    files = {"config": ""}
+    again = torch.jit.load(str(path), _extra_files=files)
+    assert files["config"] == b"{}"
+    inputs = tuple(part[[1, 0, 0, 1, 1]] for part in example)
+    assert (again(*inputs) - G(*inputs)).abs().max() < 1e-5
+
+
+def test_batch_norm_is_folded_into_what_other_programs_get(tmp_path: Path) -> None:
+    G, example = make("modern")
+    export.export(G, example, tmp_path / "x.onnx", {})
+    kinds = {node.op_type for node in onnx.load(str(tmp_path / "x.onnx")).graph.node}
+    assert "BatchNormalization" not in kinds
+    assert "ConvTranspose" in kinds
+
+
+@pytest.mark.parametrize("kind", ["onnx", "pt"])
+def test_the_card_says_how_to_load_it(
+    kind: str, inside: Inside, faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for label, chosen in (("left", slice(0, 30)), ("right", slice(30, 60))):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for file in sorted(faces.iterdir())[chosen]:
+            (tmp_path / "data" / label / file.name).write_bytes(file.read_bytes())
+    words = ["--img-size=28", "--ngf=4", "--ndf=4", "--nz=8", "--gpu=False", "--held-out=0"]
+    inside("train", *words, "--data-path=data", "--conditional", "--max-images=32", "--name=x")
+    inside("export", "--name=x", f"--file=out/g.{kind}")
+    assert "model card out/g.md, picture out/g.png" in capsys.readouterr().out
+    text = (tmp_path / "out" / "g.md").read_text()
+    for says in ("family `modern`, 28 pixels", "`data`, 28 x 28", "classes: left, right",
+                 "trained on 32 images", "depends on the licence of the images"):  # fmt: skip
+        assert says in text.replace("\n", " "), says
+    code = text.split("```python")[1].split("```")[0]
+    found: dict[str, Any] = {}
+    exec(code.replace(f"g.{kind}", f"out/g.{kind}"), found)
+    assert tuple(found["pixels"].shape) == (16, 3, 28, 28)
+
+
+def test_safetensors_are_drawn_with_by_their_own_config(
+    inside: Inside, faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--img-size=28", "--ngf=4", "--ndf=4", "--nz=8", "--gpu=False", f"--data-path={faces}"]
+    inside("train", *words, "--max-images=64", "--name=x", "--seed=4")
+    inside("export", "--name=x", "--to=safetensors")
+    inside("generate", "--netg-path=faces.safetensors", "--gen-num=2", "--gen-search-num=2")
+    assert "not ranked, as there are no weights of D" in capsys.readouterr().out
+    inside("generate", "--name=x", "--rank-by=none", "--gen-num=2", "--gen-img=own.png")
+    assert (tmp_path / "result.png").read_bytes() == (tmp_path / "own.png").read_bytes()
+    inside("export", "--name=x", "--to=safetensors", "--file=b.safetensors", "--no-card")
+    assert not (tmp_path / "b.md").exists()
+    refused = pytest.raises(Refused, match="give the weights of D")
+    with refused:
+        inside("generate", "--netg-path=b.safetensors", "--rank-by=score")

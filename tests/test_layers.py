@@ -43,16 +43,21 @@ OF_COMMANDS = {
         "commands.train",  # each run is prepared before the first one starts
     },
     "commands.compare_page": {"commands.compare_curves"},
+    "commands.report": {"commands.compare_curves", "commands.report_page"},
+    "commands.report_page": {"commands.compare_curves"},
 }
-# `compare` imports these when it starts to train
-STARTS_LATER = {"commands.compare_jobs", "commands.compare_curves", "commands.compare_page"}
+# `compare` imports these when it starts to train, `report` when it writes
+STARTS_LATER = {
+    "commands.compare_jobs", "commands.compare_curves", "commands.compare_page",
+    "commands.report_page",
+}  # fmt: skip
 # the processes that decode import these
 WITHOUT_TORCH = {
     "gan.data", "gan.pairs", "gan.progress", "gan.layout", "gan.cache", "gan.readers", "gan.split",
     "gan.avatars", "gan.idx", "gan.errors", "gan.depth", "gan.folders", "gan.overview",
     "gan.unpack", "gan.shards", "gan.examine", "gan.detect", "gan.intake", "gan.selection",
     "gan.delivery",
-    "gan.container",
+    "gan.container", "gan.processes",
 }  # fmt: skip
 ANY = {  # where a type of the standard library or of a file is Any
     "config": "dataclasses.Field is generic in a type that differs from setting to setting",
@@ -62,6 +67,7 @@ ANY = {  # where a type of the standard library or of a file is Any
     "gan.health": "the fields of a reading, as a saved state has them",
     "gan.report": "a line of the log is JSON",
     "gan.pages": "the scores of an evaluation are JSON",
+    "gan.card": "a line of the log is JSON",
     "gan.export": "torch.onnx.export has no type",
     "gan.unpack": "pyarrow has no types",
     "gan.tasks": "a row's own functions alone know which data it opens",
@@ -74,7 +80,7 @@ def name_of(path: Path) -> str:
 
 FILES = {
     name_of(path): path
-    for folder in (ROOT, ROOT / "commands", ROOT / "gan")
+    for folder in (ROOT, ROOT / "commands", ROOT / "gan", ROOT / "facegan")
     for path in sorted(folder.glob("*.py"))
     if path.name != "__init__.py"
 }
