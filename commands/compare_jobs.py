@@ -33,6 +33,8 @@ MAIN = Path(__file__).resolve().parent.parent / "main.py"
 TRAIN = [sys.executable, str(MAIN), "train"]
 MIN_PREVIEWS = 4  # of each run
 PAGE_SECONDS = 60.0  # between two updates of the page
+CLOSED = getattr(signal, "SIGHUP", signal.SIGTERM)  # of a closed terminal; Windows has none
+SIGKILL = 9  # nor this one
 # settings of the data: scores on different data are not comparable
 OF_DATA = (
     "data_path", "img_size", "channels", "channels_a", "channels_b", "held_out", "direction",
@@ -144,11 +146,12 @@ class Children:
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
-        if self.running:
-            self.running.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
+        # on Windows a Ctrl-C reaches the child by itself, and cannot be sent
+        if self.running and not (sys.platform == "win32" and number == signal.SIGINT):
+            self.running.send_signal(signal.SIGTERM if number == CLOSED else number)
 
     def __enter__(self) -> "Children":
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in {signal.SIGINT, signal.SIGTERM, CLOSED}:
             if signal.getsignal(number) != signal.SIG_IGN:  # nohup stays nohup
                 self.before[number] = signal.signal(number, self._pass_on)
         return self
@@ -179,7 +182,7 @@ class Children:
         code = process.returncode
         if code < 0 or code > 128:
             number = -code if code < 0 else code - 128
-            return f"signal {number}{', often too little memory' * (number == signal.SIGKILL)}"
+            return f"signal {number}{', often too little memory' * (number == SIGKILL)}"
         return (last.removeprefix("main.py: ") or f"exit code {code}") if code else ""
 
 

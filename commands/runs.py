@@ -9,11 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
 from config import (
     OF_NETS,
     Config,
@@ -24,6 +19,7 @@ from config import (
     read_config,
     resolve,
 )
+from gan import filesystem
 from gan.errors import Refused
 
 if TYPE_CHECKING:
@@ -176,14 +172,13 @@ def lock_run(config: Config) -> Iterator[None]:
     folder = folder_of("checkpoints", config.name)
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise Refused(
-                    f"{folder}: a training of this name is going on; wait for it, or give "
-                    "another --name=..."
-                ) from None
+        try:
+            filesystem.lock(file)
+        except BlockingIOError:
+            raise Refused(
+                f"{folder}: a training of this name is going on; wait for it, or give "
+                "another --name=..."
+            ) from None
         yield
 
 

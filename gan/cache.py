@@ -31,7 +31,7 @@ from typing import NamedTuple, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from gan import container, processes, progress
+from gan import container, filesystem, processes, progress
 from gan.errors import Refused, counted, plain
 from gan.overview import Overview
 from gan.readers import Source
@@ -217,8 +217,7 @@ class Builder:
                     files[stem].write(picture)
             next(decoded, None)  # past the last one the progress bar is closed
             for file in files.values():
-                file.flush()
-                os.fsync(file.fileno())
+                filesystem.sync(file)
         self.counts |= dict.fromkeys(stems, len(whole))
         return whole
 

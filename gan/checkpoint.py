@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import safetensors.torch
 import torch
 
+from gan import filesystem
 from gan.errors import Refused
 
 BEST = "best.pth"  # the state with the best score so far
@@ -49,7 +50,7 @@ def _write_all(writes: Mapping[Path, Callable[[Path], Any]]) -> None:
         for path, write in writes.items():
             write(parts[path])
             with open(parts[path], "rb+") as file:
-                os.fsync(file.fileno())
+                filesystem.sync(file)
         for path, part in parts.items():
             os.replace(part, path)
     finally:
@@ -57,11 +58,7 @@ def _write_all(writes: Mapping[Path, Callable[[Path], Any]]) -> None:
             with contextlib.suppress(OSError):  # its folder may be gone; what was raised counts
                 part.unlink()
     for folder in {path.parent for path in writes}:
-        handle = os.open(folder, os.O_RDONLY)  # the rename itself has to reach the disk too
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        filesystem.sync_folder(folder)  # the rename itself has to reach the disk too
 
 
 def _write_payload(payload: dict[str, Any], twin: Path | None, part: Path) -> None:

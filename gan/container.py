@@ -16,10 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from gan import filesystem
 
 SEAL = "index.json"
 BLOCK = 4 * 2**20  # bytes that are digested at once, on each core
@@ -58,8 +55,7 @@ def seal(folder: Path, parts: Sequence[str], index: Mapping[str, object]) -> Non
     sealed = json.loads(json.dumps({"index": index, "parts": found}))
     with open(folder / SEAL, "w", encoding="utf-8") as file:
         json.dump({**sealed, "sha256": _sum(sealed)}, file)
-        file.flush()
-        os.fsync(file.fileno())
+        filesystem.sync(file)
 
 
 def opened(folder: Path) -> dict[str, object]:
@@ -118,13 +114,13 @@ def building(folder: Path, say: Callable[[str], object]) -> Iterator[None]:
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(folder.with_name(f".{folder.name}.lock"), "w") as file:
-        if fcntl is not None and multiprocessing.parent_process() is None:
+        if multiprocessing.parent_process() is None:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                locked = filesystem.lock(file)
             except BlockingIOError:
                 say(f"another process is making {folder}: waiting for it")
-                fcntl.flock(file, fcntl.LOCK_EX)
-            except OSError:  # a file system without locks
+                locked = filesystem.lock(file, wait=True)
+            if not locked:
                 yield
                 return
             for left in folder.parent.glob(f"{glob.escape(folder.name)}.*.part"):

@@ -58,6 +58,7 @@ WITHOUT_TORCH = {
     "gan.unpack", "gan.shards", "gan.examine", "gan.detect", "gan.intake", "gan.selection",
     "gan.delivery",
     "gan.container", "gan.processes",
+    "gan.filesystem",
 }  # fmt: skip
 ANY = {  # where a type of the standard library or of a file is Any
     "config": "dataclasses.Field is generic in a type that differs from setting to setting",
