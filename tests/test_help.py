@@ -1,14 +1,17 @@
 """What `--help` and `--version` print."""
 
+import importlib
 import re
+from pathlib import Path
 
 import pytest
 
 import main
-from commands import help
+from commands import compare_plan, flags, help
 from config import FIELDS, GROUPS, OF_OTHER_FAMILIES, Config, flag
 from models import FAMILIES, ONLY_SOME
 
+ROOT = Path(__file__).resolve().parent.parent
 Captured = pytest.CaptureFixture[str]
 
 
@@ -76,3 +79,23 @@ def test_the_version(word: str, capsys: Captured, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(help.importlib.metadata, "version", missing)
     assert re.fullmatch(wanted + "is not installed\n", said(capsys, word))
+
+
+def commands_of_readme(name: str) -> list[str]:
+    """The commands in the table of what one wants to do."""
+    table = (ROOT / name).read_text(encoding="utf-8")
+    return re.findall(r"^\| [^|]+ \| `python main\.py ([^`]+)` \|$", table, re.MULTILINE)
+
+
+def test_the_commands_of_the_readme_are_understood() -> None:
+    commands = commands_of_readme("README.md")
+    assert len(commands) == 15
+    assert commands_of_readme("README.zh-CN.md") == commands
+    for line in commands:
+        command, *words = line.split()
+        given = dict(word.removeprefix("--").partition("=")[::2] for word in words)
+        named = {k.replace("-", "_"): v or flags.BARE for k, v in given.items()}
+        if command == "compare":
+            compare_plan.plan([], named)
+        else:
+            flags.read(importlib.import_module(f"commands.{command}").FLAGS, [], named)
