@@ -212,7 +212,8 @@ TABLE = (
     ),
     Alias(
         ("wandb", "use_wandb", "display_id", "logdir", "log_dir"),
-        instead="the curves are in runs/; look at them with: tensorboard --logdir runs",
+        instead="the curves are in runs/: `tensorboard --logdir runs` shows them, and with the "
+        "package wandb `wandb sync runs/NAME` sends them to W&B",
     ),
     # drawing and scores
     Alias(("trunc_psi", "truncation_psi"), ("gen_std",)),

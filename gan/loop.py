@@ -151,6 +151,7 @@ class Session:
             lambda part: write_config(config, state.facts, part),
         )
         self.report = Report(folders.runs, state.step, state.images, self.fraction)
+        self.report.log_settings(vars(config), state.images)
         for event in events:
             self.report.log_event(state.step, event)
         self.speed_from = (self.began, state.step)  # where the next images/s start to count

@@ -132,6 +132,10 @@ class Curves:
         """`image` is [3, H, W]."""
         self._add(summary.image(name, image), step)
 
+    def add_text(self, name: str, text: str, step: int) -> None:
+        """`text` is Markdown."""
+        self._add(summary.text(name, text), step)
+
     def close(self) -> None:
         """Close the file, whatever its disk says; the next event opens another one."""
         writer, self.writer = self.writer, None

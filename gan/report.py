@@ -19,6 +19,21 @@ from gan.record import Curves, LogFile, Spare
 
 LONG_PAUSE_SECONDS = 10.0  # a pause that is named where there is no terminal
 SHOWN_VALUES = ("images/s", "loss_d", "loss_g", "D(x)", "D(G(z))")  # the progress names them last
+# the groups of TensorBoard's curves; what is not named here is a signal of the training's health
+TAGS = {
+    "loss_d": "loss/D",
+    "loss_g": "loss/G",
+    "D(x)": "D/real",
+    "D(G(z))": "D/fake",
+    "images/s": "speed/images per second",
+}
+
+
+def tag_of(name: str) -> str:
+    """Where TensorBoard shows what the log calls `name`."""
+    if name in TAGS:
+        return TAGS[name]
+    return name.replace("_", "/", 1) if name.startswith("loss_") else f"health/{name}"
 
 
 class Meters:
@@ -95,7 +110,7 @@ class Report:
         self.log_event(step, {"images": images, **values})
         for name, value in values.items():
             if name not in ("epoch", "seconds"):
-                self._add_scalar(name, value, images)
+                self._add_scalar(tag_of(name), value, images)
         self.values = values
 
     def log_scores(self, step: int, images: int, seconds: float, scores: dict[str, float]) -> None:
@@ -106,7 +121,8 @@ class Report:
         when = {"images": images, "seconds": round(seconds, 1)}
         self.log_event(step, {"event": "score", **when, **scores})
         for name, value in scores.items():
-            self._add_scalar(f"score/{name}", value, images)
+            tag = name.replace("(", "").replace(")", "")
+            self._add_scalar(f"scores/{tag}", value, images)
         shown = {name: value for name, value in scores.items() if "half size" not in name}
         text = ", ".join(f"{name} {value:.3f}" for name, value in shown.items())
         self.score = scores["score"]
@@ -124,6 +140,13 @@ class Report:
     def log_image(self, tag: str, image: Tensor, images: int) -> None:
         """Add `image`, uint8 [3, H, W], to TensorBoard."""
         add = functools.partial(self.tensorboard.add_image, tag, image.numpy(), images)
+        self.spare.attempt("curves", add)
+
+    def log_settings(self, settings: Mapping[str, object], images: int) -> None:
+        """Add the settings of the run to TensorBoard, as a table."""
+        rows = [f"| {name} | {value} |" for name, value in settings.items()]
+        text = "\n".join(["| setting | value |", "|---|---|", *rows])
+        add = functools.partial(self.tensorboard.add_text, "config", text, images)
         self.spare.attempt("curves", add)
 
     def show_progress(self, fraction: float, images: int, seconds_left: float) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gan import progress
-from gan.report import Meters, Report, read_log
+from gan.report import Meters, Report, read_log, tag_of
 
 
 def test_a_reading_is_the_mean_since_the_last_one() -> None:
@@ -56,6 +56,9 @@ class Board:
     def add_scalar(self, tag: str, value: float, step: int) -> None:
         self.points.append((tag, value, step))
 
+    def add_text(self, tag: str, text: str, step: int) -> None:
+        self.points.append((text, 0.0, step))
+
     def close(self) -> None: ...
 
 
@@ -66,21 +69,27 @@ def test_the_lines_of_the_log_and_the_tags_of_tensorboard(
     log.tensorboard.close()
     board = log.tensorboard = Board()
     log.log_scalars(2, 20, {"epoch": 0.1, "seconds": 1.5, "loss_d": 0.25, "D(x)": 0.5})
-    log.log_scores(2, 20, 1.2345, {"score": 3.0, "coverage": 0.5})
+    log.log_scores(2, 20, 1.2345, {"score": 3.0, "KID (lite0)": 0.5})
     log.log_event(3, {"event": "health", "line": "名"})
     log.close()
     assert (tmp_path / "log.jsonl").read_text() == (
         '{"step": 2, "images": 20, "epoch": 0.1, "seconds": 1.5, "loss_d": 0.25, "D(x)": 0.5}\n'
-        '{"step": 2, "event": "score", "images": 20, "seconds": 1.2, "score": 3.0, "coverage": 0.5}'
-        '\n{"step": 3, "event": "health", "line": "\\u540d"}\n'
+        '{"step": 2, "event": "score", "images": 20, "seconds": 1.2, "score": 3.0, '
+        '"KID (lite0)": 0.5}\n{"step": 3, "event": "health", "line": "\\u540d"}\n'
     )
     assert board.points == [
-        ("loss_d", 0.25, 20),
-        ("D(x)", 0.5, 20),
-        ("score/score", 3.0, 20),
-        ("score/coverage", 0.5, 20),
+        ("loss/D", 0.25, 20),
+        ("D/real", 0.5, 20),
+        ("scores/score", 3.0, 20),
+        ("scores/KID lite0", 0.5, 20),
     ]
-    assert "score at 20 images: score 3.000, coverage 0.500" in capsys.readouterr().out
+    log.log_settings({"nz": 64, "family": "modern"}, 20)
+    table = "| setting | value |\n|---|---|\n| nz | 64 |\n| family | modern |"
+    assert board.points[-1] == (table, 0.0, 20)
+    assert [tag_of(name) for name in ("loss_cycle", "diversity", "images/s")] == [
+        "loss/cycle", "health/diversity", "speed/images per second",
+    ]  # fmt: skip
+    assert "score at 20 images: score 3.000, KID (lite0) 0.500" in capsys.readouterr().out
 
 
 def test_images_and_score_come_before_losses(

@@ -359,6 +359,9 @@ class Board:
     def add_image(self, name: str, picture: Any, step: int) -> None:
         self.pictures.append((name, picture.shape, step))
 
+    def add_text(self, name: str, text: str, step: int) -> None:
+        self.texts = (name, text, step)
+
     def close(self) -> None:
         self.open = False
 
@@ -402,13 +405,18 @@ def test_what_a_run_logs_and_under_which_names(
     # TensorBoard counts images, whatever the batch
     (board,) = boards
     assert (board.folder, board.purge_step, board.open) == (str(tmp_path / "runs"), None, False)
-    curves = {*losses, "images/s", "diversity", "gradient"}
+    curves = {
+        "loss/D", "loss/G", "D/real", "D/fake", "speed/images per second", "health/pair_auc",
+        "health/diversity", "health/gradient",
+    }  # fmt: skip
     assert {(name, at) for name, _, at in board.points} == {
         *((name, at) for name in curves for at in (20, 40)),
-        *((f"score/{name}", at) for name in ("score", "coverage") for at in (24, 40)),
+        *((f"scores/{name}", at) for name in ("score", "coverage") for at in (24, 40)),
     }
-    assert ("score/score", 2.5, 24) in board.points
-    assert ("loss_d", lines[1]["loss_d"], 20) in board.points
+    assert ("scores/score", 2.5, 24) in board.points
+    assert ("loss/D", lines[1]["loss_d"], 20) in board.points
+    assert board.texts[::2] == ("config", 0)
+    assert "\n| batch_size | 4 |\n" in board.texts[1]
     assert board.pictures == [("preview", (3, 8 * 30 + 2, 8 * 30 + 2), at) for at in (20, 40)]
     # a resumed run: points later than its state are purged
     config.max_images = 60
