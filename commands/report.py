@@ -43,6 +43,17 @@ FLAGS = flags.CommandFlags(
     ReportOptions,
     settings=("name", "data_path", "num_workers", "gpu"),
     usage="report --name=mine [--report=mine.html] ...",
+    does="Writes one page about a run, or several: its settings, curves, previews and best faces.",
+    examples=(
+        "report --name=mine",
+        "report --name=mine --report=mine.html",
+        "report --names=mine,other --report=both.html",
+    ),
+    meanings={
+        "name": "the run; empty: the newest",
+        "data_path": "folder or zip of the training images, if they have moved",
+    },
+    loads_run=True,
 )
 
 
