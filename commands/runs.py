@@ -168,7 +168,12 @@ def check_folders(config: Config) -> None:
 
 @contextlib.contextmanager
 def lock_run(config: Config) -> Iterator[None]:
-    """Within it no other training of this name can start; raises Refused if one is running."""
+    """Within it no other training of this name can start; raises Refused if one is running.
+
+    What a killed one was writing is removed.
+    """
+    from gan.checkpoint import clear_parts
+
     folder = folder_of("checkpoints", config.name)
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as file:
@@ -179,6 +184,8 @@ def lock_run(config: Config) -> Iterator[None]:
                 f"{folder}: a training of this name is going on; wait for it, or give "
                 "another --name=..."
             ) from None
+        for kind in ("checkpoints", "imgs", "runs"):
+            clear_parts(folder_of(kind, config.name))
         yield
 
 

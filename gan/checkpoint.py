@@ -61,6 +61,27 @@ def _write_all(writes: Mapping[Path, Callable[[Path], Any]]) -> None:
         filesystem.sync_folder(folder)  # the rename itself has to reach the disk too
 
 
+def _is_alive(pid: int) -> bool:
+    """Whether there is such a process; True where asking would end it."""
+    if os.name == "nt":
+        return True
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def clear_parts(folder: Path) -> None:
+    """Delete what killed processes have left of files that they were writing in `folder`."""
+    for part in folder.glob(".*.part"):
+        pid = part.name.split(".")[-2]
+        if pid.isdecimal() and not _is_alive(int(pid)):
+            part.unlink(missing_ok=True)
+
+
 def _write_payload(payload: dict[str, Any], twin: Path | None, part: Path) -> None:
     if twin is not None:
         with contextlib.suppress(OSError):  # a file system without links

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ import toy
 from conftest import ROOT, TINY, refused
 from processes import PATIENCE_SECONDS
 
+from commands import runs
 from gan import checkpoint, loop, record
 from gan.errors import Refused
 
@@ -241,6 +243,22 @@ def test_previews_and_best_states_that_cannot_be_written_cost_no_state(
     assert [line["preview"] for line in log_of(tmp_path) if line.get("event") == "save"] == [
         "1.png"
     ]
+
+
+def test_what_a_killed_training_was_writing_is_removed(tmp_path: Path, monkeypatch: Patch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait(PATIENCE_SECONDS)
+    config = toy.make_config(name="x")
+    names = (f".state_1.pth.{ended.pid}.part", f".netg_1.pth.{os.getpid()}.part", ".own.part", "a")
+    for kind in ("checkpoints", "imgs", "runs"):
+        (tmp_path / kind / "x").mkdir(parents=True)
+        for name in names:
+            (tmp_path / kind / "x" / name).touch()
+    with runs.lock_run(config):
+        for kind in ("checkpoints", "imgs", "runs"):
+            found = {path.name for path in (tmp_path / kind / "x").iterdir()}
+            assert found - {".lock"} == set(names[1:])
 
 
 def test_a_folder_deleted_in_mid_run_is_made_again(tmp_path: Path) -> None:
