@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import os
+import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
@@ -157,6 +158,7 @@ def test_folders_without_end_are_passed_over(
     monkeypatch.chdir(tmp_path)
     assert len(opened("in").array) == 3
     assert "folders below 100 others are passed over" in capsys.readouterr().err
+    subprocess.run(["rm", "-r", "in"], check=True)  # too deep for those that clear up later
 
 
 # --- archives and arrays -------------------------------------------------------------------------

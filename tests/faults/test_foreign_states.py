@@ -154,9 +154,10 @@ def test_a_foreign_state_writes_into_the_folder_of_this_run(
     for name in ("../../elsewhere", "/tmp/elsewhere", "b"):
         state["config"]["name"] = name
         torch.save(state, tmp_path / "foreign.pth")
-        before = set(tmp_path.parent.rglob("*"))
+        before = set(tmp_path.rglob("*"))
         inside("train", "--resume=foreign.pth", "--name=mine", "--max-images=40")
-        made = set(tmp_path.parent.rglob("*")) - before
+        made = set(tmp_path.rglob("*")) - before
+        assert not (tmp_path.parent / "elsewhere").exists()
         assert {x.relative_to(tmp_path).parts[:2] for x in made if x.is_file()} <= {
             (kind, "mine") for kind in ("checkpoints", "imgs", "runs")
         }

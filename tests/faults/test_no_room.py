@@ -140,12 +140,12 @@ def failing(patch: Patch, *numbers: int) -> list[int]:
     """Saves of these numbers, counted from 1, find no room; the number of each save so far."""
     own, count = checkpoint.save_all, [0]
 
-    def save(files: dict[Path, dict[str, Any]]) -> None:
+    def save(files: dict[Path, dict[str, Any]], *twins: Any) -> None:
         if any(path.name.startswith("state_") for path in files):
             count[0] += 1
             if count[0] in numbers:
                 no_room()
-        own(files)
+        own(files, *twins)
 
     patch.setattr(checkpoint, "save_all", save)
     return count
