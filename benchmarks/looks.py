@@ -15,6 +15,7 @@ any ranker, also a later one, is judged by the same looks; and how far the share
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import common
@@ -44,23 +45,29 @@ def load(name: str) -> tuple[runs.LoadedRun, RankingInputs]:
     return run, ranking_inputs(run, images, source, CPU)
 
 
-def choose(
-    ranker: str, run: runs.LoadedRun, given: RankingInputs, first: int, count: int, keep: int
-) -> sample.Ranked:
-    """The best `keep` of `count` candidates from `first` on; indices count from `first`."""
+Choose = Callable[[int, int, int], sample.Ranked]  # see `chooser`
+
+
+def chooser(ranker: str, run: runs.LoadedRun, given: RankingInputs) -> Choose:
+    """(first, count, keep) -> the best `keep` of `count` candidates; indices count from `first`."""
     source = sample.NoiseSource.of(run.config, len(run.facts.class_names))
     row = RANKERS[ranker]
-    candidates = sample.first_candidates(
-        lambda at, n: source(first + at, n), count, run.config.batch_size, CPU
-    )
-    return sample.rank(run.nets.G, row.make_judge(given), candidates, keep, row.make_kinds(given))
+    judge, kind_of = row.make_judge(given), row.make_kinds(given)
+
+    def choose(first: int, count: int, keep: int) -> sample.Ranked:
+        candidates = sample.first_candidates(
+            lambda at, n: source(first + at, n), count, run.config.batch_size, CPU
+        )
+        return sample.rank(run.nets.G, judge, candidates, keep, kind_of)
+
+    return choose
 
 
 def write_sheets(folder: str, name: str) -> None:
     """Draw the candidates, each with its number below it."""
     os.chdir(folder)
     run, given = load(name)
-    faces = choose("none", run, given, 0, LABELLED, LABELLED).images
+    faces = chooser("none", run, given)(0, LABELLED, LABELLED).images
     pictures = [sheet.enlarged(sample.as_picture(face), ENLARGED) for face in faces]
     where = Path("ranked") / name
     for start in range(0, LABELLED, SHEET_FACES):
@@ -98,16 +105,17 @@ def add(folder: str, name: str, looker: str, file: Path) -> None:
     BLIND.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
 
 
-def shares_of(run: runs.LoadedRun, given: RankingInputs) -> dict[str, list[str]]:
-    """ranker -> cells: how far the shares of kinds move by its choice."""
+def print_shares(name: str) -> None:
+    """A row for each ranker: how far the shares of kinds move by its choice."""
     starts = range(0, SETS * CANDIDATES, CANDIDATES)
-    drawn = [choose("none", run, given, at, CANDIDATES, CANDIDATES).images for at in starts]
-    kinds = shares.kinds_of(torch.cat(drawn), avatars=not run.config.data_path)
-    found = {}
+    run, given = load(name)
+    draw = chooser("none", run, given)
+    drawn = torch.cat([draw(at, CANDIDATES, CANDIDATES).images for at in starts])
+    kinds = shares.kinds_of(drawn, avatars=not run.config.data_path)
     for ranker in RANKERS:
-        chosen = [at + choose(ranker, run, given, at, CANDIDATES, KEPT).indices for at in starts]
-        found[ranker] = shares.cells(kinds, chosen, CANDIDATES)
-    return found
+        choose = chooser(ranker, run, given)
+        chosen = [at + choose(at, CANDIDATES, KEPT).indices for at in starts]
+        common.print_row([name, ranker, *shares.cells(kinds, chosen, CANDIDATES)])
 
 
 def print_tables(folder: str) -> None:
@@ -118,21 +126,21 @@ def print_tables(folder: str) -> None:
     }
     if not known:
         sys.exit(f"{BLIND}: no looks at runs of {folder}; `add` adds one")
-    rows: dict[str, list[str]] = {"a random choice": [], **{ranker: [] for ranker in RANKERS}}
-    moved: list[list[str]] = []
-    for name, look in known.items():
-        run, given = load(name)
-        broken = [set(numbers) for numbers in broken_of(look).values()]
-        rows["a random choice"].append(", ".join(str(len(b) * CHOSEN // LABELLED) for b in broken))
-        for ranker in RANKERS:
-            chosen = choose(ranker, run, given, 0, LABELLED, CHOSEN).indices.tolist()
-            rows[ranker].append(", ".join(str(len(b.intersection(chosen))) for b in broken))
-        moved += [[name, *row] for row in ([r, *c] for r, c in shares_of(run, given).items())]
+    loaded = {name: load(name) for name in known}
     print(f"broken of {CHOSEN} chosen among {LABELLED}, by each who looked")
     common.print_header(["ranker", *known])
-    for ranker, cells in rows.items():
+    broken = {
+        name: [set(numbers) for numbers in broken_of(look).values()] for name, look in known.items()
+    }
+    by_chance = [", ".join(str(len(b) * CHOSEN // LABELLED) for b in broken[n]) for n in known]
+    common.print_row(["a random choice", *by_chance])
+    for ranker in RANKERS:
+        cells = []
+        for name, (run, given) in loaded.items():
+            chosen = chooser(ranker, run, given)(0, LABELLED, CHOSEN).indices.tolist()
+            cells.append(", ".join(str(len(b.intersection(chosen))) for b in broken[name]))
         common.print_row([ranker, *cells])
     print(f"\nshares of kinds among {KEPT} of {CANDIDATES}, {SETS} times. {shares.__doc__}")
     common.print_header(["run", "ranker", *shares.COLUMNS])
-    for row in moved:
-        common.print_row(row)
+    for name in known:
+        print_shares(name)

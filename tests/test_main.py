@@ -71,9 +71,9 @@ def test_faces_are_ranked_and_drawn_again(run: Path, inside: Inside, capsys: Cap
     out = capsys.readouterr().out
     assert "9 faces from checkpoints/best.pth" in out
     assert out.endswith("one file a face, and contact.png: out\n")
-    assert json.loads((run / "a" / "top.json").read_text())["ranked_by"] == "realism"
+    assert json.loads((run / "a" / "top.json").read_text())["ranked_by"] == "consensus"
     best = faces_of(run / "a" / "top.json")
-    scores = [face["realism"] for face in best]
+    scores = [face["consensus"] for face in best]
     assert len(scores) == 9
     assert scores == sorted(scores, reverse=True)
     assert Image.open(run / "a" / "top.png").size == (8 * 30 + 2, 2 * 30 + 2)
@@ -303,7 +303,7 @@ def test_a_conditional_run_from_end_to_end(
         assert file.read_bytes() == (tmp_path / "middle" / file.name).read_bytes()
     with pytest.raises(Refused, match="there are left, middle, right, six"):
         inside("generate", "--label=top")
-    with pytest.raises(Refused, match=r"^--rank-by=realism.*only [1-6]; leave"):
+    with pytest.raises(Refused, match=r"^--rank-by=consensus.*only [1-6]; give"):
         inside("generate", "--label=six", "--rank-by=ratio")
     capsys.readouterr()
     inside("generate", "--label=six", "--gen-num=4")
