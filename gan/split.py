@@ -33,17 +33,33 @@ def _averaging(side: int, count: int) -> NDArray[np.float32]:
     return (overlap.clip(min=0) * count / side).astype(np.float32)
 
 
+def _shrunk(images: Images) -> NDArray[np.float32]:
+    """Images of 32 pixels on a side, means of whole pixels; of sides that do not fit, as they are.
+
+    Thumbnails and cosines are means of these, and so the same: this is several times as fast.
+    """
+    side = images.shape[-1]
+    if side != images.shape[-2] or side % 32 or side == 32:
+        return np.asarray(images, dtype=np.float32)
+    step = side // 32
+    total = np.zeros((*images.shape[:2], 32, 32), np.uint32)
+    for row in range(step):
+        for column in range(step):
+            total += images[..., row::step, column::step]
+    return total.astype(np.float32) / step**2
+
+
 def _signs_and_thumbs(images: Images) -> tuple[NDArray[np.int8], NDArray[np.uint8]]:
     """Signs of the 8 x 8 lowest cosines of the mean channel [N, 64]; thumbnails [N, 256 C].
 
     The signs are -1, 0 or 1: 0 for the mean, and for a cosine below WEAK_COSINE (of a symmetric
     or flat image), whose sign noise would decide. The thumbnails are THUMB_SIZE squared, uint8.
     """
-    height, width = images.shape[-2:]
     wave = np.cos(np.pi / 64 * np.arange(8)[:, None] * (2 * np.arange(32) + 1)) / 4
+    x = _shrunk(images)
+    height, width = x.shape[-2:]
     tall, wide = (wave @ _averaging(side, 32) for side in (height, width))
     short, slim = _averaging(height, THUMB_SIZE), _averaging(width, THUMB_SIZE)
-    x = np.asarray(images, dtype=np.float32)
     cosines = tall @ (x.mean(1) / 255) @ wide.T  # [N, 8, 8]
     cosines[:, 0, 0] = 0
     signs = np.sign(cosines * (np.abs(cosines) > WEAK_COSINE)).reshape(len(x), 64)
