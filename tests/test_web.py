@@ -150,7 +150,7 @@ def test_a_family_that_draws_from_pictures_is_refused(
         (("--to=web", "--file=x.onnx"), r"--to=web writes a file that ends in \.html"),
         (("--to=onnx", "--file=x.html"), r"--to=onnx writes a file that ends in \.onnx"),
         (("--to=web", "--file=."), "a folder; give the name of a file"),
-        (("--to=exe",), "wants onnx or safetensors or web"),
+        (("--to=exe",), "wants onnx or torchscript or safetensors"),
     ],
 )
 def test_files_that_are_refused(words: tuple[str, ...], says: str, inside: Inside) -> None:
