@@ -246,7 +246,7 @@ def settings_of(state: SavedState) -> Settings:
     if (settings.get("family"), settings.get("loss", "")) in HALVED:
         settings.setdefault("half_squares", True)
     if "family" in settings:
-        settings["family"] = family_then(str(settings["family"]), state["nets"].get("G"))
+        settings["family"] = family_then(str(settings["family"]), state.get("nets", {}).get("G"))
     return settings
 
 
