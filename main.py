@@ -16,7 +16,7 @@ from commands import help
 from commands.aliases import snake_case
 from commands.flags import BARE, UnknownFlag
 from config import flag
-from gan.errors import Refused, one_line
+from gan.errors import Refused, coloured, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -192,7 +192,7 @@ def main() -> None:
         run(sys.argv[1:])
     # of no rights or no room a traceback explains nothing
     except (Refused, OSError) as error:
-        print(f"main.py: {one_line(str(error))}", file=sys.stderr)
+        print(coloured(f"main.py: {one_line(str(error))}", "red", sys.stderr), file=sys.stderr)
         sys.exit(2)
     except (MemoryError, RuntimeError) as error:
         from gan import machine

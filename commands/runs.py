@@ -61,6 +61,35 @@ def command_to_resume(config: Config) -> str:
     return f"python main.py train{f' --name={config.name}' if config.name else ''} --resume"
 
 
+def check_data_path(data_path: str) -> None:
+    """Raises Refused, without torch, if there is nothing at `--data-path`."""
+    if not Path(data_path).expanduser().exists():
+        from gan.data import READERS
+        from gan.readers import find_source
+
+        find_source(data_path, "--data-path", READERS)
+
+
+def check_states(resume: bool | str, name: str) -> None:
+    """Raises Refused, without torch, if there is nothing to go on from."""
+    if isinstance(resume, str):
+        if not Path(resume).exists():
+            raise Refused(f"{resume}: no such file")
+    elif not _has_states(folder_of("checkpoints", name)):
+        raise _no_state(name)
+
+
+def _has_states(folder: Path) -> bool:
+    return any(True for pattern in ("state_*.pth", "best.pth") for _ in folder.glob(pattern))
+
+
+def _no_state(name: str) -> Refused:
+    return Refused(
+        f"--resume: no valid state in {folder_of('checkpoints', name)}; start the run without "
+        "--resume, or name another one with --name=..."
+    )
+
+
 def find_state(resume: bool | str, name: str) -> "tuple[Path, SavedState]":
     """The newest whole state of run `name`, or the one in the file `resume`."""
     from gan import checkpoint
@@ -75,10 +104,7 @@ def find_state(resume: bool | str, name: str) -> "tuple[Path, SavedState]":
     folder = folder_of("checkpoints", name)
     for path, state in checkpoint.newest(folder, read_state_to_resume):
         return path, state
-    raise Refused(
-        f"--resume: no valid state in {folder}; start the run without --resume, or name another "
-        "one with --name=..."
-    )
+    raise _no_state(name)
 
 
 def find_origin(init: str) -> "tuple[Path, SavedState]":
@@ -318,10 +344,18 @@ def _state_paths(given: Settings, best: bool, command: str) -> list[Path]:
         states.sort(key=lambda path: not able[path.parent])
     if states and best and (file := states[0].with_name(checkpoint.BEST)).exists():
         states.insert(0, file)
-    if not states:
+    return states
+
+
+def check_checkpoint(given: Settings) -> None:
+    """Raises Refused, without torch, if there is no run to draw with."""
+    if any(name in given for name in WEIGHTS):
+        return
+    top = folder_of("checkpoints", str(given.get("name", "")))
+    folders = [top] if "name" in given else [top, *top.glob("*/")]
+    if not any(map(_has_states, folders)):
         where = f"of run {given['name']} in {top}" if "name" in given else f"in {top}"
         raise Refused(f"no checkpoint {where}; train first, or give --netg-path and --netd-path")
-    return states
 
 
 def load_run(
@@ -332,6 +366,7 @@ def load_run(
     Without a name it is the newest run; with `command`, the newest that this command draws with.
     Raises Refused if there is none, or if `given` contradicts a setting that its nets depend on.
     """
+    check_checkpoint(given)
     from models import restore
 
     if any(name in given for name in WEIGHTS):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from commands import flags, runs
 from config import BUDGET, FIELDS, Config, RunFacts, changes, flag, option
-from gan.errors import Refused, counted
+from gan.errors import Refused, coloured, counted
 
 if TYPE_CHECKING:
     import torch
@@ -63,17 +63,36 @@ class Start:
     no_budget: bool = False  # was given: it is the default
 
 
+def refuse_early(request: flags.Request[TrainOptions]) -> None:
+    """Refuse what names and folders alone say, before torch is imported."""
+    options, given = request.options, request.settings
+    name = str(given.get("name", ""))
+    if data_path := str(given.get("data_path", "")):
+        runs.check_data_path(data_path)
+    if not options.resume:
+        if not options.overwrite:
+            refuse_earlier_run(name)
+    elif not (options.overwrite or options.config or any(map(given.get, runs.WEIGHTS))):
+        runs.check_states(options.resume, name)
+
+
+def refuse_earlier_run(name: str) -> None:
+    """Raises Refused if there is a run of this name."""
+    if runs.has_results(Config(name=name)):
+        raise Refused(
+            f"{runs.folder_of('checkpoints', name)} holds an earlier run; --resume goes on "
+            "with it, --name=... starts another one, --overwrite replaces it"
+        )
+
+
 def plan_start(request: flags.Request[TrainOptions]) -> Start:
     """What the flags start: a new run, or one that is resumed."""
     options = request.options
     if options.resume:
         return _plan_resume(options.resume, request)
     config = runs.new_config(request.settings, options.config)
-    if not options.overwrite and runs.has_results(config):
-        raise Refused(
-            f"{runs.folder_of('checkpoints', config.name)} holds an earlier run; --resume goes on "
-            "with it, --name=... starts another one, --overwrite replaces it"
-        )
+    if not options.overwrite:
+        refuse_earlier_run(config.name)
     no_budget = not options.config and not any(request.settings.get(name) for name in BUDGET)
     return Start(config, None, [{"event": "start"}], no_budget=no_budget)
 
@@ -319,11 +338,17 @@ def say_end(done: "Outcome", config: Config) -> None:
         f"train: {done.images:,} images, epoch {done.epoch}, {duration(done.seconds)} of training"
         + (f"; beside it {' and '.join(beside)}" if beside else "")
     )
-    print(f"train: state {done.state}, preview {folders.imgs / f'{done.epoch}.png'}")
+    preview = folders.imgs / f"{done.epoch}.png"
+    print(f"train: state {shown(done.state)}, preview {shown(preview)}")
     if done.signal is None:
         say_next(config)
     else:
         print(f"stopped; go on with: {runs.command_to_resume(config)}")
+
+
+def shown(what: object) -> str:
+    """A path or a command, in colour where there is a terminal."""
+    return coloured(str(what), "cyan", sys.stdout)
 
 
 def say_next(config: Config) -> None:
@@ -331,13 +356,14 @@ def say_next(config: Config) -> None:
     command = runs.family_of(config).task.command
     name = f" --name={config.name}" if config.name else ""
     given = " --input=PICTURE_OR_FOLDER" if command == "translate" else ""
-    print(f"next: python main.py {command}{name}{given}")
+    print(f"next: {shown(f'python main.py {command}{name}{given}')}")
     print(f"curves: tensorboard --logdir {folders_of(config).runs}")
 
 
 def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
     """Train; see `python main.py train --help`."""
     request = flags.read(FLAGS, stray, words)
+    refuse_early(request)
     from gan import machine
 
     sheet = request.options.contact_sheet

@@ -262,13 +262,15 @@ def open_images(
     labels.classes = source.classes or labels.classes
     geometry = f"{size} {channels}" + (f" {value_range}" if value_range else "")
     depth.parse_range(value_range)
+    folder = caches.folder_of(cache, source, f"{size}px-{channels}ch", geometry)
+    known = folder.exists()
     images = caches.open_or_build(
-        caches.folder_of(cache, source, f"{size}px-{channels}ch", geometry),
+        folder,
         functools.partial(_read, held_out, dedup),
         lambda part: _build(part, source, labels, (channels, size, size), workers, value_range),
     )
     images = dataclasses.replace(images, why_no_classes=labels.why_no_classes)
-    _report(images, source.ignored)
+    _report(images, source.ignored, known)
     if len(images) < batch_size:
         raise Refused(f"--batch-size={batch_size}: {_too_few(images, data_path)}")
     return images
@@ -296,8 +298,11 @@ def _too_few(images: Images, data_path: str) -> str:
     )
 
 
-def _report(images: Images, ignored: int) -> None:
-    """Say what was understood, in at most four lines and one for values of more than 8 bits."""
+def _report(images: Images, ignored: int, known: bool) -> None:
+    """Say what was understood, in at most four lines and one for values of more than 8 bits.
+
+    Of a set that was `known` before, all but the first have been said.
+    """
     found, (count, _, side, _) = images.overview, images.array.shape
     what = overview.describe(found) if found else counted(count, "image")
     given = f" in {'/ and '.join(p for p in images.parts if p != 'train')}/" if images.parts else ""
@@ -305,6 +310,8 @@ def _report(images: Images, ignored: int) -> None:
         f"data: {what}: {len(images.train):,} to train on, {len(images.held_out):,} held out to "
         f"score with{given if len(images.held_out) else ''}"
     )
+    if known:
+        return
     clauses = []
     sizes = images.groups.sizes[images.groups.sizes > 1]
     if len(sizes):

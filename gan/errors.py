@@ -1,5 +1,8 @@
 """`Refused`, the exception for a user's mistake, and the words its messages share."""
 
+import os
+from typing import TextIO
+
 LINE = 600  # characters of a message: a value of thousands would fill the screen
 
 
@@ -33,3 +36,12 @@ def what_failed(error: Exception) -> str:
 def counted(count: int, noun: str) -> str:
     """`count` and `noun`, which takes an s unless there is one: "1 image", "2,000 images"."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def coloured(text: str, colour: str, stream: TextIO) -> str:
+    """`text` in a colour of termcolor where `stream` is a terminal, unless NO_COLOR is set."""
+    if not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return text
+    from termcolor import colored
+
+    return colored(text, colour, force_color=True)

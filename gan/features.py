@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from gan import progress
 from gan.checkpoint import atomic_write
 from gan.errors import Refused, plain
 
@@ -278,8 +279,9 @@ def extract(images: Images, name: str = "lite0", scale: int = 1, device: str = "
     net = extractor(name, side, device)
     # On a CPU large batches are slower: their memory is mapped anew each time (page faults).
     size = max(4, 16 * 96**2 // input_side(side) ** 2) * (1 if device == "cpu" else 16)
-    found = [net(x).float().cpu().numpy() for x in batches(images, size, scale, device)]
-    return np.concatenate(found)
+    parts = batches(images, size, scale, device)
+    parts = progress.track_batches(parts, f"features ({name})", len(images), "images")
+    return np.concatenate([net(x).float().cpu().numpy() for x in parts])
 
 
 def _read_arrays(path: Path) -> dict[str, Features]:

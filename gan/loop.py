@@ -195,7 +195,7 @@ class Session:
         self.report.log_scalars(state.step, state.images, values)
         self.speed_from = (now, state.step)
         for alarm in state.monitor.read(reading):
-            self.report.print_line(f"health: {alarm.line}")
+            self.report.print_line(f"health: {alarm.line}", "yellow")
             self.report.log_event(state.step, {"event": "health", **dataclasses.asdict(alarm)})
             if alarm.rescue:
                 self.rescue(alarm)
@@ -217,9 +217,8 @@ class Session:
         state.load_players(saved)
         state.monitor.forget()
         scale = 0.5**state.rescues
-        self.report.print_line(
-            f"rescue {state.rescues} of {MAX_RESCUES}: back to {path}, learning rates x {scale}"
-        )
+        line = f"rescue {state.rescues} of {MAX_RESCUES}: back to {path}"
+        self.report.print_line(f"{line}, learning rates x {scale}", "yellow")
         self.report.log_event(
             state.step, {"event": "rescue", "state": str(path), "rates": scale, **vars(alarm)}
         )
@@ -280,7 +279,8 @@ class Session:
         if free < self.state.size_of_save() and not self.warned:
             self.warned = True
             need = size(self.state.size_of_save())
-            self.report.print_line(f"disk: {size(free)} are free, and the next save takes {need}")
+            line = f"disk: {size(free)} are free, and the next save takes {need}"
+            self.report.print_line(line, "yellow")
 
     def show(self, G: nn.Module) -> None:
         """Write the preview of a save, and say in the log that it was."""

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gan import cache as caches
-from gan import data, depth, layout, overview, split
+from gan import data, depth, layout, overview, progress, split
 from gan.cache import Builder, DataSet, Decoded, Item
 from gan.depth import Ranges
 from gan.errors import Refused, counted, plain
@@ -361,12 +361,13 @@ def open_pictures(
     key = f"{kind} {VERSION} {geometry} {share}" + (f" {value_range}" if value_range else "")
     depth.parse_range(value_range)
     folder = caches.folder_of(cache, source, f"{kind}-{size}px", key)
+    known = folder.exists()
     pictures = caches.open_or_build(
         folder,
         functools.partial(_read, geometry, paired),
         lambda part: _build(part, source, plan, geometry, share, workers, value_range),
     )
-    _report(pictures, plan, source.ignored)
+    _report(pictures, plan, source.ignored, known)
     _check_enough(pictures, plan.where, batch_size, data_path)
     return pictures if direction == "AtoB" else pictures.reversed()
 
@@ -391,8 +392,11 @@ def _check_enough(pictures: PictureSet, where: str, batch_size: int, data_path: 
         )
 
 
-def _report(pictures: PictureSet, plan: Plan, ignored: int) -> None:
-    """Say what was understood of a set from A to B: four lines, one more for each deep kind."""
+def _report(pictures: PictureSet, plan: Plan, ignored: int, known: bool) -> None:
+    """Say what was understood of a set from A to B: four lines, one more for each deep kind.
+
+    Of a set that was `known` before, all but the first have been said.
+    """
     test_a, test_b = len(pictures.test_given), len(pictures.test_wanted)
     if pictures.paired:
         # Any folder looks like pairs side by side, so say what was taken for A and for B.
@@ -407,6 +411,8 @@ def _report(pictures: PictureSet, plan: Plan, ignored: int) -> None:
     arrays = (pictures.given, pictures.wanted, pictures.test_given, pictures.test_wanted)
     size = sum(array.nbytes for array in arrays) / 2**20
     print(f"data: {found}")
+    if known:
+        return
     clauses = overview.describe_changes(pictures.overview, pictures.size, ignored)
     if seen := pictures.overview:
         clauses.insert(0, overview.describe(seen))
@@ -444,7 +450,8 @@ def stream(
     ranges, lines = depth.find_ranges(source, source.names, 1, value_range)
     for line in lines:
         print(f"data: {line}")
-    return _stream(source, channels, ranges)
+    found = _stream(source, channels, ranges)
+    return progress.track(found, "translating", len(source.names), "pictures")
 
 
 def _stream(

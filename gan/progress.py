@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import TextIO, TypeVar
 
 from tqdm import tqdm
@@ -22,6 +22,7 @@ BAR_WIDTH, NARROW_BAR_WIDTH = 20, 10  # characters; the narrow one in less than 
 WIDE = 80
 
 Thing = TypeVar("Thing")
+Batch = TypeVar("Batch", bound=Sized)
 
 
 def duration(seconds: float) -> str:
@@ -141,14 +142,24 @@ class Progress:
         self.bar.close()
 
 
-def track(
-    things: Iterable[Thing], name: str, total: int, noun: str, lines: TextIO | None = None
-) -> Iterator[Thing]:
+def track(things: Iterable[Thing], name: str, total: int, noun: str) -> Iterator[Thing]:
     """`things` one by one, with their progress."""
-    progress = Progress(name, total, noun, lines=lines)
+    return _track(things, name, total, noun, lambda thing: 1)
+
+
+def track_batches(parts: Iterable[Batch], name: str, total: int, noun: str) -> Iterator[Batch]:
+    """The same for batches of `total` things together."""
+    return _track(parts, name, total, noun, len)
+
+
+def _track(
+    things: Iterable[Thing], name: str, total: int, noun: str, size_of: Callable[[Thing], int]
+) -> Iterator[Thing]:
+    progress, done = Progress(name, total, noun), 0
     try:
-        for done, thing in enumerate(things, 1):
+        for thing in things:
             yield thing
+            done += size_of(thing)
             progress.show(done)
     finally:
         progress.close()

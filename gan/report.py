@@ -14,6 +14,7 @@ from torch import Tensor
 from torchnet.meter import AverageValueMeter
 
 from gan.checkpoint import atomic_write
+from gan.errors import coloured
 from gan.progress import Progress, duration
 from gan.record import Curves, LogFile, Spare
 
@@ -178,9 +179,9 @@ class Report:
             f"the end, with scores and saves, about {end.strftime(form)}"
         )
 
-    def print_line(self, text: str) -> None:
-        """Print `text` to stdout, above the bar."""
-        self.progress.write(text)
+    def print_line(self, text: str, colour: str = "") -> None:
+        """Print `text` to stdout, above the bar, in a colour if that is a terminal."""
+        self.progress.write(coloured(text, colour, sys.stdout) if colour else text)
 
     def close(self) -> None:
         """Close the bar and the files."""

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import update_bn
 from torchvision.utils import make_grid
 
 from config import Config
-from gan import kinds
+from gan import kinds, progress
 from gan.checkpoint import atomic_write
 
 Inputs = tuple[Tensor, ...]  # what G is called with: noise or pictures, and perhaps classes
@@ -145,7 +145,9 @@ def draw(G: nn.Module, inputs: Inputs, batch_size: int, device: torch.device) ->
 
 def draw_uint8(G: nn.Module, inputs: Inputs, batch_size: int, device: torch.device) -> Tensor:
     """The pictures of these inputs as uint8 [N, C, H, W] on the CPU."""
-    return torch.cat([to_uint8(part) for part in draw(G, inputs, batch_size, device)])
+    parts = draw(G, inputs, batch_size, device)
+    parts = progress.track_batches(parts, "drawing", len(inputs[0]), "pictures")
+    return torch.cat([to_uint8(part) for part in parts])
 
 
 class Ranked(NamedTuple):
@@ -216,9 +218,9 @@ def first_candidates(
     source: InputSource, count: int, batch_size: int, device: torch.device
 ) -> Candidates:
     """Candidates 0 to `count - 1`."""
-    for first in range(0, count, batch_size):
-        n = min(batch_size, count - first)
-        yield torch.arange(first, first + n), to(source(first, n), device)
+    parts = (range(i, min(i + batch_size, count)) for i in range(0, count, batch_size))
+    for part in progress.track_batches(parts, "drawing and ranking", count, "candidates"):
+        yield torch.arange(part.start, part.stop), to(source(part.start, len(part)), device)
 
 
 def chosen_candidates(

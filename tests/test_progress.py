@@ -7,6 +7,7 @@ import time
 import pytest
 
 from gan import progress
+from gan.errors import coloured
 from gan.progress import Progress, duration, fitting, size
 
 
@@ -114,3 +115,14 @@ def test_what_is_tracked_is_handed_on(clock: Clock, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err == "drawing: 50 %, 2 of 4 faces, 40 seconds left\n" + (
         "drawing: 100 %, 4 of 4 faces, 0 seconds left\n"
     )
+
+
+def test_colour_is_for_terminals_and_no_color_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    assert coloured("no", "red", Terminal()) == "\x1b[31mno\x1b[0m"
+    assert coloured("no", "red", io.StringIO()) == "no"
+    for name, value in (("TERM", "dumb"), ("NO_COLOR", "1")):
+        monkeypatch.setenv(name, value)
+        assert coloured("no", "red", Terminal()) == "no"
+        monkeypatch.setenv("TERM", "xterm")
