@@ -28,6 +28,7 @@ KEPT_STATES = 2  # the newest, and the one before it in case the newest is damag
 SCORED_FAKES = 256  # generated for a score in mid-run
 LITE0_SECONDS = 5.0  # a guess: features of that many images at both sizes, on a CPU
 ANNOUNCED_SECONDS = 5.0  # of training, after which its speed is known
+LIGHT_BYTES = 100e6  # of a save: a smaller one is never put off
 DISK_SPEED = 200e6  # bytes/s, a guess of how fast a state is written
 MAX_RESCUES = 3
 ROOM_SECONDS = 120.0  # that a run whose last state cannot be written waits for room
@@ -133,6 +134,7 @@ class Session:
         self.schedule = Schedule(config, state.family.updates, steps, self.began)
         self.schedule.scored_at = self.schedule.begun_at = self.fraction
         self.schedule.saves.next = state.size_of_save() / DISK_SPEED
+        self.schedule.light = state.size_of_save() < LIGHT_BYTES
         self.trained_before, self.images_before = state.seconds, state.images
         self.started = self.began - state.seconds
         self.saved: tuple[int, Path] | None = None

@@ -17,7 +17,6 @@ CRITIC_LEAD = 25  # D updates per G update in a critic's first steps (Arjovsky e
 SCORE_SHARE = 0.05  # of the budget between two scores
 PAUSE_SHARE = 0.05  # of the training so far: the most that scores take, and the most that saves do
 PAUSES_SHARE = 0.1  # of the whole training: the most that both may come to, with those at the end
-QUICK_SECONDS = 1.0  # a save that takes no longer is never put off
 FIRST_PAUSE_SECONDS = 10.0  # from a save that failed to the next try; doubles with each
 LAST_PAUSE_SECONDS = 600.0
 HEALTH_LINES = 10  # log lines from one check on held-out images to the next
@@ -84,7 +83,7 @@ class Pauses:
 class Schedule:
     """What is due after `step` steps.
 
-    Updates, log lines and quick saves by epochs are functions of the step, so that a resumed run
+    Updates, log lines and light saves by epochs are functions of the step, so that a resumed run
     does what an uninterrupted one does. Other saves, and scores without `eval_every`, are not.
     """
 
@@ -104,6 +103,7 @@ class Schedule:
         self.trained = 0.0  # seconds of this session
         self.begun_at = 0.0  # the fraction at which this session began
         self.scores, self.saves = Pauses(0.0), Pauses(0.0)
+        self.light = True  # saves are so small that none is ever put off, however slow the disk
 
     def epoch(self, step: int) -> int:
         """The pass over the data that step number `step` was part of; both count from 1."""
@@ -150,7 +150,7 @@ class Schedule:
         by_epochs = rest == 0 and count % 10 ** max(len(str(count)) - 2, 0) == 0
         due = by_epochs or now - self.saved_at >= 60 * self.config.save_minutes
         after = self.saves.seconds + self.saves.next
-        return due and (self.saves.next <= QUICK_SECONDS or after <= PAUSE_SHARE * self.trained)
+        return due and (self.light or after <= PAUSE_SHARE * self.trained)
 
     def score_due(self, images: int, fraction: float) -> bool:
         """True every `eval_every` images; if that is 0, every 5 % of the budget, if time allows."""
