@@ -73,7 +73,9 @@ def off(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> int:
 
 
 def wait(page: Any) -> None:
+    """Until nothing is being drawn, and all that was drawn is shown."""
     page.locator("#status", has_text="faces from seed").wait_for()
+    page.locator("html[data-busy='0']").wait_for(state="attached")
 
 
 # ---- without a browser --------------------------------------------------------------------------
@@ -189,7 +191,6 @@ def test_the_page_draws_what_generate_draws(name: str, watched: Watched, tmp_pat
     page.fill("#first", str(2**46 + 3))
     page.locator("#first").blur()
     wait(page)
-    page.wait_for_timeout(300)
     assert off(pixels_of(page, "#grid canvas"), drawn(G, source(2**46 + 3, 64))) <= OFF
 
 
@@ -221,14 +222,13 @@ def test_a_conditional_run_draws_its_classes_and_mixes_two(
     assert off(pixels_of(page, "#grid canvas"), drawn(G, source(0, 64))) <= OFF
     page.select_option("#class", label="<b>cat</b>")
     wait(page)
-    page.wait_for_timeout(300)
     cats = sample.NoiseSource.of(config, 3, 0)
     assert off(pixels_of(page, "#grid canvas"), drawn(G, cats(0, 64))) <= OFF
     page.locator("#grid .face").nth(5).click()
     page.select_option("#class", label="dog")
-    page.wait_for_timeout(300)
+    wait(page)
     page.locator("#grid .face").nth(6).click()
-    page.wait_for_timeout(300)
+    wait(page)
     ends = cats(5, 1), sample.NoiseSource.of(config, 3, 1)(6, 1)
     z = latent.slerp(ends[0][0][0], ends[1][0][0], torch.tensor([0.5]))
     wanted = drawn(G, (z, torch.tensor([[0.5, 0.5, 0.0]])))
@@ -248,7 +248,7 @@ def test_keep_change_walk_and_save(watched: Watched, tmp_path: Path) -> None:
     assert page.locator("#grid [aria-pressed=true]").count() == 2
     found = latent.directions(G, source, web.SLIDERS, "weights", CPU)
     page.locator("#direction-2").fill("-1.5")
-    page.wait_for_timeout(300)
+    wait(page)
     wanted = drawn(G, latent.shifted(source(9, 1), found.vectors[1], -1.5))
     assert off(pixels_of(page, "#large"), wanted) <= OFF
     assert off(drawn(G, source(9, 1)), wanted) > 3 * OFF, "the slider moves the picture"
@@ -278,7 +278,6 @@ def test_keep_change_walk_and_save(watched: Watched, tmp_path: Path) -> None:
     page.goto("about:blank")
     page.goto(address)
     wait(page)
-    page.wait_for_timeout(300)
     assert page.locator("#kept .face").count() == 2
     assert off(pixels_of(page, "#large"), wanted) <= OFF
 
@@ -292,7 +291,6 @@ def test_draw_until_i_stop(watched: Watched, tmp_path: Path) -> None:
     page.locator("#status", has_text=re.compile(r"(\d,\d\d\d|[2-9]\d\d) faces")).wait_for()
     page.click("#endless")
     wait(page)
-    page.wait_for_timeout(500)
     first = int(page.input_value("#first"))
     assert first >= 64
     assert first % 64 == 0

@@ -28,6 +28,7 @@ class Studio {
   draw(input, {urgent = false, group = ""} = {}) {
     return new Promise((resolve) => {
       const job = {id: this.next++, input, group, resolve};
+      document.documentElement.dataset.busy = "1";
       if (urgent) this.waiting.unshift(job);
       else this.waiting.push(job);
       this.start();
@@ -53,5 +54,8 @@ class Studio {
     this.idle.push(worker);
     this.start();
     job.resolve(pixels);
+    setTimeout(() => {  // when what was waiting for these pixels has shown them
+      document.documentElement.dataset.busy = String(this.waiting.length + this.drawing.size);
+    });
   }
 }
