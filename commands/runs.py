@@ -63,7 +63,7 @@ def command_to_resume(config: Config) -> str:
 
 def check_data_path(data_path: str) -> None:
     """Raises Refused, without torch, if there is nothing at `--data-path`."""
-    if not Path(data_path).expanduser().exists():
+    if not Path(os.path.expanduser(data_path)).exists():
         from gan.data import READERS
         from gan.readers import find_source
 
@@ -115,7 +115,7 @@ def find_origin(init: str) -> "tuple[Path, SavedState]":
     from gan import checkpoint
     from models import read_state_to_resume
 
-    path = Path(init).expanduser()
+    path = Path(os.path.expanduser(init))
     if path.is_file():
         try:
             return path, read_state_to_resume(path)

@@ -108,9 +108,10 @@ def _plan_resume(resume: bool | str, request: flags.Request[TrainOptions]) -> St
             raise Refused(f"{flag(other)}: not with --resume; the run has its own")
     path, saved = runs.find_state(resume, str(given.get("name", "")))
     print(f"resume: {path}")
-    own = {**vars(Config()), **settings_of(saved), "name": runs.name_of_folder(path)}
+    # runs of earlier versions kept all weights
+    earlier = {**vars(Config()), "keep": "all"}
+    own = {**earlier, **settings_of(saved), "name": runs.name_of_folder(path)}
     own["gpu"] = own["gpu"] and "auto"  # this may be another machine
-    own.setdefault("keep", "all")  # what runs of earlier versions did
     given = runs.in_todays_names(given, own)
     changed = changes(own, given)
     for name, (old, new) in changed.items():

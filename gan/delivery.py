@@ -47,7 +47,7 @@ def check_place(out: str, data_path: str, state: Path) -> None:
         there = []
     if there and not mine:
         raise Refused(f"--out={out}: {there[0]} is there already; give another name, or delete it")
-    source = Path(data_path).expanduser().resolve()
+    source = Path(os.path.expanduser(data_path)).resolve()
     for place in (path.resolve(), state.resolve()):
         if source in (place, *place.parents):
             raise Refused(f"--out={out}: it would lie in --data-path; give another place")

@@ -207,7 +207,7 @@ class Intake:
         self.ranges: Ranges = depth.NO_RANGES
         folder.mkdir(parents=True, exist_ok=True)
         self.connect()
-        where = str(Path(data_path).expanduser().resolve())
+        where = str(Path(os.path.expanduser(data_path)).resolve())
         told = json.dumps([VERSION, where, asdict(treatment), every, self.given_range])
         if self.get("treatment") not in ("", told):
             print("prepare: other settings than the time before: everything is examined anew")

@@ -158,8 +158,9 @@ def _track(
     progress, done = Progress(name, total, noun), 0
     try:
         for thing in things:
-            yield thing
-            done += size_of(thing)
+            done, held = done + size_of(thing), [thing]
+            del thing  # so that only one is in memory: who iterates has it
+            yield held.pop()
             progress.show(done)
     finally:
         progress.close()

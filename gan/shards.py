@@ -35,7 +35,7 @@ Place = tuple[int, int]  # offset and size in the shard
 def matches(data_path: str) -> bool:
     """Whether `data_path` is a tar, or a pattern of tars."""
     return data_path.lower().endswith(".tar") and (
-        bool(RANGE.search(data_path)) or Path(data_path).expanduser().is_file()
+        bool(RANGE.search(data_path)) or Path(os.path.expanduser(data_path)).is_file()
     )
 
 
@@ -90,7 +90,7 @@ def open_source(data_path: str, flag: str) -> Source:
 
     Raises Refused, naming the file, if one is missing or damaged, or there are no pictures.
     """
-    shards = tuple(Path(path).expanduser() for path in expand(data_path))
+    shards = tuple(Path(os.path.expanduser(path)) for path in expand(data_path))
     suffixes = picture_suffixes()
     names: list[str] = []
     members: list[str] = []

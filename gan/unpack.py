@@ -111,7 +111,7 @@ def find_units(data_path: str) -> Iterator[tuple[Unit, str, int]]:
 
     A stamp changes when the file may have changed.
     """
-    root = Path(data_path).expanduser()
+    root = Path(os.path.expanduser(data_path))
     if not root.exists():
         raise Refused(f"--data-path={data_path}: no such folder or file")
     for name in _walk(root) if root.is_dir() else [""]:
@@ -133,7 +133,7 @@ def read_unit(data_path: str, unit: Unit, every: float) -> Iterator[tuple[str, C
 
     `every` is the time in seconds between two frames of a video. Raises Missing if a package is.
     """
-    root = Path(data_path).expanduser()
+    root = Path(os.path.expanduser(data_path))
     path = root / unit.path if unit.path else root
     name = unit.path or root.name
     lower = name.lower()

@@ -350,7 +350,7 @@ def test_an_epoch_shows_one_of_each_group_of_near_duplicates(
         face = ImageOps.mirror(face) if copy % 2 else face
         face.save(folder / f"copy {copy}.jpg", quality=90 + copy % 5)
     plain = opened(folder, tmp_path / "cache")
-    one = opened(folder, tmp_path / "cache", dedup=True)
+    one = opened(folder, tmp_path / "another", dedup=True)
     assert (
         "61 of those to train on are near-duplicates, in 1 group, the largest of 61"
         in capsys.readouterr().out

@@ -251,7 +251,7 @@ def test_a_state_of_other_networks_is_refused(inside: Inside, faces: Path, tmp_p
     state["nets"]["G"]["main.0.weight"] = torch.zeros(3, 3)  # as another version would have it
     torch.save(state, path)
     before = path.read_bytes()
-    with pytest.raises(Refused, match=r"^--resume: .*another version.*main\.0\.weight"):
+    with pytest.raises(Refused, match=r"^--resume: no valid state in checkpoints"):
         inside("train", "--resume", "--max-epoch=2")
     assert path.read_bytes() == before
 

@@ -47,7 +47,7 @@ def test_a_setting_that_is_none_is_named(state: dict[str, Any], inside: Inside) 
     state["config"]["img_size"] = "x"
     torch.save(state, "bad.pth")
     words = ("train", "--resume=bad.pth", "--name=y")
-    refused(inside, *words, says="--resume=bad.pth: --img-size=x: wants a whole number")
+    refused(inside, *words, says="--resume=bad.pth: --img-size=x: one number")
 
 
 @pytest.mark.parametrize("nets", [{}, {"G": {}}, "x"])

@@ -470,7 +470,9 @@ def test_the_averaged_generator_is_exported_with_its_config(
                 assert torch.equal(file.get_tensor(key), saved["ema"][key]), key
             config = json.loads(file.metadata()["config"])
         # which device drew is no fact of the weights
-        assert config == {**saved["config"], "name": "plain", "classes": "", "gpu": "auto"}
+        # and what is made to be shared names the data, not the folder it is in
+        named = {"name": "plain", "classes": "", "gpu": "auto", "data_path": "faces0"}
+        assert config == {**saved["config"], **named}
 
 
 @pytest.mark.parametrize(("off", "fits"), [(0.0009, True), (0.0011, False)])

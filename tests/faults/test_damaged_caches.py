@@ -1,5 +1,6 @@
 """Caches: damaged, foreign, half built, wanted by two. They are rebuilt or equal, never others."""
 
+import os
 import random
 import threading
 import zipfile
@@ -228,24 +229,27 @@ def test_what_a_killed_build_left_is_removed_by_the_next(folder: Path) -> None:
     assert other.exists()  # its own build may be going on
 
 
-DECODES = """
-import os, sys, time
+WAITS = """
+import os, time
 from pathlib import Path
-from gan import cache
 
 def wait(number):
     Path(f"pid-{os.getpid()}").touch()
     time.sleep(600)
+"""
+DECODES = """
+from gan import cache
+from waits import wait
 
-if __name__ == "__main__":
-    list(cache.map_in_processes(wait, range(128), 2))
+list(cache.map_in_processes(wait, range(128), 2))
 """
 
 
 def test_processes_that_decode_end_with_their_parent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{tmp_path}")
+    (tmp_path / "waits.py").write_text(WAITS)
     (tmp_path / "decodes.py").write_text(DECODES)
     with started(tmp_path, "decodes.py") as process:
         wait_until(lambda: len(list(tmp_path.glob("pid-*"))) == 2, process)
