@@ -34,6 +34,7 @@ def test_k_means_has_no_more_clusters_than_points_that_differ() -> None:
     ("counts", "keep", "expected"),
     [
         ({0: 50, 1: 30, 2: 20}, 10, {0: 5, 1: 3, 2: 2}),
+        ({0: 31, 1: 69}, 10, {0: 3, 1: 7}),
         # 6.4, 3.2, 0.4: the remainder of 0 and 2 is equal, and one place is left
         ({0: 64, 1: 32, 2: 4}, 10, {0: 7, 1: 3, 2: 0}),
         ({5: 4, 1: 64, 2: 32}, 10, {1: 7, 2: 3, 5: 0}),
@@ -57,7 +58,7 @@ def test_places_within_a_kind() -> None:
 
 
 class Echo(nn.Module):
-    """Pictures [n, 1, 1, 1] that are the noise: a fifth, counted down from 1."""
+    """Pictures [n, 1, 1, 1] that are the noise."""
 
     def forward(self, z: Tensor) -> Tensor:
         return z[:, :1, None, None]
@@ -83,20 +84,26 @@ def five_kinds(images: Tensor) -> Tensor:
     return torch.searchsorted(bounds, index(images) * 53 % 100, right=True)
 
 
-def chosen(keep: int, count: int, batch: int) -> list[int]:
+def in_a_row(images: Tensor) -> Tensor:
+    """Of the first 900, one kind after the other."""
+    return torch.searchsorted(torch.tensor([450, 700, 880]), index(images), right=True)
+
+
+def chosen(keep: int, count: int, batch: int, kind_of: sample.KindOf = five_kinds) -> list[int]:
     candidates = sample.first_candidates(source, count, batch, CPU)
-    best = sample.rank(Echo(), lambda images, _: hashed(images), candidates, keep, five_kinds)
+    best = sample.rank(Echo(), lambda images, _: hashed(images), candidates, keep, kind_of)
     assert torch.equal(
         best.images, sample.to_uint8(source(0, count)[0][best.indices][..., None, None])
     )
     return best.indices.tolist()
 
 
+@pytest.mark.parametrize("kind_of", [five_kinds, in_a_row])
 @pytest.mark.parametrize("keep", [1, 20, 64, 900])
-def test_streaming_equals_all_at_once(keep: int) -> None:
+def test_streaming_equals_all_at_once(keep: int, kind_of: sample.KindOf) -> None:
     """Also where what is held is sorted out dozens of times."""
     everything = source(0, 900)[0][..., None, None]
-    scores, kinds = hashed(everything), five_kinds(everything)
+    scores, kinds = hashed(everything), kind_of(everything)
     most = quotas(dict(enumerate(np.bincount(kinds).tolist())), keep)
     order = sorted(range(900), key=lambda i: (-float(scores[i]), i))
     expected = [
@@ -106,7 +113,7 @@ def test_streaming_equals_all_at_once(keep: int) -> None:
     ]
     assert len(expected) == keep
     for batch in (900, 16, 7, 1):
-        assert chosen(keep, 900, batch) == expected, batch
+        assert chosen(keep, 900, batch, kind_of) == expected, batch
 
 
 def test_kinds_keep_their_shares_whatever_the_judge_likes() -> None:
