@@ -1,4 +1,4 @@
-"""The arms of the ablation: changes to `unmodulated`, one each, that are not in the toolkit.
+"""The arms of the ablation: changes to `unmodulated` or `modern`, one each, not in the toolkit.
 
 An arm is a row (flags, family); an arm that won is in the toolkit and has only flags here. Runs are
 unconditional, so the builders here leave the number of classes out of account.
@@ -12,17 +12,19 @@ import common  # noqa: F401 (the toolkit's path)
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 from config import Config
 from gan import augment
 from gan.family import Family
 from gan.losses import Batch, Logs, Nets
-from gan.modern import ModernD, ModernG
+from gan.modern import ModernD, ModernG, ModulatedG
 from gan.shapes import pyramid
 from models import FAMILIES, unmodulated_nets
 
 Build = Callable[[Config, int], Nets]
 UNMODULATED, RPGAN = FAMILIES["unmodulated"], FAMILIES["rpgan"]
+MODERN = FAMILIES["modern"]
 
 
 # --- networks ------------------------------------------------------------------------------------
@@ -126,6 +128,38 @@ def dropout_nets(config: Config, classes: int) -> Nets:
     assert isinstance(layers, nn.Sequential)
     layers.insert(len(layers) - 1, nn.Dropout(0.3))
     return nets
+
+
+class FullSizeD(nn.Module):
+    """`ModernD` with a branch of 16 channels at full size, which is added to its first layer."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        main = ModernD(config.ndf, config.img_size, config.channels).main
+        assert isinstance(main, nn.Sequential)
+        self.stem, self.rest = main[:2], main[2:]
+        self.branch = nn.Sequential(
+            spectral_norm(nn.Conv2d(config.channels, 16, 3, 1, 1)),
+            nn.LeakyReLU(0.2, inplace=True),
+            spectral_norm(nn.Conv2d(16, config.ndf, 4, 2, 1)),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.rest(self.stem(images) + self.branch(images)).flatten()
+
+
+def full_size_nets(config: Config, classes: int) -> Nets:
+    return Nets(unmodulated_nets(config).G, FullSizeD(config))
+
+
+def without_modulation(config: Config, classes: int) -> Nets:
+    D = ModernD(config.ndf, config.img_size, config.channels, deviation=True)
+    return Nets(ModernG(config.nz, config.ngf, config.img_size, config.channels), D)
+
+
+def without_deviation(config: Config, classes: int) -> Nets:
+    G = ModulatedG(config.nz, config.ngf, config.img_size, config.channels)
+    return Nets(G, ModernD(config.ndf, config.img_size, config.channels))
 
 
 # --- what D is shown -----------------------------------------------------------------------------
@@ -263,6 +297,11 @@ ARMS: dict[str, tuple[str, Family]] = {
     "wide-d": ("--ndf=48", UNMODULATED),
     "gates": ("", replace(UNMODULATED, build=gated_nets)),
     "dropout": ("", replace(UNMODULATED, build=dropout_nets)),
+    "full-size": ("", replace(UNMODULATED, build=full_size_nets)),
+    # `modern` without one of the three things that it has and `unmodulated` has not
+    "no-modulation": ("", replace(MODERN, build=without_modulation)),
+    "no-deviation": ("", replace(MODERN, build=without_deviation)),
+    "slow-rates": ("--lr1=4e-4 --lr2=4e-4", MODERN),
     # for few images
     "narrow-d": ("--ndf=16", UNMODULATED),
 }
