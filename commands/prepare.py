@@ -100,10 +100,11 @@ def _open(request: flags.Request[PrepareOptions]) -> "Intake":
     from gan import delivery, detect, unpack
     from gan.examine import Treatment
     from gan.intake import Intake
+    from gan.readers import expanded
 
     options, data_path = request.options, str(request.settings["data_path"])
     every = unpack.parse_seconds(options.every)
-    if not Path(data_path).expanduser().exists():
+    if not expanded(data_path).exists():
         raise Refused(f"--data-path={data_path}: no such folder or file")
     state = _beside(options.out, ".prepare")
     delivery.check_place(options.out, data_path, state)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from gan.errors import Refused, plain
 from gan.intake import Intake
+from gan.readers import expanded
 from gan.selection import KEPT
 
 SHARD = 10_000  # pictures of a shard
@@ -47,7 +48,7 @@ def check_place(out: str, data_path: str, state: Path) -> None:
         there = []
     if there and not mine:
         raise Refused(f"--out={out}: {there[0]} is there already; give another name, or delete it")
-    source = Path(os.path.expanduser(data_path)).resolve()
+    source = expanded(data_path).resolve()
     for place in (path.resolve(), state.resolve()):
         if source in (place, *place.parents):
             raise Refused(f"--out={out}: it would lie in --data-path; give another place")

@@ -65,6 +65,11 @@ class FeatureNet(Protocol):
         """[n, 3, side, side] -> the last feature maps [n, 1280, side / 32, side / 32]."""
 
 
+def double(x: Features) -> Tensor:
+    """Features as a float64 tensor [N, d]."""
+    return torch.from_numpy(np.asarray(x, dtype=np.float64))
+
+
 def spaced(count: int, most: int) -> NDArray[np.int64]:
     """At most `most` evenly spaced indices in 0..count - 1: int64 [min(count, most)].
 

@@ -27,6 +27,7 @@ from gan.cache import start_worker
 from gan.depth import Extrema, Ranges
 from gan.errors import Refused, plain
 from gan.examine import Made, Note, Treatment, Unusable
+from gan.readers import expanded
 from gan.unpack import Unit
 
 VERSION = 1  # of the state and of what is made of a picture
@@ -207,7 +208,7 @@ class Intake:
         self.ranges: Ranges = depth.NO_RANGES
         folder.mkdir(parents=True, exist_ok=True)
         self.connect()
-        where = str(Path(os.path.expanduser(data_path)).resolve())
+        where = str(expanded(data_path).resolve())
         told = json.dumps([VERSION, where, asdict(treatment), every, self.given_range])
         if self.get("treatment") not in ("", told):
             print("prepare: other settings than the time before: everything is examined anew")

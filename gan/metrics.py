@@ -17,7 +17,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gan.errors import Refused
-from gan.features import Features, Images, Reference, Subset, batches, extract, resized, spaced
+from gan.features import (
+    Features,
+    Images,
+    Reference,
+    Subset,
+    batches,
+    double,
+    extract,
+    resized,
+    spaced,
+)
 from gan.mmd import energy_distance, kid
 from gan.swd import swd
 from gan.whitened import NETWORK, Whitening, fit_whitenings
@@ -91,10 +101,6 @@ class Comparison(TypedDict):
 # ---- statistics --------------------------------------------------------------------------------
 
 
-def _double(x: Features) -> Tensor:
-    return torch.from_numpy(np.asarray(x, dtype=np.float64))
-
-
 def fid(fake: Features, real: Features) -> float:
     """Frechet distance of two Gaussians (Heusel et al. 2017, eq. 6) fitted to [m, d] and [n, d].
 
@@ -103,7 +109,7 @@ def fid(fake: Features, real: Features) -> float:
     tr sqrt(S1 S2) is the sum of the singular values of A B^T. torch-fidelity takes the eigenvalues
     of S1 S2, which give the same number in 18 s, and this in 0.1 s.
     """
-    x, y = _double(fake), _double(real)
+    x, y = double(fake), double(real)
     gap = x.mean(0) - y.mean(0)
     a, b = ((z - z.mean(0)) / math.sqrt(len(z) - 1) for z in (x, y))
     traces = float((a**2).sum() + (b**2).sum())
@@ -134,7 +140,7 @@ def _inside_balls(points: Features, centres: Features, k: int) -> Tensor:
     Balls are closed, as in both papers below: one of radius 0 holds the points equal to its centre.
     Without the tolerance, rounding would decide about these.
     """
-    x, y = _double(points), _double(centres)
+    x, y = double(points), double(centres)
     tolerance = TIE_TOLERANCE * float(torch.cat([x, y]).square().sum(1).mean())
     radius = torch.cdist(y, y).kthvalue(k + 1).values  # +1: itself
     return torch.cdist(x, y).square() <= radius.square() + tolerance

@@ -4,12 +4,11 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from gan.errors import Refused
-from gan.features import Features
+from gan.features import Features, double
 
 BLOCK = 1024  # rows of a kernel matrix that are in memory at once
 
@@ -45,7 +44,7 @@ def mmd(
     pairs; the value can be below 0. The error is the jackknife's (Efron 1982, ch. 3), which leaves
     out one image at a time. Raises Refused if m or n is below 3.
     """
-    x, y = (torch.from_numpy(np.asarray(side, dtype=np.float64)) for side in (fake, real))
+    x, y = double(fake), double(real)
     m, n = len(x), len(y)
     if min(m, n) < 3:
         raise Refused(f"scores need 3 fakes and 3 reals or more; there are {m} and {n}")

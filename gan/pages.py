@@ -250,6 +250,7 @@ def write_evaluation(
     of scores, its head first; the lines of `notes` say how to read it; `pictures` are shown under
     their titles.
     """
+    head = [f"{REFERENCE} (real images)" if name == REFERENCE else name for name in rows[0]]
     write_json(path.with_suffix(".json"), found)
     write_page(
         path,
@@ -257,8 +258,7 @@ def write_evaluation(
         title=f"Scores of {found['drawn_by']}",
         count=found["n_fake"],
         data=found["data"],
-        head=[f"{REFERENCE} (real images)" if name == REFERENCE else name for name in rows[0]],
-        rows=rows[1:],
+        rows=[head, *rows[1:]],
         notes=notes.split("\n"),
         pictures=[(title, data_uri(picture)) for title, picture in pictures.items()],
     )

@@ -4,7 +4,6 @@ The examination is not repeated for this: what --keep, --drop, --min-size and --
 changed at any time. Nothing here imports torch.
 """
 
-import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from gan import examine, split
 from gan.errors import Refused, plain
 from gan.intake import Intake
+from gan.readers import expanded
 
 KEPT, SKIPPED, FOLDED, DROPPED = "kept", "skipped", "folded", "dropped"
 DUPLICATE = "near-duplicate"
@@ -37,7 +37,7 @@ def read_list(file: str, flag: str) -> frozenset[str]:
     if not file:
         return frozenset()
     try:
-        lines = Path(os.path.expanduser(file)).read_text("utf-8", "surrogateescape").splitlines()
+        lines = expanded(file).read_text("utf-8", "surrogateescape").splitlines()
     except OSError as error:
         raise Refused(f"{flag}={file}: {error.strerror}") from error
     return frozenset(line.split("\t")[0].strip() for line in lines if line.strip())

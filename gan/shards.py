@@ -19,6 +19,7 @@ from gan.errors import Refused
 from gan.readers import (
     MAX_FILE_BYTES,
     Source,
+    expanded,
     is_picture,
     open_image,
     picture_suffixes,
@@ -35,7 +36,7 @@ Place = tuple[int, int]  # offset and size in the shard
 def matches(data_path: str) -> bool:
     """Whether `data_path` is a tar, or a pattern of tars."""
     return data_path.lower().endswith(".tar") and (
-        bool(RANGE.search(data_path)) or Path(os.path.expanduser(data_path)).is_file()
+        bool(RANGE.search(data_path)) or expanded(data_path).is_file()
     )
 
 
@@ -90,7 +91,7 @@ def open_source(data_path: str, flag: str) -> Source:
 
     Raises Refused, naming the file, if one is missing or damaged, or there are no pictures.
     """
-    shards = tuple(Path(os.path.expanduser(path)) for path in expand(data_path))
+    shards = tuple(expanded(path) for path in expand(data_path))
     suffixes = picture_suffixes()
     names: list[str] = []
     members: list[str] = []

@@ -17,7 +17,7 @@ from typing import IO, Any, NamedTuple
 from PIL import Image, ImageSequence
 
 from gan.errors import Refused
-from gan.readers import MAX_FILE_BYTES, stamp_of
+from gan.readers import MAX_FILE_BYTES, expanded, stamp_of
 
 VIDEO = frozenset(
     (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv")
@@ -111,7 +111,7 @@ def find_units(data_path: str) -> Iterator[tuple[Unit, str, int]]:
 
     A stamp changes when the file may have changed.
     """
-    root = Path(os.path.expanduser(data_path))
+    root = expanded(data_path)
     if not root.exists():
         raise Refused(f"--data-path={data_path}: no such folder or file")
     for name in _walk(root) if root.is_dir() else [""]:
@@ -133,7 +133,7 @@ def read_unit(data_path: str, unit: Unit, every: float) -> Iterator[tuple[str, C
 
     `every` is the time in seconds between two frames of a video. Raises Missing if a package is.
     """
-    root = Path(os.path.expanduser(data_path))
+    root = expanded(data_path)
     path = root / unit.path if unit.path else root
     name = unit.path or root.name
     lower = name.lower()

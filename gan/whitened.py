@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gan.features import Features, Images, Reference, Subset, spaced
+from gan.features import Features, Images, Reference, Subset, double, spaced
 
 NETWORK = "layers"  # of FEATURES
 COMPONENTS = 64  # that are kept, at most
@@ -30,11 +30,7 @@ class Whitening:
     directions: Tensor  # [d, k]
 
     def __call__(self, x: Features) -> NDArray[np.float64]:
-        return ((_double(x) - self.mean) @ self.directions).numpy()
-
-
-def _double(x: Features) -> Tensor:
-    return torch.from_numpy(np.asarray(x, dtype=np.float64))
+        return ((double(x) - self.mean) @ self.directions).numpy()
 
 
 def fit_whitening(real: Features) -> Whitening:
@@ -43,7 +39,7 @@ def fit_whitening(real: Features) -> Whitening:
     A component in which equal images hardly differ keeps SMALLEST_DEVIATION, or rounding would
     count as much as what images show.
     """
-    x = _double(real)
+    x = double(real)
     mean = x.mean(0)
     count = max(1, min(COMPONENTS, len(x) // IMAGES_PER_COMPONENT, x.shape[1]))
     variances, vectors = torch.linalg.eigh((x - mean).T @ (x - mean) / max(len(x) - 1, 1))

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -103,6 +104,19 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def images(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> data.Images:
     """The same faces as a data set, 28 pixels."""
     return data.open_images(str(faces), 28, 3, cache=tmp_path_factory.mktemp("cache"), workers=1)
+
+
+class Clock:
+    """`time.monotonic` as a number that only a test moves."""
+
+    now = 1000.0
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(time, "monotonic", lambda: made.now)
+    return made
 
 
 @pytest.fixture

@@ -2,26 +2,13 @@
 
 import io
 import sys
-import time
 
 import pytest
+from conftest import Clock
 
 from gan import progress
 from gan.errors import coloured
 from gan.progress import Progress, duration, fitting, size
-
-
-class Clock:
-    """`time.monotonic` as a number that only a test moves."""
-
-    now = 1000.0
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr(time, "monotonic", lambda: made.now)
-    return made
 
 
 class Terminal(io.StringIO):

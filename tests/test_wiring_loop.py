@@ -7,7 +7,6 @@ import math
 import os
 import shutil
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 import toy
+from conftest import Clock
 from runs_before import data
 from toy import alarm, average, feed_of, fit, poisoned, score_of, set_weight, weight
 
@@ -94,19 +94,6 @@ def test_a_log_holds_the_means_since_the_last_one(tmp_path: Path) -> None:
 
 
 # --- when ----------------------------------------------------------------------------------------
-
-
-class Clock:
-    """`time.monotonic` as a number that only a test moves."""
-
-    now = 1000.0
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr(time, "monotonic", lambda: made.now)
-    return made
 
 
 def test_what_is_due_is_done(tmp_path: Path) -> None:
