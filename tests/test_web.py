@@ -15,6 +15,7 @@ import torch
 from browser import Watched, open_browser
 from numpy.typing import NDArray
 from PIL import Image
+from processes import wait_until
 from torch import nn
 
 from config import Config, RunFacts, resolve
@@ -288,7 +289,7 @@ def test_draw_until_i_stop(watched: Watched, tmp_path: Path) -> None:
     page = watched.open(tmp_path / "x.html")
     wait(page)
     page.click("#endless")
-    page.wait_for_function("Number(document.querySelector('#first').value) >= 64")
+    wait_until(lambda: int(page.input_value("#first")) >= 64)
     page.click("#endless")
     wait(page)
     first = int(page.input_value("#first"))
