@@ -76,6 +76,8 @@ class RunLog:
     events: list[Event] = field(default_factory=list)
     previews: dict[str, Preview] = field(default_factory=dict)  # by file name
     speeds: list[float] = field(default_factory=list)  # images a second of training
+    machines: list[str] = field(default_factory=list)  # that it was trained on, in their order
+    pauses: dict[str, float] = field(default_factory=dict)  # seconds of scoring, of saving
     images: int = 0
     seconds: float = 0.0
 
@@ -104,6 +106,8 @@ def read_run(run: Run) -> RunLog:
             log.images = int(images)
         if _is_finite(seconds):
             log.seconds = seconds
+        if isinstance(machine := line.get("machine"), str) and machine not in log.machines:
+            log.machines.append(machine)
         if kind in (None, "score"):
             values = name_scores(line) if kind else line
             for name in ["score", LITE0] if kind else CURVES:
@@ -118,6 +122,9 @@ def read_run(run: Run) -> RunLog:
         elif kind == "rescue":
             text = f"rescue: back to {line.get('state')}, learning rates x {line.get('rates')}"
             log.events.append(Event(log.images, log.seconds, text, rescue=True))
+        elif kind == "pause" and _is_finite(took := line.get("took")):
+            what = str(line.get("what"))
+            log.pauses[what] = log.pauses.get(what, 0.0) + took
         elif kind == "save":
             name = str(line.get("preview"))
             if (run.imgs / name).is_file():

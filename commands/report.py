@@ -59,6 +59,7 @@ FLAGS = flags.CommandFlags(
 
 def describe(run: runs.LoadedRun, log: "RunLog") -> list[tuple[str, str]]:
     """What the run is and did, in a few lines."""
+    from commands.compare_curves import LITE0
     from gan import machine
 
     config = run.config
@@ -69,22 +70,38 @@ def describe(run: runs.LoadedRun, log: "RunLog") -> list[tuple[str, str]]:
     ]
     speeds = sorted(log.speeds)
     speed = f", {speeds[len(speeds) // 2]:.0f} images/s" if speeds else ""
-    scores = log.curves.get("score", [])
-    best = min(scores, key=lambda point: point[2], default=None)
+    kind = next((name for name in ("score", LITE0) if name in log.curves), "score")
+    best = min(log.curves.get(kind, []), key=lambda point: point[2], default=None)
     found = [
         ("family", f"{config.family}, {config.img_size} pixels"),
         ("images", file_name(config.data_path) or "rendered avatars"),
         ("classes", ", ".join(run.facts.class_names)),
         ("budget", ", ".join(budget)),
         ("trained", f"{log.images:,} images in {log.seconds / 60:.1f} minutes{speed}"),
-        ("best score", f"{best[2]:.3f} at {best[0]:,} images" if best else "none was taken"),
+        ("time by part", time_by_part(log)),
+        (f"best {kind}", f"{best[2]:.3f} at {best[0]:,} images" if best else "none was taken"),
         ("alarms, rescues", f"{log.alarms}, {len(log.events) - log.alarms}"),
         ("mirrored", "half of the images" if run.facts.flip else "no"),
         ("precision", "bfloat16" if run.facts.mixed_precision else "float32"),
         ("weights", file_name(run.source)),
+        ("trained on", "; ".join(log.machines)),
         ("page made on", machine.describe()),
     ]
     return [(name, text) for name, text in found if text]
+
+
+def time_by_part(log: "RunLog") -> str:
+    """How long it trained, scored and saved; "" of a log of earlier versions, which do not say."""
+    from gan.progress import duration
+
+    if not log.pauses:
+        return ""
+    parts = {"training": log.seconds, **log.pauses}
+    whole = max(sum(parts.values()), 1e-9)
+    return ", ".join(
+        f"{name} {duration(seconds)} ({100 * seconds / whole:.0f} %)"
+        for name, seconds in parts.items()
+    )
 
 
 def settings_of(run: runs.LoadedRun) -> list[tuple[str, str, str]]:

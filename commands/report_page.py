@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from commands.compare_curves import Preview, RunLog
+from commands.compare_curves import Preview, RunLog, name_scores
 from gan import pages, report
 
 MOST_PREVIEWS = 60  # of a run on the page, evenly spaced
@@ -15,13 +15,20 @@ CHARTS = {  # title -> names in the log, lower is better or not said
     "D(x) and D(G(z)): how real real and generated images look to D": ("D(x)", "D(G(z))"),
     "Share of pairs that D ranks right; 0.5 is guessing": ("pair_auc",),
     "Score: lower is better": ("score",),
-    "KID: lower is better": ("KID (lite0)", "KID (lite0), half size"),
-    "Coverage: higher is better": ("coverage (lite0)", "coverage (lite0), half size"),
+    "Score (lite0): lower is better": ("score (lite0)",),
+    "KID: lower is better": ("KID (lite0)", "KID (lite0) half size"),
+    "Coverage: higher is better": ("coverage (lite0)", "coverage (lite0) half size"),
     "L1 of test pictures: lower is better": ("L1",),
     "Diversity of a batch": ("diversity",),
     "Images per second": ("images/s",),
 }
-SPARSE = ("score", "KID (lite0)", "coverage (lite0)", "L1")  # taken now and then: with dots
+SPARSE = (  # taken now and then: with dots
+    "score",
+    "score (lite0)",
+    "KID (lite0)",
+    "coverage (lite0)",
+    "L1",
+)
 MOST_POINTS = 600  # of a curve; more are thinned out
 
 
@@ -47,6 +54,8 @@ def read_lines(path: Path) -> Lines:
     found: Lines = {}
     images = 0
     for line in report.read_log(path):
+        if line.get("event") == "score":
+            line = name_scores(line)  # earlier versions had other names
         images = line.get("images", images)
         for name, value in line.items():
             if isinstance(value, (int, float)) and not isinstance(value, bool) and value == value:

@@ -253,7 +253,8 @@ def _train(start: Start, contact_sheet: str) -> "Outcome | None":
         if start.saved is None:
             state = _clear_earlier_run(state, data)
         score = state.family.task.scorer(config, data, device)
-        return loop.fit(state, data, folders_of(config), score=score, events=start.events)
+        events = [{**event, "machine": machine.describe()} for event in start.events]
+        return loop.fit(state, data, folders_of(config), score=score, events=events)
 
 
 def is_finished(state: "State", data: "Data") -> bool:

@@ -174,6 +174,8 @@ class Session:
         yield
         seconds = time.monotonic() - began
         pauses.add(seconds)
+        took = {"event": "pause", "what": pauses.what, "took": round(seconds, 2)}
+        self.report.log_event(self.state.step, took)
         self.started += seconds
         then, step = self.speed_from
         self.speed_from = (then + seconds, step)

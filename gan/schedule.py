@@ -72,6 +72,7 @@ def critic_first(config: Config, step: int) -> Updates:
 class Pauses:
     """One kind of pause of a session: the seconds taken, and those that the next one will take."""
 
+    what: str  # is done meanwhile: "scoring" or "saving"
     next: float  # a guess before the first, then what the last one took
     seconds: float = 0.0
 
@@ -102,7 +103,7 @@ class Schedule:
         self.scored_at = 0.0  # fraction of the budget
         self.trained = 0.0  # seconds of this session
         self.begun_at = 0.0  # the fraction at which this session began
-        self.scores, self.saves = Pauses(0.0), Pauses(0.0)
+        self.scores, self.saves = Pauses("scoring", 0.0), Pauses("saving", 0.0)
         self.light = True  # saves are so small that none is ever put off, however slow the disk
 
     def epoch(self, step: int) -> int:

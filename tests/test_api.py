@@ -1,5 +1,6 @@
 """The toolkit from Python, from a plain script, and as an installed package."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 import facegan
-from gan import sample
+from gan import machine, sample
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = {
@@ -50,6 +51,15 @@ def test_a_run_draws_ranks_and_walks(room: Path, monkeypatch: pytest.MonkeyPatch
     assert run._repr_png_().startswith(b"\x89PNG")
     with pytest.raises(facegan.Refused, match="--gen-num=9: more than the 6 candidates"):
         run.rank(9, among=6)
+
+
+def test_the_log_says_where_it_was_trained_and_how_long_it_saved(room: Path) -> None:
+    lines = [json.loads(line) for line in (room / "runs/x/log.jsonl").read_text().splitlines()]
+    assert lines[0]["event"] == "start"
+    assert lines[0]["machine"] == machine.describe()
+    pauses = [line for line in lines if line.get("event") == "pause"]
+    assert pauses[-1]["what"] == "saving"
+    assert 0 < pauses[-1]["took"] < SECONDS
 
 
 def test_a_run_of_another_folder_and_exported_weights(

@@ -189,7 +189,7 @@ def test_moments_of_another_layout_are_those_of_their_weights(tiny: Tiny, images
 def strip(log: str) -> list[dict[str, Any]]:
     """A log without what depends on the clock, and on how often the run was stopped."""
     lines = [json.loads(line) for line in log.splitlines()]
-    lines = [line for line in lines if line.get("event") != "save"]
+    lines = [line for line in lines if line.get("event") not in ("save", "pause")]
     return [{k: v for k, v in line.items() if k not in ("seconds", "images/s")} for line in lines]
 
 

@@ -11,27 +11,38 @@ from browser import Watched, open_browser
 from PIL import Image
 
 from commands import report, report_page, runs
+from commands.compare_curves import Run, read_run
 from config import Config, RunFacts
 from gan.errors import Refused
 from models import FAMILIES
 
 Inside = Callable[..., None]
 EVENTS: list[dict[str, Any]] = [
-    {"step": 0, "event": "start"},
+    {"step": 0, "event": "start", "machine": "Linux, 2 cores"},
     {"step": 1, "images": 100, "seconds": 60.0, "loss_d": 2.0, "loss_g": 0.5, "images/s": 5.0},
     {"step": 2, "event": "score", "images": 200, "seconds": 120.0, "score": 9.0, "L1": 8.0},
     {"step": 2, "event": "save", "images": 200, "seconds": 120.0, "preview": "1.png"},
+    {"step": 2, "event": "pause", "what": "scoring", "took": 40.0},
+    {"step": 2, "event": "pause", "what": "saving", "took": 20.0},
+    {"step": 2, "event": "resume", "machine": "Linux, 8 cores"},  # resumed elsewhere
     {"step": 3, "event": "health", "images": 250, "seconds": 150.0, "line": "D <wins>"},
     {"step": 3, "images": 300, "seconds": 180.0, "loss_d": 1.0, "loss_g": 0.75, "images/s": 5.0},
     {"step": 4, "event": "score", "images": 400, "seconds": 240.0, "score": 0.5, "L1": 0.4},
     {"step": 4, "event": "save", "images": 400, "seconds": 240.0, "preview": "2.png"},
+    {"step": 4, "event": "pause", "what": "scoring", "took": 20.0},
+    {"step": 4, "event": "resume", "machine": "Linux, 2 cores"},
 ]  # fmt: skip
+
+
+def run_of(name: str) -> runs.LoadedRun:
+    config = Config(family="dcgan", img_size=28, ngf=4, ndf=4, nz=8, gpu=False, max_images=400)
+    nets = FAMILIES["dcgan"].build(config, 0)
+    return runs.LoadedRun(nets, config, RunFacts(), f"checkpoints/{name}/best.pth")
 
 
 @pytest.fixture
 def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Logs and previews of the runs `a` and `b`, whose nets were never trained."""
-    config = Config(family="dcgan", img_size=28, ngf=4, ndf=4, nz=8, gpu=False, max_images=400)
     for name in ("a", "b"):
         for kind in ("runs", "imgs", "checkpoints"):
             (tmp_path / kind / name).mkdir(parents=True)
@@ -41,9 +52,7 @@ def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             Image.new("RGB", (64, 64), colour).save(tmp_path / "imgs" / name / f"{number}.png")
 
     def load_run(given: dict[str, str], **_: Any) -> runs.LoadedRun:
-        source = f"checkpoints/{given['name']}/best.pth"
-        nets = FAMILIES["dcgan"].build(config, 0)
-        return runs.LoadedRun(nets, config, RunFacts(), source)
+        return run_of(given["name"])
 
     monkeypatch.setattr(runs, "load_run", load_run)
     return tmp_path
@@ -64,6 +73,31 @@ def test_curves_of_one_run_and_of_several(room: Path) -> None:
     assert both["series"] == ["a loss_d", "a loss_g", "b loss_d"]
     assert both["x"] == [100, 150, 300]
     assert both["values"] == [[2.0, None, 1.0], [0.5, None, 0.75], [None, 1.5, None]]
+
+
+def test_where_the_time_went_and_on_which_machines(room: Path) -> None:
+    log = read_run(Run("a", "a", 0, room / "runs" / "a" / "log.jsonl", room / "imgs" / "a"))
+    facts = dict(report.describe(runs.load_run({"name": "a"}), log))
+    assert facts["time by part"] == (
+        "training 4 minutes (75 %), scoring 1 minute (19 %), saving 20 seconds (6 %)"
+    )
+    assert facts["trained on"] == "Linux, 2 cores; Linux, 8 cores"
+    assert facts["trained"] == "400 images in 4.0 minutes, 5 images/s"
+    log.pauses.clear()  # as an earlier version's log has none
+    assert "time by part" not in dict(report.describe(runs.load_run({"name": "a"}), log))
+
+
+def test_scores_of_earlier_versions_have_their_name(tmp_path: Path) -> None:
+    line = {"step": 1, "event": "score", "images": 100, "score": 0.5, "KID (lite0) half size": 0.2}
+    log = tmp_path / "log.jsonl"
+    log.write_text(json.dumps(line))
+    lines = report_page.read_lines(log)
+    assert lines["score (lite0)"] == {100: 0.5}
+    assert "score" not in lines
+    titles = [chart["title"] for chart in report_page.make_charts({"a": lines})]
+    assert titles == ["Score (lite0): lower is better", "KID: lower is better"]
+    found = read_run(Run("a", "a", 0, log, tmp_path))
+    assert dict(report.describe(run_of("a"), found))["best score (lite0)"] == "0.500 at 100 images"
 
 
 def test_long_curves_are_thinned_and_keep_their_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -390,7 +390,11 @@ def test_what_a_run_logs_and_under_which_names(
     )
     lines = [json.loads(x) for x in (tmp_path / "runs" / "log.jsonl").read_text().splitlines()]
     for line in lines:
-        line.pop("seconds", None), line.pop("images/s", None)
+        for of_the_clock in ("seconds", "images/s", "took"):
+            line.pop(of_the_clock, None)
+    pauses = [(line["step"], line["what"]) for line in lines if line.get("event") == "pause"]
+    assert pauses == [(5, "saving"), (6, "scoring"), (10, "scoring"), (10, "saving")]
+    lines = [line for line in lines if line.get("event") != "pause"]
     kinds = [(line["step"], line.get("event"), line.get("images")) for line in lines]
     assert kinds == [
         (0, "start", None), (5, None, 20), (5, "save", 20), (6, "score", 24), (10, None, 40),
