@@ -16,7 +16,8 @@ from commands import help
 from commands.aliases import snake_case
 from commands.flags import BARE, UnknownFlag
 from config import flag
-from gan.errors import Refused, coloured, one_line
+from gan import console
+from gan.errors import Refused, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -143,7 +144,8 @@ def run(words: list[str]) -> None:
 
     # Fire guesses types; here every value arrives as the word it is and `config.py` reads it.
     try:
-        fire.Fire({command: SetParseFn(str)(COMMANDS[command])}, command=words, name="main.py")
+        with console.timed(command):
+            fire.Fire({command: SetParseFn(str)(COMMANDS[command])}, command=words, name="main.py")
     except UnknownFlag as error:
         if owners := help.owners(error.name, COMMANDS):
             same = error.name == snake_case(error.given)
@@ -192,7 +194,7 @@ def main() -> None:
         run(sys.argv[1:])
     # of no rights or no room a traceback explains nothing
     except (Refused, OSError) as error:
-        print(coloured(f"main.py: {one_line(str(error))}", "red", sys.stderr), file=sys.stderr)
+        console.refuse(one_line(str(error)))
         sys.exit(2)
     except (MemoryError, RuntimeError) as error:
         from gan import machine
@@ -200,7 +202,7 @@ def main() -> None:
         if not machine.is_out_of_memory(error):
             raise
         text = "out of memory; give smaller numbers, such as --gen-num or --batch-size"
-        print(f"main.py: {one_line(sys.argv[1])}: {text}", file=sys.stderr)
+        console.refuse(f"{one_line(sys.argv[1])}: {text}")
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped at once, with nothing more saved", file=sys.stderr)

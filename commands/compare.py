@@ -1,11 +1,11 @@
 """`compare`: trains every combination of settings, and writes one page that compares them."""
 
-import shlex
 import sys
 from collections.abc import Mapping
 
 from commands import compare_plan, flags
 from config import file_name
+from gan.console import command_line
 
 FLAGS = compare_plan.FLAGS
 
@@ -17,8 +17,8 @@ def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
     from commands import compare_jobs
 
     def command(values: Mapping[str, str]) -> str:
-        again = [flags.word_of(name, text) for name, text in values.items()]
-        return f"python main.py compare {shlex.join(again)}"
+        again = (flags.word_of(name, text) for name, text in values.items())
+        return command_line("compare", *again)
 
     shared = {name: ",".join(map(file_name, text.split(","))) for name, text in words.items()}
     if code := compare_jobs.run(plan, path, command(words), command(shared)):

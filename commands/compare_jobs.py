@@ -1,4 +1,7 @@
-"""The jobs of a comparison: what is left of each run, trained one by one in child processes."""
+"""The jobs of a comparison: what is left of each run, trained one by one in child processes.
+
+The children say only what went wrong; how far they are stands in their logs, and is shown here.
+"""
 
 import contextlib
 import ctypes
@@ -7,21 +10,27 @@ import importlib.util
 import io
 import json
 import os
+import queue
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from commands import compare_curves, compare_page, runs, train
+from commands.compare_curves import FINISHED
 from commands.compare_plan import Plan, PlannedRun
 from config import OPERATIONAL, Config, RunFacts, Settings, Value, difference, flag
-from gan import checkpoint
-from gan.errors import Refused
+from gan import checkpoint, console
+from gan.console import result, say, shown
+from gan.errors import Refused, counted
+from gan.progress import Progress
 from gan.schedule import Budget
 from models import read_state_to_resume, settings_of
 
@@ -33,6 +42,8 @@ MAIN = Path(__file__).resolve().parent.parent / "main.py"
 TRAIN = [sys.executable, str(MAIN), "train"]
 MIN_PREVIEWS = 4  # of each run
 PAGE_SECONDS = 60.0  # between two updates of the page
+LOOK_SECONDS = 1.0  # between two looks at the log of a run that trains
+LOG_BYTES = 2**16  # at the end of a log, in which the newest line of each kind is
 CLOSED = getattr(signal, "SIGHUP", signal.SIGTERM)  # of a closed terminal; Windows has none
 SIGKILL = 9  # nor this one
 # settings of the data: scores on different data are not comparable
@@ -49,8 +60,40 @@ class Job:
     config: Config
     words: list[str]  # arguments for `train`; empty if the run is finished
     todo: str
+    budget: Budget
+    images: int = 0  # that D has been shown
     seconds: float = 0.0  # of training so far
     state: str = "to do"
+
+    @property
+    def share(self) -> float:
+        """How much of it is done, 0 to 1; what has failed is done with."""
+        if self.state != "to do":
+            return 1.0
+        return min(self.budget.fraction(self.images, self.seconds), 1.0)
+
+    def look(self) -> list[str]:
+        """Read how far it is in its log; returns that in words."""
+        newest: dict[str, float] = {}
+        for line in last_lines(runs.folder_of("runs", self.run.name) / "log.jsonl"):
+            for name in ("images", "seconds", "score"):
+                if isinstance(value := line.get(name), int | float):
+                    newest[name] = value
+        if "images" not in newest:
+            return []
+        self.images, self.seconds = int(newest["images"]), newest.get("seconds", self.seconds)
+        score = [f"score {newest['score']:.3f}"] if "score" in newest else []
+        return [counted(self.images, "image"), *score]
+
+
+def last_lines(log: Path) -> Iterator[dict[str, object]]:
+    """The newest lines of a log; none if it cannot be read."""
+    with contextlib.suppress(OSError), open(log, "rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_BYTES))
+        for text in file.read().splitlines():
+            with contextlib.suppress(ValueError, RecursionError):
+                if isinstance(line := json.loads(text), dict):
+                    yield line
 
 
 def enough_previews(config: Config, given: Settings, images: int) -> Settings:
@@ -95,24 +138,26 @@ def plan_job(run: PlannedRun, config: Config, data: "Data", overwrite: bool) -> 
     """What is left to do for `run`, judging by its folder in checkpoints/."""
     folder, imgs = (runs.folder_of(kind, run.name) for kind in ("checkpoints", "imgs"))
     start = run.words(enough_previews(config, run.given, len(data)))
+    budget = Budget(config, len(data) // config.batch_size)
     saved = newest_state(folder)
     if saved is None and not [*folder.glob("*.pth"), *imgs.glob("*.png")]:
-        return Job(run, config, start, "starts")
+        return Job(run, config, start, "starts", budget)
     if why := conflict(folder, saved, config, data.digest):
         if not overwrite:
             raise Refused(
                 f"{folder} holds another run ({why}); --name=... starts another comparison, "
                 "--overwrite replaces such runs"
             )
-        return Job(run, config, [*start, "--overwrite"], f"replaces another run ({why})")
+        return Job(run, config, [*start, "--overwrite"], f"replaces another run ({why})", budget)
     if saved is None:
-        return Job(run, config, [*start, "--overwrite"], "its states are gone, starts again")
-    shown, seconds = saved["step"] * config.batch_size, saved["seconds"]
-    budget = Budget(config, len(data) // config.batch_size)
-    if budget.fraction(shown, seconds) >= 1:
-        return Job(run, config, [], "finished before", seconds, compare_curves.FINISHED)
+        again = "its states are gone, starts again"
+        return Job(run, config, [*start, "--overwrite"], again, budget)
+    images, seconds = saved["step"] * config.batch_size, saved["seconds"]
+    if budget.fraction(images, seconds) >= 1:
+        return Job(run, config, [], "finished before", budget, images, seconds, FINISHED)
     kept = [f"{flag(k)}={v}" for k, v in run.given.items() if k in OPERATIONAL]
-    return Job(run, config, ["--resume", *kept], f"goes on at {shown:,} images", seconds)
+    on = f"goes on at {images:,} images"
+    return Job(run, config, ["--resume", *kept], on, budget, images, seconds)
 
 
 def plan_jobs(plan: Plan) -> list[Job]:
@@ -126,7 +171,8 @@ def plan_jobs(plan: Plan) -> list[Job]:
             with contextlib.redirect_stdout(io.StringIO()) as out:
                 data[run.setting], _ = train.prepare(configs[run.name])
             new = [line for line in out.getvalue().splitlines() if line not in said]
-            print("\n".join(new), end="\n" if new else "")
+            for line in new:
+                say(line)
             said.update(new)
     overwrite = plan.options.overwrite
     return [plan_job(run, configs[run.name], data[run.setting], overwrite) for run in plan.runs]
@@ -137,10 +183,14 @@ class Children:
 
     Each child leads a session of its own, so that a Ctrl-C reaches it once, from here. The first
     signal makes it save and stop, the second stops it at once. `signal` is the number of the last.
+    While a child trains, `look` is called now and then, and what it says on stderr goes to `write`.
     """
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.job: Job | None = None  # of the child
+        self.look: Callable[[], object] = lambda: None
+        self.write: Callable[[str], object] = write_to_stderr
         self.running: subprocess.Popen[str] | None = None
         self.before: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
 
@@ -162,8 +212,10 @@ class Children:
 
     def train(self, words: Sequence[str]) -> str:
         """Run `train`; "" or, if it failed, why: its last line on stderr, or the signal."""
+        loud = console.level() == console.VERBOSE
         process = subprocess.Popen(
-            [*TRAIN, *words],
+            [*TRAIN, *words, *([] if loud else [console.QUIET])],
+            stdout=None if loud else subprocess.DEVNULL,  # where its state is, the plan says
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
@@ -173,17 +225,40 @@ class Children:
         self.running, last = process, ""
         if self.signal:  # one came while the process was being started
             process.send_signal(signal.SIGTERM)
-        assert process.stderr
         with process:
-            for line in process.stderr:
-                print(line, end="", file=sys.stderr, flush=True)
+            for line in self._lines_of(process):
+                self.write(line)
                 last = line.strip() or last
         self.running = None
         code = process.returncode
         if code < 0 or code > 128:
             number = -code if code < 0 else code - 128
             return f"signal {number}{', often too little memory' * (number == SIGKILL)}"
-        return (last.removeprefix("main.py: ") or f"exit code {code}") if code else ""
+        return (re.sub(r"^(main\.py|facegan): ", "", last) or f"exit code {code}") if code else ""
+
+    def _lines_of(self, process: "subprocess.Popen[str]") -> Iterator[str]:
+        """What a child says on stderr, line by line; in between there are looks."""
+        lines: queue.Queue[str] = queue.Queue()  # an empty one is the end
+
+        def listen() -> None:
+            for line in process.stderr or ():
+                lines.put(line)
+            lines.put("")
+
+        threading.Thread(target=listen, daemon=True).start()
+        while True:
+            try:
+                line = lines.get(timeout=LOOK_SECONDS)
+            except queue.Empty:
+                self.look()
+                continue
+            if not line:
+                return
+            yield line
+
+
+def write_to_stderr(line: str) -> None:
+    print(line, end="", file=sys.stderr, flush=True)
 
 
 def stop_with_parent() -> Callable[[], object] | None:
@@ -203,7 +278,7 @@ def announce(jobs: Sequence[Job]) -> None:
             minutes = sum(job.config.max_minutes - job.seconds / 60 for job in todo)
             text += f" in about {minutes:.0f} minutes"
         text += "; Ctrl-C saves and stops"
-    print(f"compare: {text}", flush=True)
+    say(f"compare: {text}")
 
 
 def write_page(
@@ -238,22 +313,52 @@ def check_page(path: Path) -> None:
 def train_jobs(jobs: Sequence[Job], children: Children, write: Callable[[], object]) -> None:
     """Train the unfinished runs one after the other; `write` the page every PAGE_SECONDS or so."""
     written = time.monotonic()
-    for number, job in enumerate(jobs, 1):
-        print(f"compare: [{number}/{len(jobs)}] {job.run.name}: {job.todo}", flush=True)
-        if not job.words:
-            continue
-        if children.signal:
-            return
-        error = children.train(job.words)
-        job.state = f"failed: {error}" if error else compare_curves.FINISHED
-        if children.signal:
-            job.state = "stopped half-way" if error else compare_curves.FINISHED
-            return
-        if error:
-            print(f"compare: {job.run.name} failed: {error}", flush=True)
-        if time.monotonic() - written > PAGE_SECONDS:
-            write()
-            written = time.monotonic()
+    with watching(jobs, children) as tell:
+        for number, job in enumerate(jobs, 1):
+            tell(f"compare: [{number}/{len(jobs)}] {job.run.name}: {job.todo}")
+            if not job.words:
+                continue
+            if children.signal:
+                return
+            children.job = job
+            error = children.train(job.words)
+            job.state = f"failed: {error}" if error else FINISHED
+            if children.signal:
+                job.state = "stopped half-way" if error else FINISHED
+                return
+            if error:
+                tell(f"compare: {job.run.name} failed: {error}")
+            if time.monotonic() - written > PAGE_SECONDS:
+                write()
+                written = time.monotonic()
+
+
+@contextlib.contextmanager
+def watching(jobs: Sequence[Job], children: Children) -> Iterator[Callable[[str], object]]:
+    """Within it, how far all jobs are is shown while the children train; yields what prints a line.
+
+    With `--verbose` each child shows how far it is.
+    """
+    if console.level() == console.VERBOSE:
+        yield say
+        return
+
+    def share() -> float:
+        return sum(job.share for job in jobs) / len(jobs)
+
+    def look() -> None:
+        assert children.job
+        facts = children.job.look()
+        run = f"run {jobs.index(children.job) + 1} of {len(jobs)}"
+        progress.show(share(), lambda: [run, *facts])
+
+    progress = Progress("compare", 1.0, done=share(), lines=sys.stdout)
+    children.look = look
+    children.write = lambda line: progress.write(line.rstrip("\n"), sys.stderr)
+    try:
+        yield lambda line: None if console.is_quiet() else progress.write(line)
+    finally:
+        progress.close()
 
 
 def run(plan: Plan, path: Path, command: str, shared: str) -> int:
@@ -268,13 +373,13 @@ def run(plan: Plan, path: Path, command: str, shared: str) -> int:
     with Children() as children:
         train_jobs(jobs, children, lambda: write_page(path, jobs, plan.name, shared))
     rows = write_page(path, jobs, plan.name, shared)
-    print(compare_page.format_summary(rows))
+    say(compare_page.format_summary(rows))
     files = (path, path.with_suffix(".png"), path.with_suffix(".json"))
-    print("compare: page {}, curves {}, numbers {}".format(*files))
-    unfinished = [job for job in jobs if job.state != compare_curves.FINISHED]
+    result("compare: page {}, curves {}, numbers {}".format(*map(shown, files)), path)
+    unfinished = [job for job in jobs if job.state != FINISHED]
     if children.signal and unfinished:
-        print(f"stopped; go on with: {command}")
+        say(f"stopped; go on with: {command}")
         return 128 + children.signal
     if unfinished:
-        print(f"compare: {len(unfinished)} of {len(jobs)} failed; the same command tries again")
+        say(f"compare: {len(unfinished)} of {len(jobs)} failed; the same command tries again")
     return 1 if unfinished else 0

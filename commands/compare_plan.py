@@ -14,7 +14,14 @@ from commands import flags
 from config import FIELDS, Settings, file_name, flag, option, parse
 from gan.errors import Refused
 
-SINGLE = ("name", "seed", "seeds", "overwrite", "report")  # one value for all of a comparison
+SINGLE = (
+    "name",
+    "seed",
+    "seeds",
+    "overwrite",
+    "report",
+    *flags.COMMON,
+)  # one value for all of a comparison
 LONGEST_NAME = 120  # characters of a run's settings in its name: file names end at 255 bytes
 LONGEST_VALUE = 24  # characters of one value in it
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from commands import faces, flags
 from config import option
+from gan.console import result, say, shown
 from gan.errors import Refused
 
 
@@ -85,7 +86,10 @@ def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
             "vectors": found.vectors.tolist(),
         },
     )
-    print(f"directions: {len(found.vectors)} of {run.source}, the strongest first: {path}")
-    print("direction  mean change of a byte from -3 to +3")
+    result(
+        f"directions: {len(found.vectors)} of {run.source}, the strongest first: {shown(path)}",
+        path,
+    )
+    say("direction  mean change of a byte from -3 to +3")
     for number, change in enumerate(found.change.tolist(), 1):
-        print(f"{number:9}  {change:.1f}")
+        say(f"{number:9}  {change:.1f}")

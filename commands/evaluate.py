@@ -1,12 +1,12 @@
 """`evaluate`: scores of a run's pictures, or of those in a folder, as a table and a page."""
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from commands import flags, runs
 from config import Config, file_name, flag, option, resolve
+from gan.console import alarm, result, say, shown
 from gan.errors import Refused
 
 if TYPE_CHECKING:
@@ -65,16 +65,17 @@ def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
     else:
         source, data_path, found = _evaluate_run(request)
     if found.headline:
-        print(f"evaluate: {source}, {found.headline}")
+        say(f"evaluate: {source}, {found.headline}")
     from gan import pages
 
-    print(pages.format_table(found.table))
+    say(pages.format_table(found.table))
     data = file_name(data_path) or "avatars"
     numbers = {"drawn_by": file_name(source), "data": data, **found.numbers}
     pages.write_evaluation(page, numbers, found.table, found.notes, found.pictures)
     if pages.REFERENCE in found.table[0]:
-        print(f"{pages.REFERENCE}: what real images reach")
-    print(f"evaluate: page {page}, which explains each number, and {page.with_suffix('.json')}")
+        say(f"{pages.REFERENCE}: what real images reach")
+    numbered = page.with_suffix(".json")
+    result(f"evaluate: page {shown(page)}, which explains each number, and {numbered}", page)
 
 
 def _evaluate_folder(request: flags.Request[EvaluateOptions]) -> "tuple[str, str, Evaluation]":
@@ -138,15 +139,14 @@ def _evaluate_run(request: flags.Request[EvaluateOptions]) -> "tuple[str, str, E
     device = machine.pick_device(config.gpu)
     data: Data = runs.open_data(with_held_out(config))
     if not config.held_out:
-        print("evaluate: this run was trained on all its images, also on those held out now")
+        say("evaluate: this run was trained on all its images, also on those held out now")
     if "data_path" not in request.given and runs.images_digest(run.source) not in (
         None,
         data.digest,
     ):
-        print(
+        alarm(
             f"evaluate: the images are not those that {run.source} was trained on; some that are "
-            "held out now may have been among them",
-            file=sys.stderr,
+            "held out now may have been among them"
         )
     if "gen_num" in task.evaluate_options:
         pixels = config.channels * config.img_size**2

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from commands import flags, runs
 from config import file_name, option, shared_config_json
+from gan.console import result, say, shown
 from gan.errors import Refused
 
 
@@ -84,7 +85,10 @@ def _export_d(request: flags.Request[ExportOptions], path: Path) -> None:
     D = run.nets.D
     export.export(D, (torch.rand(2, channels, size, size) * 2 - 1,), path, {})
     bias = float(D.state_dict()[str(D.may_lack)])
-    print(f"export: D of {run.source} -> {path}; {bias:.2g} is no longer added to each score")
+    result(
+        f"export: D of {run.source} -> {shown(path)}; {bias:.2g} is no longer added to each score",
+        path,
+    )
 
 
 def _export_web(request: flags.Request[ExportOptions], path: Path) -> None:
@@ -104,11 +108,12 @@ def _export_web(request: flags.Request[ExportOptions], path: Path) -> None:
     line = f"Family {kind}; drawn from {source}."
     found = web.write_page(run.nets.G, run.config, run.facts, path, line)
     kind = "half" if found.half else "single"
-    print(
-        f"export: {run.source} -> {path}, {found.file_bytes / 1e6:.1f} MB; weights in {kind} "
-        f"precision, pixels (0 to 255) differ by {found.off} at most"
+    result(
+        f"export: {run.source} -> {shown(path)}, {found.file_bytes / 1e6:.1f} MB; weights in "
+        f"{kind} precision, pixels (0 to 255) differ by {found.off} at most",
+        path,
     )
-    print("export: open it in a browser; it needs no server and no network")
+    say("export: open it in a browser; it needs no server and no network")
 
 
 def _write_card(path: Path, run: runs.LoadedRun) -> None:
@@ -124,7 +129,7 @@ def _write_card(path: Path, run: runs.LoadedRun) -> None:
     picture = path.with_suffix(".png")
     sample.save_picture(sample.as_picture(sample.image_grid(drawn)), picture)
     text = card.write(path, picture, run.config, run.facts, log)
-    print(f"export: model card {text}, picture {picture}")
+    say(f"export: model card {text}, picture {picture}")
 
 
 def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
@@ -147,11 +152,15 @@ def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
     example = task.example(config, classes, back)
     saved = json.dumps(shared_config_json(config, run.facts))
     difference = export.export(G, example, path, {"config": saved})
-    print(f"export: {run.source} -> {path}; pixels (-1 to 1) differ by {difference:.1g} at most")
+    result(
+        f"export: {run.source} -> {shown(path)}; pixels (-1 to 1) differ by {difference:.1g} at "
+        "most",
+        path,
+    )
     inputs = [
         f"{name} [N, {', '.join(map(str, part.shape[1:]))}]"
         for name, part in zip(task.inputs, example, strict=False)
     ]
-    print(f"export: input {' and '.join(inputs)}; output pictures in -1 to 1")
+    say(f"export: input {' and '.join(inputs)}; output pictures in -1 to 1")
     if request.options.card and path.suffix.lower() != ".pth" and task.command == "generate":
         _write_card(path, run)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from commands import faces, flags, runs
 from config import option
+from gan.console import result, shown
 from gan.errors import Refused
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
     )  # fmt: skip
     first, last = (int(previews[place].stem) for place in (0, -1))
     for path in paths:
-        print(
-            f"film: {len(previews)} previews, epochs {first} to {last} -> {path}, "
+        result(
+            f"film: {len(previews)} previews, epochs {first} to {last} -> {shown(path)}, "
             f"{path.stat().st_size / 1e6:.1f} MB"
         )

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from commands.aliases import ALIASES, snake_case
-from config import FIELDS, Field, Settings, Value, flag, parse, types_of
+from config import FIELDS, Field, Settings, Value, flag, option, parse, types_of
+from gan import console
 from gan.errors import Refused
 
 Options = TypeVar("Options")
@@ -40,6 +41,17 @@ MEANINGS_OF_LOADED_RUNS = {
 
 
 @dataclass(frozen=True)
+class CommonOptions:
+    """What every command takes."""
+
+    quiet: bool = option(False, "print alarms, refusals and the path of the result, nothing else")
+    verbose: bool = option(False, "print also what was read from where, and how long things took")
+
+
+COMMON = {field.name: field for field in dataclasses.fields(CommonOptions)}
+
+
+@dataclass(frozen=True)
 class CommandFlags(Generic[Options]):
     """The flags of a command: its own options, and the settings of a run that it takes too."""
 
@@ -57,7 +69,7 @@ class CommandFlags(Generic[Options]):
     def fields(self) -> "dict[str, Field[Any]]":
         """All of them by name, in the order of the help."""
         own = {field.name: field for field in dataclasses.fields(self.options)}  # type: ignore[arg-type]
-        return {**{name: FIELDS[name] for name in self.settings}, **own}
+        return {**{name: FIELDS[name] for name in self.settings}, **own, **COMMON}
 
 
 @dataclass(frozen=True)
@@ -151,7 +163,10 @@ def _parse(field: "Field[Any]", given: str, word: str, text: str) -> Value:
 def read(
     spec: CommandFlags[Options], stray: Iterable[str], words: Mapping[str, str]
 ) -> Request[Options]:
-    """One call of a command; raises Refused for the first word that is wrong."""
+    """One call of a command, which from now on says as much as `--quiet` and `--verbose` want.
+
+    Raises Refused for the first word that is wrong.
+    """
     fields = spec.fields
     for word in map(str, stray):
         hint = f"did you mean {flag(word)}=...?" if word in fields else "flags are --x=y"
@@ -164,11 +179,19 @@ def read(
             values[name] = _parse(fields[name], given, str(word), text)
     settings = {name: value for name, value in values.items() if name in spec.settings}
     _check_settings(settings)
-    own = {name: value for name, value in values.items() if name not in settings}
+    own = {name: value for name, value in values.items() if name not in (*settings, *COMMON)}
+    _set_level(values)
     for name in NEVER_EMPTY:
         if own.get(name) == "":
             raise Refused(f"{flag(name)}=: empty; give it a value, or leave the flag out")
     return Request(spec.options(**own), settings, frozenset(values))
+
+
+def _set_level(values: Settings) -> None:
+    chosen = [name for name in COMMON if values.get(name)]
+    if len(chosen) > 1:
+        raise Refused("--quiet, --verbose: less or more is said; leave one out")
+    console.set_level(flag(chosen[0]) if chosen else console.NORMAL)
 
 
 def _check_settings(settings: Settings) -> None:

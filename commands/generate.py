@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from commands import faces, flags, runs
 from config import file_name, flag, option
+from gan.console import result, say, shown
 from gan.errors import Refused
 
 if TYPE_CHECKING:
@@ -241,7 +242,7 @@ def rank_faces(
         except Refused as error:
             if request.given & {"rank_by", "data_path"} or options.diverse:
                 raise
-            print(f"generate: ranked by D's score, since the run's images cannot be used ({error})")
+            say(f"generate: ranked by D's score, since the run's images cannot be used ({error})")
             kind = "score"
     row, inputs = ranking.RANKERS[kind], ranking_inputs(run, images, source, device)
     judge, kind_of = row.make_judge(inputs), row.make_kinds(inputs)
@@ -274,7 +275,7 @@ def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
     weights = Path(str(request.settings.get("netg_path", "")))
     asked = options.rank_by or "netd_path" in request.settings or kind == "none"
     if bare and not asked and runs.twin_of(weights) is None:
-        print("generate: not ranked, as there are no weights of D; --netd-path gives them")
+        say("generate: not ranked, as there are no weights of D; --netd-path gives them")
         kind = "none"
     run = faces.load(request.settings, "generate", best=options.best, ranks=kind == "score")
     from gan import machine, sheet
@@ -326,10 +327,11 @@ def draw_like(options: GenerateOptions, run: runs.LoadedRun, device: "torch.devi
         "z": found.inputs[0][0].tolist(),
     }
     pages.write_json(path.with_suffix(".json"), about)
-    print(
-        f"generate: the nearest face to {options.like}, on the right: {path}; distance "
+    result(
+        f"generate: the nearest face to {options.like}, on the right: {shown(path)}; distance "
         f"{found.distance:.3f} (0: the same lite0 features), before the search {found.start:.3f}; "
-        f"bytes differ by {found.pixels:.1f} on average"
+        f"bytes differ by {found.pixels:.1f} on average",
+        path,
     )
 
 
@@ -370,8 +372,8 @@ def write_faces(
     }
     listing.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     order = ranking.RANKERS[kind].order
-    print(f"generate: {len(listed)} faces from {run.source}, {order}: {path}")
-    print(f"generate: seed, index and score of each: {listing}")
+    result(f"generate: {len(listed)} faces from {run.source}, {order}: {shown(path)}", path)
+    say(f"generate: seed, index and score of each: {listing}")
     if options.gen_dir:
         captions = [
             f"{'seed ' if options.seeds else ''}{number}" for number in best.indices.tolist()
@@ -380,4 +382,4 @@ def write_faces(
         sample.save_picture(sheet.grid(pictures, options.columns, captions=captions), contact)
         others = sum(1 for file in folder.iterdir()) - len(listed) - 1
         beside = f", beside {others} files that are not of these" if others else ""
-        print(f"generate: one file a face, and {contact.name}: {options.gen_dir}{beside}")
+        say(f"generate: one file a face, and {contact.name}: {options.gen_dir}{beside}")

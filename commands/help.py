@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from config import GROUPS, OF_NETS, OF_OTHER_FAMILIES, Value, flag, types_of
+from gan import console
 
 if TYPE_CHECKING:
     from commands.flags import CommandFlags
@@ -29,8 +30,9 @@ OTHER_TOOLS = (
 USAGE = """Train GANs that draw faces, and draw ranked faces with them.
 
 {commands}
-  python main.py COMMAND --help     the flags of a command, with their defaults
-  python main.py --version
+  {program} COMMAND --help     the flags of a command, with their defaults
+  {program} --version
+  --quiet and --verbose go with every command.
 
 Weights go to checkpoints/, previews to imgs/, curves to runs/ (tensorboard --logdir runs)."""
 
@@ -44,7 +46,9 @@ def flags_of(command: str) -> "CommandFlags[object]":
 def usage(commands: Iterable[str]) -> str:
     """A line or two for each command."""
     lines = [line for name in commands for line in flags_of(name).usage.split("\n")]
-    return USAGE.format(commands="\n".join(f"  python main.py {line}" for line in lines))
+    program = console.program()
+    listed = "\n".join(f"  {program} {line}" for line in lines)
+    return USAGE.format(commands=listed, program=program)
 
 
 def owners(name: str, commands: Iterable[str]) -> list[str]:
@@ -58,7 +62,7 @@ def version() -> str:
         torch = f"torch {importlib.metadata.version('torch')}"
     except importlib.metadata.PackageNotFoundError:
         torch = "torch is not installed"
-    return f"main.py {VERSION}; Python {platform.python_version()}, {torch}"
+    return f"{console.program().split()[-1]} {VERSION}; Python {platform.python_version()}, {torch}"
 
 
 def _groups(spec: "CommandFlags[object]", without: Collection[str]) -> dict[str, list[str]]:
@@ -134,8 +138,9 @@ def help_of(command: str, families: list[str], every: bool = False) -> str:
     else:  # at once: no torch
         table = help_table(spec, without=OF_OTHER_FAMILIES)
         notes.insert(0, OTHER_FAMILIES.format(command=command))
-    head = [f"python main.py {command} [--flag=value ...]", *_wrap(spec.does)]
-    examples = [f"  python main.py {example}" for example in spec.examples]
+    program = console.program()
+    head = [f"{program} {command} [--flag=value ...]", *_wrap(spec.does)]
+    examples = [f"  {program} {example}" for example in spec.examples]
     paragraphs = [line for note in notes for line in _wrap(note)]
     blocks = (head, examples, [table], paragraphs)
     return "\n\n".join("\n".join(block) for block in blocks if block)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from commands import faces, flags, runs
 from config import option
+from gan.console import result, shown
 from gan.errors import Refused
 
 if TYPE_CHECKING:
@@ -210,4 +211,6 @@ def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
             per_row = max(1, total // 8) if options.wander else options.frames
             write_sheet(frames, total, per_row, options.columns, path)
         size = path.stat().st_size / 1e6
-        print(f"interpolate: {total:,} frames from {run.source} -> {path}, {size:.1f} MB")
+        result(
+            f"interpolate: {total:,} frames from {run.source} -> {shown(path)}, {size:.1f} MB", path
+        )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from commands import flags
 from config import flag, option
+from gan.console import alarm, result, say, shown
 from gan.errors import Refused, counted
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
             intake.list_units()
             lines = intake.examine(int(request.settings.get("num_workers", 0)))
         except KeyboardInterrupt:
-            print("prepare: stopped; the same command goes on", file=sys.stderr)
+            alarm("prepare: stopped; the same command goes on")
             sys.exit(130)
         lines = [_say_settings(request), *lines, *_say_faces(intake, options)]
         _write(intake, options.out, Rules(options.min_size, options.dedup, keep, drop), lines)
@@ -173,9 +174,13 @@ def _write(intake: "Intake", out: str, rules: "Rules", lines: list[str]) -> None
     delivery.write_list(intake, listed)
     contact.write_page(intake, page, f"Prepared: {Path(out).name}", lines, listed.name)
     for line in lines:
-        print(f"prepare: {line}")
+        say(f"prepare: {line}")
     for verdict, reason, number in selection.summary(intake):
-        print(f"prepare: {verdict:8}{number:>10,}  {reason}".rstrip())
+        say(f"prepare: {verdict:8}{number:>10,}  {reason}".rstrip())
     for kind, number in selection.notes(intake):
-        print(f"prepare: {'of these':8}{number:>10,}  {kind}")
-    print(f"prepare: {counted(count, 'picture')} in {out}; {page} shows why; names: {listed}")
+        say(f"prepare: {'of these':8}{number:>10,}  {kind}")
+    result(
+        f"prepare: {counted(count, 'picture')} in {shown(out)}; {shown(page)} shows why; "
+        f"names: {listed}",
+        out,
+    )

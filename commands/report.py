@@ -1,7 +1,6 @@
 """`report`: one page about a run, or about several side by side."""
 
 import json
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from commands import faces, flags, runs
 from config import FIELDS, Config, file_name, flag, option, shared_config_json
+from gan.console import command_line, result, shown
 from gan.errors import Refused
 
 if TYPE_CHECKING:
@@ -227,10 +227,8 @@ def make_part(request: flags.Request[ReportOptions], name: str) -> "tuple[RunPar
 
         part.score_notes = pages.score_notes(part.scores).split("\n")
     else:
-        named = f" --name={name}" if name else ""
-        part.notes.append(
-            f"Scores with their floors: python main.py evaluate{named}, then report again."
-        )
+        scored = command_line("evaluate", f"--name={name}" if name else "")
+        part.notes.append(f"Scores with their references: {scored}, then report again.")
     if options.faces and run.family.task.command == "generate":
         add_faces(part, replace(run, config=replace(run.config, name=name)))
     return part, log
@@ -251,9 +249,7 @@ def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
     parts = [make_part(request, name) for name in names]
     from commands import report_page
 
-    command = shlex.join(
-        ["python", "main.py", "report", *(flags.word_of(k, str(v)) for k, v in words.items())]
-    )
+    command = command_line("report", *(flags.word_of(k, str(v)) for k, v in words.items()))
     report_page.write(path, [part for part, _ in parts], [log for _, log in parts], command)
     named = ", ".join(part.name for part, _ in parts)
-    print(f"report: {named} -> {path}, {path.stat().st_size / 1e6:.1f} MB")
+    result(f"report: {named} -> {shown(path)}, {path.stat().st_size / 1e6:.1f} MB", path)

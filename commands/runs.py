@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from config import (
     resolve,
 )
 from gan import filesystem
+from gan.console import alarm, command_line, say, timed
 from gan.errors import Refused
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ def family_of(config: Config) -> "Family":
 def open_data(config: Config, *, to_train: bool = False) -> "Data":
     """The run's data; `to_train` refuses fewer images than one batch."""
     at_least = config.batch_size if to_train else 1
-    data: Data = family_of(config).task.open_data(config, at_least)
+    with timed("the pictures"):
+        data: Data = family_of(config).task.open_data(config, at_least)
     return data
 
 
@@ -58,7 +59,7 @@ def open_data(config: Config, *, to_train: bool = False) -> "Data":
 
 
 def command_to_resume(config: Config) -> str:
-    return f"python main.py train{f' --name={config.name}' if config.name else ''} --resume"
+    return command_line("train", f"--name={config.name}" if config.name else "", "--resume")
 
 
 def check_data_path(data_path: str) -> None:
@@ -227,7 +228,7 @@ def check_branch(path: Path, step: int, config: Config) -> None:
     here = checkpoint.state_of(folder, step)
     later = [state for state in checkpoint.states(folder) if state > here]
     if later:
-        print(f"resume: going back; the first save will delete {', '.join(p.name for p in later)}")
+        say(f"resume: going back; the first save will delete {', '.join(p.name for p in later)}")
 
 
 def new_config(given: Settings, file: str = "") -> Config:
@@ -367,15 +368,17 @@ def load_run(
     Raises Refused if there is none, or if `given` contradicts a setting that its nets depend on.
     """
     check_checkpoint(given)
-    from models import restore
+    with timed("import: torch and the networks"):
+        from models import restore
 
     if any(name in given for name in WEIGHTS):
         return _load_bare_weights(given, ranks)
     for path in _state_paths(given, best, command):
         try:
-            nets, saved, facts = restore(path)
+            with timed(f"read: {path}"):
+                nets, saved, facts = restore(path)
         except Refused as error:
-            print(f"{error}; trying the state before it", file=sys.stderr)
+            alarm(f"{error}; trying the state before it")
             continue
         own = vars(saved)
         given = in_todays_names(given, own)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from commands import flags, runs
 from config import BUDGET, FIELDS, Config, RunFacts, changes, flag, option
-from gan.errors import Refused, coloured, counted
+from gan.console import alarm, command_line, result, say, shown
+from gan.errors import Refused, counted
 
 if TYPE_CHECKING:
     import torch
@@ -107,7 +108,7 @@ def _plan_resume(resume: bool | str, request: flags.Request[TrainOptions]) -> St
         if getattr(request.options, other, "") or given.get(other):
             raise Refused(f"{flag(other)}: not with --resume; the run has its own")
     path, saved = runs.find_state(resume, str(given.get("name", "")))
-    print(f"resume: {path}")
+    say(f"resume: {path}")
     # runs of earlier versions kept all weights
     earlier = {**vars(Config()), "keep": "all"}
     own = {**earlier, **settings_of(saved), "name": runs.name_of_folder(path)}
@@ -115,7 +116,7 @@ def _plan_resume(resume: bool | str, request: flags.Request[TrainOptions]) -> St
     given = runs.in_todays_names(given, own)
     changed = changes(own, given)
     for name, (old, new) in changed.items():
-        print(f"resume: {flag(name)} {old} -> {new}")
+        say(f"resume: {flag(name)} {old} -> {new}")
     config = runs.merge_layers(own, given)
     runs.check_branch(path, saved["step"], config)
     if "lr1" in changed or "lr2" in changed:
@@ -167,7 +168,7 @@ def resumed_facts(start: Start, data: "Data", device: "torch.device") -> RunFact
         return replace(saved, mixed_precision=choose_precision(start.config, device))
     if saved.mixed_precision is not machine.has_bfloat16(device):
         exact, other = ("bfloat16", "float32")[:: 1 if saved.mixed_precision else -1]
-        print(f"resume: still in {exact}; this machine is faster in {other}: --amp=auto changes it")
+        say(f"resume: still in {exact}; this machine is faster in {other}: --amp=auto changes it")
     return saved
 
 
@@ -227,7 +228,7 @@ def _write_contact_sheet(state: "State", data: "Data", file: str) -> None:
         state.family.task.feed(state.config, state.facts, data, state.device)
     )
     sample.save_picture(sample.as_picture(sheet.cpu()), Path(file))
-    print(f"data: images as D will see them in {file}")
+    say(f"data: images as D will see them in {file}")
 
 
 def _train(start: Start, contact_sheet: str) -> "Outcome | None":
@@ -268,7 +269,7 @@ def is_finished(state: "State", data: "Data") -> bool:
         return False
     limits = " or ".join(f"{flag(name)}={getattr(config, name):g}" for name in BUDGET if
                          getattr(config, name))  # fmt: skip
-    print(
+    say(
         f"train: this run is finished: {state.images:,} images in {duration(state.seconds)}, which "
         f"is all of {limits}; a larger one lets it go on"
     )
@@ -292,14 +293,14 @@ def say_start(state: "State", data: "Data", no_budget: bool) -> None:
     """Print what is trained on what, for how long, and how much disk that takes."""
     config = state.config
     exact = "bfloat16" if state.facts.mixed_precision else "float32"
-    print(
+    say(
         f"train: {config.family} {config.img_size} px on {state.device}, {exact}; "
         "Ctrl-C saves and stops"
     )
     if config.init:
-        print(f"train: from G and D of {config.init}; D's first layers learn after a third only")
+        say(f"train: from G and D of {config.init}; D's first layers learn after a third only")
     hint = ", as no budget was given; --max-minutes=10 gives one" if no_budget else ""
-    print(f"train: {budget_of(config, data)}{hint}", flush=True)
+    say(f"train: {budget_of(config, data)}{hint}")
     say_disk(state)
 
 
@@ -322,11 +323,9 @@ def say_disk(state: "State") -> None:
             "give a smaller --ngf, --ndf or --img-size"
         )
     weights = f", and {size(save - state.size_on_disk())} for each save" * (config.keep == "all")
-    print(
-        f"train: writes up to {size(whole)} to {folder}{weights}; {size(room)} are free", flush=True
-    )
+    say(f"train: writes up to {size(whole)} to {folder}{weights}; {size(room)} are free")
     if room < whole:
-        print("disk: this may fill it; --keep=1 takes less", file=sys.stderr)
+        alarm("disk: this may fill it; --keep=1 takes less")
 
 
 def say_end(done: "Outcome", config: Config) -> None:
@@ -336,30 +335,25 @@ def say_end(done: "Outcome", config: Config) -> None:
     folders = folders_of(config)
     pauses = {"scores": done.scoring, "saves": done.saving}
     beside = [f"{duration(time)} of {name}" for name, time in pauses.items() if time >= 0.5]
-    print(
+    say(
         f"train: {done.images:,} images, epoch {done.epoch}, {duration(done.seconds)} of training"
         + (f"; beside it {' and '.join(beside)}" if beside else "")
     )
     preview = folders.imgs / f"{done.epoch}.png"
-    print(f"train: state {shown(done.state)}, preview {shown(preview)}")
+    result(f"train: state {shown(done.state)}, preview {shown(preview)}", done.state)
     if done.signal is None:
         say_next(config)
     else:
-        print(f"stopped; go on with: {runs.command_to_resume(config)}")
-
-
-def shown(what: object) -> str:
-    """A path or a command, in colour where there is a terminal."""
-    return coloured(str(what), "cyan", sys.stdout)
+        say(f"stopped; go on with: {runs.command_to_resume(config)}")
 
 
 def say_next(config: Config) -> None:
     """Print the command that draws with this run, and where to look."""
     command = runs.family_of(config).task.command
-    name = f" --name={config.name}" if config.name else ""
-    given = " --input=PICTURE_OR_FOLDER" if command == "translate" else ""
-    print(f"next: {shown(f'python main.py {command}{name}{given}')}")
-    print(f"curves: tensorboard --logdir {folders_of(config).runs}")
+    name = f"--name={config.name}" if config.name else ""
+    given = "--input=PICTURE_OR_FOLDER" if command == "translate" else ""
+    say(f"next: {shown(command_line(command, name, given))}")
+    say(f"curves: tensorboard --logdir {folders_of(config).runs}")
 
 
 def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from commands import flags, runs
 from config import option
+from gan.console import result, shown
 from gan.errors import Refused, one_line, what_failed
 
 if TYPE_CHECKING:
@@ -183,7 +184,10 @@ def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
         from gan import pages
 
         pages.write_side_by_side(Path(options.side_by_side), rows)
-    print(f"translate: {len(rows):,} pictures from {run.source} in {targets.folder}")
+    result(
+        f"translate: {len(rows):,} pictures from {run.source} in {shown(targets.folder)}",
+        targets.folder,
+    )
     if skipped:
         more = f"; and {len(skipped) - 5} more" if len(skipped) > 5 else ""
         listed = "; ".join(one_line(line, 110) for line in skipped[:5])

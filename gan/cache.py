@@ -16,7 +16,6 @@ import math
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -32,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gan import container, filesystem, processes, progress
+from gan.console import alarm, detail, say
 from gan.errors import Refused, counted, plain
 from gan.overview import Overview
 from gan.readers import Source
@@ -287,14 +287,15 @@ def open_or_build(
 
     data_set = found(lambda line: None)
     if data_set is None:
-        with container.building(folder, lambda line: print(f"data: {line}", flush=True)):
-            data_set = found(lambda line: print(line, file=sys.stderr))  # by another process
+        with container.building(folder, lambda line: say(f"data: {line}")):
+            data_set = found(alarm)  # by another process
             if data_set is None:
                 with container.atomic_folder(folder) as part:
                     build(part)
                 data_set = found(lambda line: None)
     if data_set is None:
         raise Refused(f"{folder}: cannot be written or read; delete it and try again")
+    detail(f"read: {folder}")
     return data_set
 
 
@@ -311,8 +312,7 @@ def report_skipped(data_set: DataSet, noun: str) -> None:
     if skipped := data_set.skipped:
         first = ", ".join(map(plain, itertools.islice(skipped, 5)))
         more = ", ..." if len(skipped) > 5 else ""
-        print(
+        alarm(
             f"data: {counted(len(skipped), noun)} skipped ({first}{more}): "
-            f"all with their reasons in {data_set.folder / 'skipped.txt'}",
-            file=sys.stderr,
+            f"all with their reasons in {data_set.folder / 'skipped.txt'}"
         )

@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 from gan import avatars, depth, folders, idx, overview, shards, split
 from gan import cache as caches
 from gan.cache import DataSet, Decoded, Item
+from gan.console import say
 from gan.depth import NO_RANGES, Ranges
 from gan.errors import Refused, counted, plain
 from gan.readers import FILE_READERS, OpenPicture, Reader, Source, find_source
@@ -306,7 +307,7 @@ def _report(images: Images, ignored: int, known: bool) -> None:
     found, (count, _, side, _) = images.overview, images.array.shape
     what = overview.describe(found) if found else counted(count, "image")
     given = f" in {'/ and '.join(p for p in images.parts if p != 'train')}/" if images.parts else ""
-    print(
+    say(
         f"data: {what}: {len(images.train):,} to train on, {len(images.held_out):,} held out to "
         f"score with{given if len(images.held_out) else ''}"
     )
@@ -327,11 +328,11 @@ def _report(images: Images, ignored: int, known: bool) -> None:
         f"{images.array.nbytes / 2**20:.0f} MiB and {overview.FILE}, with every name, in "
         f"{images.folder}"
     )
-    print(f"data: {'; '.join(clauses)}")
+    say(f"data: {'; '.join(clauses)}")
     if (numbers := images.class_indices) is not None:
         counts = np.bincount(numbers, minlength=len(images.class_names)).tolist()
         by_name = dict(zip(images.class_names, counts, strict=True))
-        print(f"data: {overview.describe_classes(by_name)}")
+        say(f"data: {overview.describe_classes(by_name)}")
     for line in found["values"] if found else ():
-        print(f"data: {line}")
+        say(f"data: {line}")
     caches.report_skipped(images, "unreadable picture")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from config import Config, RunFacts
 from gan import features, feed, metrics, pages, sample
+from gan.console import say
 from gan.data import Images
 from gan.errors import Refused
 from gan.pairs import PictureSet
@@ -48,7 +49,7 @@ class Evaluation:
 def noise_scorer(config: Config, data: Images, device: torch.device) -> Score | None:
     """Rates generated faces during training against the held-out images."""
     if len(data.held_out) < metrics.MIN_IMAGES:
-        print("data: too few images are held out; the run has no scores")
+        say("data: too few images are held out; the run has no scores")
         return None
     held_out = data.held_out[features.spaced(len(data.held_out), REALS)]
     real = features.Subset(data.array, held_out)
@@ -154,7 +155,7 @@ def picture_scorer(config: Config, data: PictureSet, device: torch.device) -> Sc
     """Rates translated test pictures during training; "score" is L1 if they are pairs."""
     wanted = data.test_wanted
     if min(len(data.test_given), len(wanted)) < metrics.MIN_IMAGES:
-        print("data: too few pictures are held out to score with; the run has no scores")
+        say("data: too few pictures are held out to score with; the run has no scores")
         return None
     reference = features.Reference(data.features_file)
     whiten = metrics.whitenings(data.wanted, reference, str(device))

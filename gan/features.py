@@ -10,7 +10,6 @@ import hashlib
 import itertools
 import math
 import socket
-import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +25,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from gan import progress
 from gan.checkpoint import atomic_write
+from gan.console import alarm, timed
 from gan.errors import Refused, plain
 
 Features = NDArray[np.float32] | NDArray[np.float64]  # [N, d]; float32 as extracted
@@ -313,14 +313,14 @@ class Reference:
         self.kept: dict[str, Features] = {}
         if path is not None and path.is_file():
             try:
-                self.kept = _read_arrays(path)
+                with timed(f"read: {path}"):
+                    self.kept = _read_arrays(path)
             except MemoryError:
                 raise
             except Exception as error:  # zipfile and numpy raise a dozen types for what is damaged
-                print(
+                alarm(
                     f"data: {path} is damaged ({plain(str(error))[:100]}); its features are "
-                    "computed again",
-                    file=sys.stderr,
+                    "computed again"
                 )
 
     def features(

@@ -12,6 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from gan.checkpoint import atomic_write
+from gan.console import say
 from gan.errors import Refused
 
 Frames = Callable[[int, int], Iterator[Image.Image]]  # (first, count) -> these frames, RGB
@@ -152,7 +153,7 @@ def write_films(
         if not allow_large and (found.size > LARGE_BYTES or found.seconds > LARGE_SECONDS):
             raise Refused(f"{path}: {found}; {way_out}")
         if found.seconds > TOLD_SECONDS:
-            print(f"{path}: {found}", flush=True)
+            say(f"{path}: {found}")
     for path in paths:
         kind = path.suffix.lower()[1:]
 

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from gan import depth, examine, processes, unpack
 from gan.cache import start_worker
+from gan.console import say
 from gan.depth import Extrema, Ranges
 from gan.errors import Refused, plain
 from gan.examine import Made, Note, Treatment, Unusable
@@ -211,7 +212,7 @@ class Intake:
         where = str(expanded(data_path).resolve())
         told = json.dumps([VERSION, where, asdict(treatment), every, self.given_range])
         if self.get("treatment") not in ("", told):
-            print("prepare: other settings than the time before: everything is examined anew")
+            say("prepare: other settings than the time before: everything is examined anew")
             self.db.close()
             clear(folder)
             self.connect()

@@ -295,6 +295,7 @@ class Session:
         self.report.log_image("preview", preview, state.images)
         when = {"images": state.images, "seconds": round(state.seconds, 1)}
         self.report.log_event(state.step, {"event": "save", **when, "preview": name})
+        self.report.print_detail(f"train: saved at step {state.step:,}, preview {name}")
 
     def try_save(self, G: nn.Module, last: bool) -> None:
         """Save; if that fails go on training, or, with the `last` state, wait for room.
@@ -307,9 +308,11 @@ class Session:
             line = self.unsaved(error)
             if not last:
                 pause = self.schedule.save_again - time.monotonic()
-                self.report.print_line(f"{line}; training goes on, next try in {pause:.0f} s")
+                self.report.print_line(
+                    f"{line}; training goes on, next try in {pause:.0f} s", "yellow"
+                )
                 return
-            self.report.print_line(f"{line}; waiting {ROOM_SECONDS:.0f} s for room")
+            self.report.print_line(f"{line}; waiting {ROOM_SECONDS:.0f} s for room", "yellow")
             self.wait_for_room(G, line)
 
     def unsaved(self, error: OSError) -> str:

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from gan import features
+from gan.console import say
 from gan.data import Images
 from gan.features import Key
 
@@ -61,7 +62,7 @@ def measure_asymmetry(data: Images, network: str = NETWORK) -> Asymmetry:
 def may_mirror(data: Images) -> bool:
     """Whether images may be mirrored at random; prints a line if the answer is no, or a guess."""
     if len(data.train) < MIN_IMAGES:
-        print(
+        say(
             f"data: mirrored at random, which {len(data.train)} images are too few to decide; "
             "--flip=False leaves them as they are"
         )
@@ -69,7 +70,7 @@ def may_mirror(data: Images) -> bool:
     share, deviations = measure_asymmetry(data)
     if share <= MIN_SHARE or deviations <= MIN_DEVIATIONS:
         return True
-    print(
+    say(
         f"data: not mirrored, because the images face one way ({100 * share:.0f} % of what sets "
         "them apart from their mirror images is common to all); --flip=True mirrors them anyway"
     )

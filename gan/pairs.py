@@ -24,6 +24,7 @@ from PIL import Image
 from gan import cache as caches
 from gan import data, depth, layout, overview, progress, split
 from gan.cache import Builder, DataSet, Decoded, Item
+from gan.console import say
 from gan.depth import Ranges
 from gan.errors import Refused, counted, plain
 from gan.layout import Plan
@@ -410,7 +411,7 @@ def _report(pictures: PictureSet, plan: Plan, ignored: int, known: bool) -> None
         )
     arrays = (pictures.given, pictures.wanted, pictures.test_given, pictures.test_wanted)
     size = sum(array.nbytes for array in arrays) / 2**20
-    print(f"data: {found}")
+    say(f"data: {found}")
     if known:
         return
     clauses = overview.describe_changes(pictures.overview, pictures.size, ignored)
@@ -420,9 +421,9 @@ def _report(pictures: PictureSet, plan: Plan, ignored: int, known: bool) -> None
         unused = counted(plan.unused, "picture")
         clauses.append(f"{unused} in val/ left out, as test/ is there to score with")
     where = f"{overview.FILE}, with every name, in {pictures.folder}"
-    print(f"data: {'; '.join([*clauses, f'{size:.0f} MiB and {where}'])}")
+    say(f"data: {'; '.join([*clauses, f'{size:.0f} MiB and {where}'])}")
     for line in seen["values"] if seen else ():
-        print(f"data: {line}")
+        say(f"data: {line}")
     caches.report_skipped(pictures, "picture")
 
 
@@ -449,7 +450,7 @@ def stream(
         source = find_source(path, flag, FILE_READERS)
     ranges, lines = depth.find_ranges(source, source.names, 1, value_range)
     for line in lines:
-        print(f"data: {line}")
+        say(f"data: {line}")
     found = _stream(source, channels, ranges)
     return progress.track(found, "translating", len(source.names), "pictures")
 

@@ -13,10 +13,12 @@ from typing import TextIO, TypeVar
 
 from tqdm import tqdm
 
+from gan import console
 from gan.errors import counted
 
 LINE_SECONDS = 30.0  # between two lines where there is no terminal
 BAR_SECONDS = 0.2  # between two pictures of the bar
+DETAIL_SECONDS = 0.2  # what takes less is no detail worth a line
 DELAY_SECONDS = 2.0  # what is done sooner is not shown
 BAR_WIDTH, NARROW_BAR_WIDTH = 20, 10  # characters; the narrow one in less than WIDE columns
 WIDE = 80
@@ -69,7 +71,8 @@ class Progress:
     """One thing that takes a while: `name`, and how much of `total` is done.
 
     `total` is a number of things called `noun`, or a share of 1 if they have no name. It is shown
-    after `delay` seconds: as a bar on stderr or, where that is no terminal, as lines on `lines`.
+    after `delay` seconds: as a bar on stderr or, where that is no terminal, as lines on `lines`;
+    with `--quiet` not at all.
     """
 
     def __init__(
@@ -90,7 +93,7 @@ class Progress:
         self.bar = tqdm(
             total=total,
             initial=done,
-            disable=None,  # no bar where there is no terminal
+            disable=console.is_quiet() or None,  # None: no bar where there is no terminal
             leave=False,
             delay=max(delay, 1e-9),  # else it is drawn at once, without a word beside it
             dynamic_ncols=True,
@@ -115,6 +118,8 @@ class Progress:
         """
         now = time.monotonic()
         wait = BAR_SECONDS if self.in_terminal else LINE_SECONDS
+        if console.is_quiet():
+            return
         if not at_once and (now - self.shown_at < wait or now - self.began < self.delay):
             return
         self.shown_at = now
@@ -132,14 +137,17 @@ class Progress:
             share = f"{100 * done / max(self.total, 1e-9):.0f} %"
             print(f"{self.name}: {', '.join([share, *parts])}", file=self.lines or sys.stderr)
 
-    def write(self, text: str) -> None:
-        """Print `text` to stdout, above the bar."""
-        self.bar.write(text, file=sys.stdout)
-        sys.stdout.flush()
+    def write(self, text: str, stream: TextIO | None = None) -> None:
+        """Print `text` to `stream`, stdout by default, above the bar."""
+        stream = stream or sys.stdout
+        self.bar.write(text, file=stream)
+        stream.flush()
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Take the bar away; with `--verbose`, say how long that took, if it is worth a line."""
         self.bar.close()
+        if (seconds := time.monotonic() - self.began) >= DETAIL_SECONDS:
+            console.detail(f"{self.name}: {seconds:.2f} s")
 
 
 def track(things: Iterable[Thing], name: str, total: int, noun: str) -> Iterator[Thing]:

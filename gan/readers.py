@@ -8,7 +8,6 @@ function of a module, or a `functools.partial` of one. Nothing here imports torc
 import functools
 import io
 import os
-import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from gan.console import alarm
 from gan.errors import Refused, plain, what_failed
 
 MAX_FILE_BYTES = 512 * 2**20  # a larger file is no photograph but a zip bomb
@@ -140,7 +140,7 @@ def _walk(root: Path) -> Iterator[Path]:
     seen: set[str] = set()
 
     def report(error: OSError) -> None:
-        print(f"data: {plain(str(error.filename))}: {error.strerror}, passed over", file=sys.stderr)
+        alarm(f"data: {plain(str(error.filename))}: {error.strerror}, passed over")
 
     for folder, inner, files in os.walk(root, onerror=report, followlinks=True):
         real = os.path.realpath(folder)
@@ -148,7 +148,7 @@ def _walk(root: Path) -> Iterator[Path]:
             inner.clear()
             continue
         if inner and folder.count(os.sep) - str(root).count(os.sep) >= MAX_DEPTH:
-            print(f"data: folders below {MAX_DEPTH} others are passed over", file=sys.stderr)
+            alarm(f"data: folders below {MAX_DEPTH} others are passed over")
             inner.clear()
         seen.add(real)
         yield from (Path(folder, file) for file in files)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torchnet.meter import AverageValueMeter
 
+from gan import console
 from gan.checkpoint import atomic_write
 from gan.errors import coloured
 from gan.progress import Progress, duration
@@ -101,7 +102,7 @@ class Report:
         atomic_write(path, lambda part: part.write_text(text, encoding="utf-8"))
         self.log = LogFile(path)
         self.tensorboard = Curves(folder, images + 1 if images else None)
-        self.spare = Spare(self.print_line)
+        self.spare = Spare(lambda line: self.print_line(line, "yellow"))
         self.progress = Progress("train", 1.0, done=fraction, delay=0.0, lines=sys.stdout)
         self.values: dict[str, float] = {}  # the last that were logged
         self.score: float | None = None  # the last one
@@ -113,6 +114,8 @@ class Report:
             if name not in ("epoch", "seconds"):
                 self._add_scalar(tag_of(name), value, images)
         self.values = values
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        self.print_detail(f"train: step {step:,}, {images:,} images: {shown}")
 
     def log_scores(self, step: int, images: int, seconds: float, scores: dict[str, float]) -> None:
         """Log the scores of an evaluation during training; add them to TensorBoard.
@@ -180,8 +183,19 @@ class Report:
         )
 
     def print_line(self, text: str, colour: str = "") -> None:
-        """Print `text` to stdout, above the bar, in a colour if that is a terminal."""
-        self.progress.write(coloured(text, colour, sys.stdout) if colour else text)
+        """Print `text` to stdout, above the bar; what has a colour is an alarm.
+
+        With `--quiet` alarms go to stderr, and nothing else is printed.
+        """
+        if not console.is_quiet():
+            self.progress.write(coloured(text, colour, sys.stdout) if colour else text)
+        elif colour:
+            console.alarm(text)
+
+    def print_detail(self, text: str) -> None:
+        """Print `text` above the bar if `--verbose`."""
+        if console.level() == console.VERBOSE:
+            self.progress.write(text)
 
     def close(self) -> None:
         """Close the bar and the files."""

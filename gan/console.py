@@ -1,0 +1,93 @@
+"""What a command says, and how much of it is wanted.
+
+`--quiet` leaves alarms and the paths of results, `--verbose` adds details: what was read from
+where, and how long things took. Refusals are always printed. No torch: processes that decode
+import this file too.
+"""
+
+import contextlib
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from gan.errors import coloured
+
+QUIET, NORMAL, VERBOSE = "--quiet", "", "--verbose"  # as a child process is told
+
+
+class _Level:
+    """How much is said; one for the process, as there is one terminal."""
+
+    now: str = NORMAL
+
+
+_level: Final = _Level()
+
+
+def set_level(level: str) -> None:
+    """Say as much as QUIET, NORMAL or VERBOSE from now on."""
+    _level.now = level
+
+
+def level() -> str:
+    return _level.now
+
+
+def is_quiet() -> bool:
+    return _level.now == QUIET
+
+
+def say(text: str) -> None:
+    """Print a line to stdout, unless `--quiet`."""
+    if not is_quiet():
+        print(text, flush=True)
+
+
+def detail(text: str) -> None:
+    """Print a line to stdout if `--verbose`."""
+    if _level.now == VERBOSE:
+        print(text, flush=True)
+
+
+def result(text: str, *paths: object) -> None:
+    """Print a line about what was made; with `--quiet` its `paths` alone, for scripts."""
+    print("\n".join(map(str, paths)) if is_quiet() else text, flush=True)
+
+
+def alarm(text: str) -> None:
+    """Print a line to stderr, in yellow where that is a terminal."""
+    print(coloured(text, "yellow", sys.stderr), file=sys.stderr, flush=True)
+
+
+def refuse(text: str) -> None:
+    """Print why nothing was done to stderr, in red where that is a terminal."""
+    line = f"{program().split()[-1]}: {text}"
+    print(coloured(line, "red", sys.stderr), file=sys.stderr, flush=True)
+
+
+def shown(what: object) -> str:
+    """A path or a command, in colour where stdout is a terminal."""
+    return coloured(str(what), "cyan", sys.stdout)
+
+
+@contextlib.contextmanager
+def timed(what: str) -> Iterator[None]:
+    """With `--verbose`, print `what` was done within it and how many seconds that took."""
+    began = time.monotonic()
+    yield
+    detail(f"{what}: {time.monotonic() - began:.2f} s")
+
+
+def program() -> str:
+    """How this program is called: "facegan" where that is installed, else "python main.py"."""
+    installed = Path(__file__).resolve().parent.parent.name == "toolkit"
+    by_name = Path(sys.argv[0]).stem == "facegan"
+    return "facegan" if installed or by_name else "python main.py"
+
+
+def command_line(command: str, *words: str) -> str:
+    """What to type for `command` with these words."""
+    return " ".join([program(), command, *(shlex.quote(word) for word in words if word)])
