@@ -53,7 +53,8 @@ STARTS_LATER = {
 }  # fmt: skip
 # the processes that decode import these
 WITHOUT_TORCH = {
-    "gan.data", "gan.pairs", "gan.progress", "gan.console", "gan.layout", "gan.cache", "gan.readers", "gan.split",
+    "gan.data", "gan.pairs", "gan.progress", "gan.console", "gan.layout",
+    "gan.cache", "gan.readers", "gan.split",
     "gan.avatars", "gan.idx", "gan.errors", "gan.depth", "gan.folders", "gan.overview",
     "gan.unpack", "gan.shards", "gan.examine", "gan.detect", "gan.intake", "gan.selection",
     "gan.delivery",
