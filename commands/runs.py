@@ -331,6 +331,14 @@ def _command_of(folder: Path) -> str:
         return ""
 
 
+def _written_at(path: Path) -> float:
+    """When the file was written; 0 for one that a training has deleted meanwhile."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
 def _state_paths(given: Settings, best: bool, command: str) -> list[Path]:
     """The states to try, in this order."""
     from gan import checkpoint
@@ -339,7 +347,11 @@ def _state_paths(given: Settings, best: bool, command: str) -> list[Path]:
     folders = [top] if "name" in given else [top, *top.glob("*/")]
     states = [path for folder in folders for path in checkpoint.states(folder)]
     states = states or [file for folder in folders if (file := folder / checkpoint.BEST).exists()]
-    states.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    # the run written last comes first; its own states go by their steps, whatever the clock said
+    written: dict[Path, float] = {}
+    for path in states:
+        written[path.parent] = max(_written_at(path), written.get(path.parent, 0.0))
+    states.sort(key=lambda path: written[path.parent], reverse=True)
     if command and "name" not in given:
         able = {path.parent: _command_of(path.parent) == command for path in states}
         states.sort(key=lambda path: not able[path.parent])

@@ -6,6 +6,8 @@ Files are ordinary `torch.save` archives, so any PyTorch code can load them with
 
 import contextlib
 import functools
+import hashlib
+import json
 import os
 import re
 import warnings
@@ -30,6 +32,9 @@ BEGINNINGS = {
     b"\x89hdf": "an HDF5 file, as Keras writes it, not weights of PyTorch",
     b"\x1f\x8b": "a gzip archive; unpack it first",
 }
+# of a .safetensors file of ours: where its metadata has the sum of all that it holds; the format
+# itself has none
+SUM = "facegan_sha256"
 Found = TypeVar("Found")
 
 
@@ -139,7 +144,7 @@ def load(path: Path) -> Any:
             if damaged:
                 raise Refused(f"{path}: damaged (checksum of {damaged})")
         if path.suffix == ".safetensors" and path.is_file():
-            return safetensors.torch.load_file(path)
+            return _load_safetensors(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of the old file format; it still loads
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -151,6 +156,25 @@ def load(path: Path) -> Any:
         raise
     except Exception as error:  # torch raises half a dozen types for a file it cannot read
         raise Refused(f"{path}: {_kind_of(path, str(error))}") from error
+
+
+def sum_of(tensors: Mapping[str, torch.Tensor], about: Mapping[str, str]) -> str:
+    """SHA-256 of tensors, their names, types and shapes, and of `about` without a sum in it."""
+    texts = sorted((key, text) for key, text in about.items() if key != SUM)
+    found = hashlib.sha256(json.dumps(texts).encode())
+    for name, value in sorted(tensors.items()):
+        found.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+        found.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def _load_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    """Its tensors; raises Refused if the file has a sum that is not theirs."""
+    tensors = safetensors.torch.load_file(path)
+    about = metadata_of(path)
+    if SUM in about and about[SUM] != sum_of(tensors, about):
+        raise Refused(f"{path}: damaged (checksum of its weights); export it again")
+    return tensors
 
 
 def _kind_of(path: Path, error: str) -> str:
@@ -174,15 +198,20 @@ def _kind_of(path: Path, error: str) -> str:
     return f"damaged, or not a checkpoint ({(error.splitlines() or ['unknown'])[0][:100]})"
 
 
-def config_inside(path: Path) -> str:
-    """The text of the config that `export` keeps in a .safetensors file; "" for none."""
+def metadata_of(path: Path) -> dict[str, str]:
+    """The texts that a .safetensors file keeps beside its tensors; none of what cannot be read."""
     if path.suffix != ".safetensors" or not path.is_file():
-        return ""
+        return {}
     try:
         with safetensors.safe_open(str(path), "pt") as file:
-            return str((file.metadata() or {}).get("config", ""))
+            return dict(file.metadata() or {})
     except (OSError, safetensors.SafetensorError):
-        return ""  # `load` says what is wrong with it
+        return {}  # `load` says what is wrong with it
+
+
+def config_inside(path: Path) -> str:
+    """The text of the config that `export` keeps in a .safetensors file; "" for none."""
+    return metadata_of(path).get("config", "")
 
 
 def state_of(folder: Path, step: int) -> Path:

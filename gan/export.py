@@ -84,7 +84,8 @@ def write_safetensors(G: nn.Module, example: Inputs, path: Path, about: Mapping[
     weights = {key: value.contiguous() for key, value in G.state_dict().items()}
 
     def write(part: Path) -> None:
-        part.write_bytes(as_safetensors(weights, dict(about)))  # `save_file` ignores the umask
+        kept = {**about, checkpoint.SUM: checkpoint.sum_of(weights, about)}
+        part.write_bytes(as_safetensors(weights, kept))  # `save_file` ignores the umask
         again = load_file(part)
         assert all(torch.equal(again[key], value) for key, value in weights.items())
 

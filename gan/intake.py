@@ -12,7 +12,7 @@ import json
 import os
 import sqlite3
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
@@ -57,6 +57,43 @@ INSERT = (
 )
 
 Row = tuple[object, ...]  # of INSERT
+
+
+def _is_text(value: object) -> bool:
+    """Whether UTF-8 can hold it; of a file's name that is no text, Python makes surrogates."""
+    if isinstance(value, str) and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return False
+    return True
+
+
+class _Names(sqlite3.Connection):
+    """A database whose texts may be names of files: of any bytes, and kept as those."""
+
+    def execute(self, sql: str, values: Sequence[object] = ()) -> sqlite3.Cursor:  # type: ignore[override]
+        """The same; `sql` has a ? for each value and no other."""
+        if all(map(_is_text, values)):
+            return super().execute(sql, values)
+        marks = ["?" if _is_text(value) else "cast(? as text)" for value in values]
+        parts = sql.split("?")
+        bound = [
+            value if _is_text(value) else str(value).encode("utf-8", "surrogateescape")
+            for value in values
+        ]
+        woven = "".join(itertools.chain(*zip(parts, [*marks, ""], strict=True)))
+        return super().execute(woven, bound)
+
+    def executemany(self, sql: str, rows: Iterable[Sequence[object]]) -> None:  # type: ignore[override]
+        """The same, a page of rows at a time."""
+        left = iter(rows)
+        while page := list(itertools.islice(left, PAGE)):
+            if all(_is_text(value) for row in page for value in row):
+                super().executemany(sql, page)
+            else:
+                for row in page:
+                    self.execute(sql, row)
 
 
 class Report(NamedTuple):
@@ -221,7 +258,10 @@ class Intake:
     def connect(self) -> None:
         """Open the state; raises Refused if another process has it, or it is damaged."""
         try:
-            self.db = sqlite3.connect(self.folder / "state.sqlite", timeout=1, isolation_level=None)
+            self.db = sqlite3.connect(
+                self.folder / "state.sqlite", timeout=1, isolation_level=None, factory=_Names
+            )
+            self.db.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
             self.db.execute("pragma locking_mode=exclusive")
             self.db.execute("pragma journal_mode=wal")
             self.db.execute("pragma synchronous=normal")

@@ -128,7 +128,9 @@ class Session:
         events: Iterable[dict[str, object]],
     ) -> None:
         self.state, self.folders, self.score, self.digest = state, folders, score, data.digest
-        config, self.began = state.config, time.monotonic()
+        config = state.config
+        self.stopped, self.looked = 0.0, time.monotonic()
+        self.began = self.now()
         self.feed = state.family.task.feed(config, state.facts, data, state.device)
         steps = len(data) // config.batch_size
         self.schedule = Schedule(config, state.family.updates, steps, self.began)
@@ -167,12 +169,22 @@ class Session:
     def epoch(self) -> int:
         return self.schedule.epoch(self.state.step)
 
+    def now(self) -> float:
+        """Seconds on a clock that stands still while the process does (Ctrl-Z)."""
+        self.looked = time.monotonic()
+        return self.looked - self.stopped
+
+    def note_continued(self) -> None:
+        """The process was stopped and goes on; since when is known to a step or a pause."""
+        self.stopped += time.monotonic() - self.looked
+        self.looked = time.monotonic()
+
     @contextlib.contextmanager
     def pause(self, pauses: Pauses) -> Iterator[None]:
         """A context whose time counts in `pauses`, neither in the budget nor in the images/s."""
-        began = time.monotonic()
+        began = self.now()
         yield
-        seconds = time.monotonic() - began
+        seconds = self.now() - began
         pauses.add(seconds)
         took = {"event": "pause", "what": pauses.what, "took": round(seconds, 2)}
         self.report.log_event(self.state.step, took)
@@ -182,7 +194,7 @@ class Session:
 
     def log(self, batch: Batch) -> None:
         """Write the averages since the last log line, and act on the health alarms they raise."""
-        state, now = self.state, time.monotonic()
+        state, now = self.state, self.now()
         reading = take_reading(state, batch, self.feed, self.schedule.health_due(state.step))
         means = {name: mean for name, mean in state.meters.read().items() if reading.finite}
         reading.pair_auc = means.get("pair_auc")
@@ -357,7 +369,7 @@ class Session:
         state.set_rates(self.fraction)
         self.batch = self.feed.batch(state.step)
         state.meters.add(train_step(state, self.batch))
-        state.seconds = time.monotonic() - self.started
+        state.seconds = self.now() - self.started
         schedule = self.schedule
         schedule.trained = state.seconds - self.trained_before
         if not schedule.scores.seconds:  # drawing takes about an eighth of a step
@@ -402,7 +414,7 @@ class Session:
     def run(self) -> Outcome:
         """Train until the budget is spent or a signal comes; then save."""
         state = self.state
-        with Stop() as stop:
+        with Stop(self.note_continued) as stop:
             while self.fraction < 1 and stop.signal is None:
                 self.step()
                 self.write_due(stopped=stop.signal is not None)

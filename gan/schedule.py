@@ -173,10 +173,12 @@ class Stop:
 
     Ctrl-C also prints a line, and a second one stops at once. SIGTERM does not stop the saving
     however often it comes: a parent that dies sends it once for each of its threads.
+    `note_continued` is called when the process goes on after it was stopped (Ctrl-Z, `fg`).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, note_continued: Callable[[], object] = lambda: None) -> None:
         self.signal: int | None = None
+        self.note_continued = note_continued
         self.before: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
@@ -200,6 +202,9 @@ class Stop:
             for number in {signal.SIGINT, signal.SIGTERM, closed}:
                 if signal.getsignal(number) != signal.SIG_IGN or number != closed:  # nohup
                     self.before[number] = signal.signal(number, self._note)
+            if goes_on := getattr(signal, "SIGCONT", None):  # Windows has none
+                handle = lambda *_: self.note_continued()  # noqa: E731
+                self.before[goes_on] = signal.signal(goes_on, handle)
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -40,7 +40,7 @@ def read_list(file: str, flag: str) -> frozenset[str]:
         lines = expanded(file).read_text("utf-8", "surrogateescape").splitlines()
     except OSError as error:
         raise Refused(f"{flag}={file}: {error.strerror}") from error
-    return frozenset(line.split("\t")[0].strip() for line in lines if line.strip())
+    return frozenset(line.split("\t")[0].strip() for line in lines) - {""}
 
 
 def check_lists(intake: Intake, rules: Rules) -> None:

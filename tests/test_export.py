@@ -82,7 +82,7 @@ def test_safetensors_hold_the_weights_to_the_bit(tmp_path: Path) -> None:
     load_weights(other, checkpoint.load(path), path)
     assert torch.equal(other.eval()(*example), G(*example))
     with safe_open(path, "pt") as file:
-        assert file.metadata() == {"config": "{}"}
+        assert file.metadata()["config"] == "{}"
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(Refused, match=r"x\.safetensors: damaged"):
         checkpoint.load(path)

@@ -1,7 +1,7 @@
 """Words, pictures, arrays, archives, settings and states as hypothesis draws them.
 
 Whatever comes is read, or refused in one line; nothing else is raised, and nothing takes long. Here
-it is a hundred inputs; `python benchmarks/soak.py fuzz --trials=10000` draws more of them.
+it is a hundred inputs; `python benchmarks/soak.py fuzz` draws 10,000, and whole commands.
 """
 
 import contextlib
@@ -53,18 +53,24 @@ def refused_at_most() -> Iterator[None]:
     assert time.monotonic() - began < LONGEST_SECONDS
 
 
-@pytest.fixture(scope="module")
-def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """An empty folder to be in, where no training starts."""
+@contextlib.contextmanager
+def no_training(folder: Path) -> Iterator[None]:
+    """Within it this process is in `folder`, and no training starts."""
 
-    def no_training(*_: object) -> None:
+    def refuse(*_: object) -> None:
         raise Refused("it would train")
 
-    folder = tmp_path_factory.mktemp("room")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(train, "_train", no_training)
-        patch.setattr("commands.train.prepare", no_training)
+        patch.setattr(train, "_train", refuse)
+        patch.setattr("commands.train.prepare", refuse)
+        yield
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("room")
+    with no_training(folder):
         yield folder
 
 

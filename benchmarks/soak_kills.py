@@ -1,0 +1,172 @@
+"""SIGKILL at random moments: what goes on afterwards ends as if nothing had been."""
+
+import contextlib
+import hashlib
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from soak_work import (
+    LOST,
+    NOISE,
+    PHASES,
+    PICTURES,
+    Record,
+    Watch,
+    digest,
+    fork,
+    see_cheaply,
+    wait,
+    words_of,
+    workplace,
+)
+
+from gan import checkpoint
+
+LONGEST_PHASE_SECONDS = 0.3  # a kill comes so long after its phase began, at most
+
+
+def resumed(folder: Path, words: list[str]) -> int:
+    """The exit code of the command that a user gives after a crash."""
+    if checkpoint.states(folder / "checkpoints" / "k"):
+        words = ["train", "--name=k", "--resume"]
+    else:
+        words = [*words, "--overwrite"]
+    return wait(fork(folder, words))
+
+
+def kill_training(top: Path, family: str, whole: str, counts: dict[str, int], number: int) -> str:
+    """Kill one in a phase, at a random moment; go on; compare."""
+    chance = random.Random(f"{family} {number}")
+    folder, words, watch = top / family / str(number), words_of(family, top), Watch()
+    phase = list(PHASES)[number % len(PHASES)]
+    if not counts[phase]:
+        phase = "step"
+    pid = fork(folder, words, watch)
+    watch.wait_for(phase, chance.randint(1, counts[phase]), pid)
+    time.sleep(chance.uniform(0, LONGEST_PHASE_SECONDS) ** 2)  # mostly soon
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    hit = watch.phase() if wait(pid) == -signal.SIGKILL else "after the end"
+    code = resumed(folder, words)
+    if code:
+        return f"{LOST}exit code {code} after a kill in {hit}"
+    same = digest(folder) == whole
+    left = list(folder.rglob("*.part"))
+    shutil.rmtree(folder)
+    if not same or left:
+        return f"{LOST}another end, or {left} left, after a kill in {hit}"
+    return f"equal, killed in a {hit}"
+
+
+def kills(record: Record, trials: int) -> None:
+    """Of trainings: in building caches, steps, scores and saves."""
+    families = [*NOISE, *PICTURES]
+    see_cheaply()
+    with workplace() as top:
+        for place, family in enumerate(families):
+            count = trials // len(families) + (place < trials % len(families))
+            watch = Watch()
+            assert wait(fork(top / family / "whole", words_of(family, top), watch)) == 0
+            whole = digest(top / family / "whole")
+            counts = {name: int(n) // 2 for name, n in zip(PHASES, watch.counts, strict=True)}
+
+            def attempt(number: int) -> str:
+                return kill_training(top, family, whole, counts, number)  # noqa: B023 (called here)
+
+            record.try_all(f"SIGKILL of a training, {family}", count, attempt)
+
+
+# --- other commands ------------------------------------------------------------------------------
+
+
+def sums(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file that a command wrote there."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def commands_of(top: Path) -> dict[str, list[str]]:
+    """Commands that write, all to the folder `out`."""
+    run = ("--name=k",)
+    return {
+        "export to safetensors": ["export", *run, "--file=out/f.safetensors", "--card=False"],
+        "export to TorchScript": ["export", *run, "--file=out/f.pt", "--card=False"],
+        "export to a page": ["export", *run, "--file=out/f.html"],
+        "generate": [
+            "generate",
+            *run,
+            "--gpu=False",
+            "--gen-num=4",
+            "--gen-search-num=8",
+            "--gen-img=out/f.png",
+        ],
+        "prepare": ["prepare", f"--data-path={top / 'faces'}", "--out=out/set", "--min-size=8"],
+    }
+
+
+def kill_command(folder: Path, words: list[str], whole: dict[str, str], moment: float) -> str:
+    """Kill it after so many seconds: each file is then whole or not there; the next call ends."""
+    shutil.rmtree(folder / "out", ignore_errors=True)
+    (folder / "out").mkdir()
+    pid = fork(folder, words)
+    time.sleep(moment)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    killed = wait(pid) == -signal.SIGKILL
+    found = {name: sum for name, sum in sums(folder / "out").items() if name in whole}
+    torn = [name for name, sum in found.items() if whole[name] != sum]
+    if torn and words[0] != "prepare":  # whose folder is whole only when the command has ended
+        return f"{LOST}{torn} torn"
+    if code := wait(fork(folder, words)):
+        return f"{LOST}exit code {code} after the kill"
+    again = sums(folder / "out")
+    other = sorted(name for name in whole if again.get(name) != whole[name])
+    if other:
+        return f"{LOST}{other} are others"
+    return "whole or not there; equal with the next call" if killed else "equal, after the end"
+
+
+def commands(record: Record, trials: int) -> None:
+    """Of the commands that write files."""
+    see_cheaply()
+    with workplace() as top:
+        folder = top / "run"
+        assert wait(fork(folder, words_of("dcgan", top))) == 0
+        table = commands_of(top)
+        for place, (name, words) in enumerate(table.items()):
+            count = trials // len(table) + (place < trials % len(table))
+            whole, took = _whole(folder, words)
+
+            def attempt(number: int) -> str:
+                moment = random.Random(f"{name} {number}").uniform(0, took)  # noqa: B023
+                return kill_command(folder, words, whole, moment)  # noqa: B023 (called here)
+
+            record.try_all(f"SIGKILL of {name}", count, attempt)
+
+
+def _whole(folder: Path, words: list[str]) -> tuple[dict[str, str], float]:
+    """What a command writes, byte for byte the same twice, and the seconds it takes."""
+    found = []
+    for _ in range(2):
+        shutil.rmtree(folder / "out", ignore_errors=True)
+        (folder / "out").mkdir()
+        began = time.monotonic()
+        assert wait(fork(folder, words)) == 0, words
+        found.append((sums(folder / "out"), time.monotonic() - began))
+    first, second = (each[0] for each in found)
+    same = {name: sum for name, sum in second.items() if first.get(name) == sum}
+    return same, found[1][1]
+
+
+PARTS: dict[str, tuple[Callable[[Record, int], None], int]] = {
+    "kills": (kills, 100),
+    "commands": (commands, 50),
+}
