@@ -255,17 +255,26 @@ def of_functions(kind: str, room: Path) -> Callable[[int], None]:
 
 
 def of_commands(room: Path) -> Callable[[int], None]:
-    """Whole commands, INPUTS of them of a seed."""
+    """Whole commands, INPUTS of them of a seed; all that fail are named."""
     few = hypothesis.settings(
         max_examples=INPUTS, deadline=None, database=None, suppress_health_check=list(HealthCheck)
     )
 
+    failed: list[str] = []
+
     @few
     @hypothesis.given(words=calls())
     def test(words: list[str]) -> None:
-        check_call(room, words)
+        try:
+            check_call(room, words)
+        except AssertionError as error:
+            failed.append(f"{words}: {error}")
 
-    return lambda seed: hypothesis.seed(seed)(test)()
+    def sitting(seed: int) -> None:
+        hypothesis.seed(seed)(test)()
+        assert not failed, "\n".join(failed)
+
+    return sitting
 
 
 def sit(sitting: Callable[[int], None], seed: int, told: Path) -> str:

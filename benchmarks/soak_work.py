@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 import main as program
-from gan import checkpoint, container, features, loop
+from gan import cache, checkpoint, features, loop
 from models import read_state_to_resume
 
 MEMORY = Path("/dev/shm")  # files there cost no time of a disk
@@ -36,7 +36,7 @@ PICTURES = ("pix2pix", "cyclegan")
 CLOCKED = {"seconds"}  # of a state: what differs from run to run
 # what a training does, and the function within which it does it
 PHASES: dict[str, tuple[object, str]] = {
-    "build": (container, "seal"),
+    "build": (cache, "open_or_build"),
     "step": (loop.Session, "step"),
     "score": (loop.Session, "evaluate"),
     "save": (checkpoint, "_write_all"),

@@ -1,7 +1,7 @@
 """Decoded pictures on disk: made once, on all cores, whole or not at all, and mapped read-only.
 
 A cache is a folder `cache/<label>-<kind>-<key>` of files `*.u8`, the pixels of pictures one after
-another; `index.json`, all that is known of them, with a digest of each file, which is compared
+another; `index.json`, all that is known of them, with sums of each file, which are compared
 whenever the cache is opened (gan/container.py); and `skipped.txt`, if pictures were skipped. The
 key is a hash of the names, sizes and dates of the files read and of what else the pixels depend
 on, so a changed folder gets a new cache. Nothing here imports torch: the worker processes start

@@ -6,6 +6,7 @@ Files are ordinary `torch.save` archives, so any PyTorch code can load them with
 
 import contextlib
 import functools
+import glob
 import hashlib
 import json
 import os
@@ -42,7 +43,9 @@ def atomic_write(path: Path, write: Callable[[Path], Any]) -> None:
     """Call `write(part)` on a file beside `path`, sync it and put it in the place of `path`.
 
     Whoever reads `path`, at any moment and after a power cut, finds the old or the new file whole.
+    What killed processes have left of it is deleted.
     """
+    clear_parts(path.parent, glob.escape(path.name))
     _write_all({path: write})
 
 
@@ -79,12 +82,16 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def clear_parts(folder: Path) -> None:
-    """Delete what killed processes have left of files that they were writing in `folder`."""
-    for part in folder.glob(".*.part"):
+def clear_parts(folder: Path, name: str = "*") -> None:
+    """Delete what killed processes have left of files that they were writing in `folder`.
+
+    `name` is a pattern of these files.
+    """
+    for part in folder.glob(f".{name}.*.part"):
         pid = part.name.split(".")[-2]
         if pid.isdecimal() and not _is_alive(int(pid)):
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # somebody else's
+                part.unlink(missing_ok=True)
 
 
 def _write_payload(payload: dict[str, Any], twin: Path | None, part: Path) -> None:

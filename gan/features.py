@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from gan import progress
-from gan.checkpoint import atomic_write
+from gan.checkpoint import atomic_write, clear_parts
 from gan.console import alarm, timed
 from gan.errors import Refused, plain
 
@@ -311,6 +311,8 @@ class Reference:
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
         self.kept: dict[str, Features] = {}
+        if path is not None:
+            clear_parts(path.parent)
         if path is not None and path.is_file():
             try:
                 with timed(f"read: {path}"):

@@ -1,5 +1,7 @@
 """Caches: damaged, foreign, half built, wanted by two. They are rebuilt or equal, never others."""
 
+import hashlib
+import json
 import os
 import random
 import threading
@@ -14,7 +16,7 @@ from conftest import ROOT
 from picture_files import noise, save
 from processes import alive, started, wait_until
 
-from gan import cache, container, data, features
+from gan import cache, checkpoint, container, data, features
 
 Captured = pytest.CaptureFixture[str]
 FLIPS = 40  # damages of each file here; benchmarks/soak.py tries 1,000
@@ -114,6 +116,32 @@ def test_every_block_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         part.write_bytes(text)
         with pytest.raises(container.Damaged, match=r"^part$"):
             container.opened(tmp_path)
+
+
+def test_caches_that_were_sealed_with_sha256_are_read_and_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(container, "EARLIER_BLOCK", 4)
+    part = tmp_path / "part"
+    part.write_bytes(b"0123456789")
+    sums = {"bytes": 10, "sha256": container.earlier_sum(part, 10)}
+    sealed = {"index": {"n": 1}, "parts": {"part": sums}}
+    text = json.dumps({**sealed, "sha256": container._sum(sealed)})
+    (tmp_path / container.SEAL).write_text(text)
+    assert container.opened(tmp_path) == {"n": 1}
+    by_hand = b"".join(hashlib.sha256(x).digest() for x in (b"0123", b"4567", b"89"))
+    assert sums["sha256"] == hashlib.sha256(by_hand).hexdigest()
+    part.write_bytes(b"0123456780")
+    with pytest.raises(container.Damaged, match=r"^part$"):
+        container.opened(tmp_path)
+
+
+def test_a_file_without_any_sum_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / "part").write_bytes(b"0")
+    sealed = {"index": {}, "parts": {"part": {"bytes": 1}}}
+    (tmp_path / container.SEAL).write_text(json.dumps({**sealed, "sha256": container._sum(sealed)}))
+    with pytest.raises(container.Damaged, match=r"^part$"):
+        container.opened(tmp_path)
 
 
 # --- features ------------------------------------------------------------------------------------
@@ -243,6 +271,29 @@ from waits import wait
 
 list(cache.map_in_processes(wait, range(128), 2))
 """
+
+
+def test_what_was_killed_leaves_no_part_of_features(folder: Path) -> None:
+    """Found by a kill in the middle of writing them."""
+    images = opened(folder)
+    known = features.Reference(images.features_file)
+    known.features(images.array, "random")
+    parts = [
+        images.features_file.with_name(f".features.npz.{pid}.part") for pid in (2**30, os.getpid())
+    ]
+    for part in parts:
+        part.touch()
+    features.Reference(images.features_file)
+    assert [part.exists() for part in parts] == [False, True]  # the second may still be written
+
+
+def test_what_was_killed_leaves_no_part_of_what_is_written_again(tmp_path: Path) -> None:
+    file = tmp_path / "faces[1].onnx"
+    gone, other = (tmp_path / f".{name}.{2**30}.part" for name in (file.name, "faces1.onnx"))
+    for part in (gone, other):
+        part.touch()
+    checkpoint.atomic_write(file, lambda part: part.write_bytes(b"x"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([other.name, file.name])
 
 
 def test_processes_that_decode_end_with_their_parent(
