@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
 
 from config import FIELDS, Config, RunFacts, Settings, Value, parse
 from gan import checkpoint, validate
@@ -18,6 +17,7 @@ from gan.losses import Nets, adversarial, clip_weights, cycle, fake_label, paire
 from gan.modern import ModernD, ModernG, ModulatedG
 from gan.schedule import critic_first
 from gan.shapes import project, pyramid, width
+from gan.spectral import spectral_norm
 from gan.state import SavedState
 from gan.tasks import TASKS
 from gan.translation import CycleD, PatchD, Pool, ResNetG, ThereAndBack, UNet, init_weights

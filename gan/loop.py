@@ -21,7 +21,7 @@ from gan.progress import size
 from gan.record import reason_of
 from gan.report import Report
 from gan.schedule import PAUSE_SHARE, Pauses, Schedule, Stop
-from gan.state import SavedState, State, comparable_best
+from gan.state import SavedState, State, comparable_best, let_learn
 from gan.tasks import Data
 
 KEPT_STATES = 2  # the newest, and the one before it in case the newest is damaged
@@ -70,7 +70,7 @@ def train_step(state: State, batch: Batch) -> dict[str, Tensor]:
     gradients in G's update, which saves a third of D's backward pass.
     """
     nets, config, family, due = state.nets, state.config, state.family, state.due
-    nets.G.requires_grad_(due.g)
+    let_learn(state.opt_g, due.g)
     logs: dict[str, Tensor] = {}
     # bfloat16 has float32's range, so no loss scaling is needed
     mixed = (
@@ -87,14 +87,14 @@ def train_step(state: State, batch: Batch) -> dict[str, Tensor]:
         if family.after_d:
             family.after_d(nets, config)
     if due.g:
-        nets.D.requires_grad_(False)
+        let_learn(state.opt_d, False)
         with mixed:
             loss, more = family.g_loss(nets, batch, config)
         update(loss, state.opt_g)
         logs |= more
     state.step += 1
     if state.ema:
-        state.ema.update(nets.G, config.batch_size, state.images)
+        state.ema.update(config.batch_size, state.images)
     return logs
 
 

@@ -76,6 +76,18 @@ def score(D: D, *inputs: Tensor) -> Tensor:
     return D(*inputs).float()
 
 
+def score_both(D: D, real: Tensor, fake: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+    """D's scores of as many reals as fakes: in one pass, if D says that it keeps them apart.
+
+    Two passes otherwise: a D with batch norm has to see them apart (Radford et al. 2016).
+    """
+    if not getattr(D, "takes_groups", False):
+        return score(D, real, *condition), score(D, fake, *condition)
+    twice = (torch.cat((classes, classes)) for classes in condition)
+    both = D(torch.cat((real, fake)), *twice, groups=2).float()
+    return both[: len(real)], both[len(real) :]
+
+
 def pair_auc(real: Tensor, fake: Tensor) -> Tensor:
     """Share of (real, fake) pairs in which the real scores higher, 0 to 1; a tie counts half.
 
@@ -246,10 +258,9 @@ def adversarial(
 
     def d_loss(nets: Nets, batch: Batch, config: Config) -> tuple[Tensor, Logs]:
         game = GAMES[config.loss or own]
-        # Two passes: a D with batch norm has to see reals and fakes apart (Radford et al. 2016).
         reals = batch.augmented(batch.real)
         fakes = batch.augmented(batch.generate(nets).detach())
-        real, fake = (score(nets.D, x, *batch.condition) for x in (reals, fakes))
+        real, fake = score_both(nets.D, reals, fakes, batch.condition)
         loss = game.d(real, fake)
         if extra:
             loss = loss + extra(real, fake, config)

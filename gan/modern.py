@@ -3,8 +3,8 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.nn.utils.parametrizations import spectral_norm
 
+from gan import spectral
 from gan.shapes import project, pyramid, width
 
 STYLES = 128  # numbers in a style
@@ -77,15 +77,20 @@ class BatchDeviation(nn.Module):
         super().__init__()
         self.register_buffer("usual", torch.ones(()))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, groups: int = 1) -> Tensor:
+        """With `groups` equal parts of a batch, reals and fakes, each part is shown its own."""
         if self.training:
-            centred = x.float() - x.float().mean(0)  # `var` over the batch takes five times as long
-            deviation = (centred.square().mean(0) + 1e-8).sqrt().mean()
-            self.usual.lerp_(deviation.detach().to(self.usual.dtype), DEVIATION_WEIGHT)
+            parts = x.float().unflatten(0, (groups, -1))
+            centred = parts - parts.mean(1, keepdim=True)  # `var` takes five times as long
+            deviation = (centred.square().mean(1) + 1e-8).sqrt().flatten(1).mean(1)  # [groups]
+            for each in deviation.detach().to(self.usual.dtype):
+                self.usual.lerp_(each, DEVIATION_WEIGHT)
         else:
-            deviation = self.usual
-        channel = deviation.to(x.dtype).expand(len(x), 1, *x.shape[2:])
-        return torch.cat([x, channel], 1)
+            deviation = self.usual.expand(groups)
+        each = deviation.to(x.dtype).repeat_interleave(len(x) // groups)
+        channel = each[:, None, None, None].expand(-1, 1, *x.shape[2:])
+        # else the whole would not be channels last, as x is
+        return torch.cat([x, channel.contiguous(memory_format=torch.channels_last)], 1)
 
 
 class ModernG(nn.Module):
@@ -178,8 +183,11 @@ class ModernD(nn.Module):
     Spectral norm on every convolution (Miyato et al. 2018, arXiv:1802.05957) or, for losses that
     have penalties instead, no norm ("none"); never batch norm, which does harm beside either.
     2 x 2 pixels enter as channels, so that no layer works at full size. With `deviation` the last
-    convolution is shown how much the batch varies.
+    convolution is shown how much the batch varies; apart from that it scores every image by itself,
+    so that reals and fakes can be scored together, as two `groups` of one batch.
     """
+
+    takes_groups = True
 
     def __init__(
         self,
@@ -192,7 +200,7 @@ class ModernD(nn.Module):
     ) -> None:
         super().__init__()
         self.odd = img_size % 2
-        normed = spectral_norm if norm == "spectral" else nn.Identity()
+        normed = spectral.spectral_norm if norm == "spectral" else nn.Identity()
 
         def stage(c_in: int, c_out: int, kernel: int, stride: int) -> list[nn.Module]:
             conv = nn.Conv2d(c_in, c_out, kernel, stride, 1)
@@ -210,7 +218,11 @@ class ModernD(nn.Module):
         last = nn.Linear(wide * side * side, 1 + classes)
         self.main = nn.Sequential(*layers, nn.Flatten(), last)
 
-    def forward(self, images: Tensor, *condition: Tensor) -> Tensor:
+    def forward(self, images: Tensor, *condition: Tensor, groups: int = 1) -> Tensor:
         if self.odd:
             images = F.pad(images, (0, 1, 0, 1), mode="replicate")
-        return project(self.main(images), *condition)  # [N]
+        x = images
+        with spectral.iterations(groups):
+            for layer in self.main:
+                x = layer(x, groups) if isinstance(layer, BatchDeviation) else layer(x)
+        return project(x, *condition)  # [N]

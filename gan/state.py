@@ -2,12 +2,11 @@
 
 import copy
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from config import Config, RunFacts
 from gan import health, sample
@@ -21,7 +20,7 @@ SavedState = dict[str, Any]  # Any: a file of tensors, numbers, strings and cont
 SCORE_VERSION = 2  # of "score"; it was KID (lite0) in states that do not name one
 
 
-class Ema(AveragedModel):
+class Ema:
     """Moving average of G with a half-life of min(`cap`, 5 % of the images seen), in images.
 
     w_ema <- d w_ema + (1 - d) w with d = 0.5^(batch / half-life): Karras et al. 2018
@@ -30,19 +29,21 @@ class Ema(AveragedModel):
     """
 
     def __init__(self, G: nn.Module, cap: int) -> None:
-        self.decay = 0.0
-        super().__init__(G, multi_avg_fn=self._average)
-        self.cap = cap
+        self.module, self.cap = copy.deepcopy(G), cap
+        self.begun = False  # the first update is a copy
+        # listed once: to walk through the modules of a net takes longer than to average its weights
+        self.averages: list[Tensor] = list(self.module.parameters())
+        self.weights: list[Tensor] = list(G.parameters())
+        self.own_buffers, self.buffers = list(self.module.buffers()), list(G.buffers())
 
-    def _average(
-        self, averages: Sequence[Tensor], weights: Sequence[Tensor], count: object
-    ) -> None:
-        torch._foreach_lerp_(list(averages), list(weights), 1 - self.decay)
-
-    def update(self, G: nn.Module, batch: int, seen: int) -> None:
+    @torch.no_grad()
+    def update(self, batch: int, seen: int) -> None:
         """After a step that brought the images seen to `seen`."""
-        self.decay = 0.5 ** (batch / min(self.cap, 0.05 * seen))
-        self.update_parameters(G)
+        decay = 0.5 ** (batch / min(self.cap, 0.05 * seen)) if self.begun else 0.0
+        self.begun = True
+        torch._foreach_lerp_(self.averages, self.weights, 1 - decay)
+        if self.buffers:
+            torch._foreach_copy_(self.own_buffers, self.buffers)
 
 
 def _adam(net: nn.Module, rate: float, config: Config, fused: bool) -> torch.optim.Optimizer:
@@ -67,6 +68,13 @@ def first_layers(D: nn.Module) -> list[nn.Module]:
         if found:
             return list(found[: len(found) // 2])
     return []
+
+
+def let_learn(optimizer: torch.optim.Optimizer, whether: bool) -> None:
+    """Let the weights of one player have gradients, or not; its modules are not walked through."""
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            weight.requires_grad = whether
 
 
 def weights_size(net: nn.Module) -> int:
@@ -171,7 +179,7 @@ class State:
         self.nets.D.load_state_dict(saved["nets"]["D"])
         if self.ema:
             self.ema.module.load_state_dict(saved["ema"])
-            self.ema.n_averaged.fill_(1)  # 0 would make the next update a plain copy
+            self.ema.begun = True  # else the next update would be a plain copy
         for name, optimizer in (("G", self.opt_g), ("D", self.opt_d)):
             optimizer.load_state_dict(saved["optimizers"][name])
             for weight, moments in optimizer.state.items():
@@ -200,7 +208,7 @@ class State:
 
     def let_d_learn(self) -> None:
         """Let the weights of D have gradients, without those that are frozen."""
-        self.nets.D.requires_grad_(True)
+        let_learn(self.opt_d, True)
         if self.frozen:
             for layer in first_layers(self.nets.D):
                 layer.requires_grad_(False)

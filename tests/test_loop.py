@@ -133,7 +133,7 @@ def test_ema_by_hand() -> None:
     # half-lives: none, as the first is a copy; 5 % of 1,000; 100, though 5 % would be 200
     for weight, seen in ((1.0, 500), (2.0, 1000), (4.0, 4000)):
         nn.init.constant_(net.weight, weight)
-        ema.update(net, 50, seen)
+        ema.update(50, seen)
         found.append(ema.module.get_parameter("weight").item())
     d = 2**-0.5  # of a batch of 50
     assert found == pytest.approx([1.0, 1.5, d * 1.5 + (1 - d) * 4])

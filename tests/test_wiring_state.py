@@ -98,7 +98,7 @@ def test_the_average_halves_over_5_percent_of_the_images_seen() -> None:
     # seen -> half-life: (a copy), 0.05 * 1,000 = 50, 0.05 * 2,000 = 100, the cap of 100
     for value, seen in ((1.0, 500), (2.0, 1000), (4.0, 2000), (8.0, 4000)):
         nn.init.constant_(net.weight, value)
-        ema.update(net, 50, seen)
+        ema.update(50, seen)
         found.append(weight(ema.module))
     half, root = 0.5, 0.5**0.5
     second = half * 1 + (1 - half) * 2
