@@ -6,9 +6,11 @@ Only the standard library is imported here, so that `--help` answers at once.
 
 import dataclasses
 import difflib
+import hashlib
 import json
 import math
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ T = TypeVar("T")
 LARGEST_WHOLE = 10**15  # of a flag without a range: a year of images has 10^13
 LARGEST = 1e30  # the same of numbers: their products stay in float32
 MAX_CONFIG_BYTES = 2**20  # of a config.json
+SUM = "sha256"  # what a config.json calls its sum
 
 BUDGET = ("max_epoch", "max_images", "max_minutes")
 # what does not change the result of a run
@@ -386,8 +389,16 @@ def shared_config_json(config: Config, facts: RunFacts) -> dict[str, Value]:
 
 
 def write_config(config: Config, facts: RunFacts, path: Path) -> None:
-    """Write `config.json`."""
-    path.write_text(json.dumps(config_json(config, facts), indent=2) + "\n", encoding="utf-8")
+    """Write `config.json`, and the sum of it, by which a change is seen."""
+    table = config_json(config, facts)
+    text = json.dumps({**table, SUM: _sum(table)}, indent=2)
+    path.write_text(f"{text}\n", encoding="utf-8")
+
+
+def _sum(table: Mapping[str, object]) -> str:
+    """SHA-256 of what a config.json holds beside it."""
+    others = {name: value for name, value in table.items() if name != SUM}
+    return hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
 
 
 def _read_small(path: Path) -> str:
@@ -421,6 +432,9 @@ def parse_config(text: str, path: str, given_as: str = "") -> tuple[Settings, tu
         raise Refused(f"{given_as}{path}: not JSON ({error})") from error
     if not isinstance(saved, dict):
         raise Refused(f"{given_as}{path}: not a table of settings")
+    if SUM in saved and saved.pop(SUM) != _sum(saved):
+        told = "changed by other hands since a run wrote it; its settings are taken as they are"
+        warnings.warn(f"{given_as}{path}: {told}", stacklevel=2)
     classes = split_classes(str(saved.pop("classes", "")))
     for name in saved:
         if name not in FIELDS and name not in FORMER:

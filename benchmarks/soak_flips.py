@@ -5,6 +5,7 @@ import io
 import os
 import random
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,7 +27,12 @@ def damage(file: Path, whole: dict[Path, bytes], read: Read, expected: object, n
     file.write_bytes(content)
     said = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+        with (
+            contextlib.redirect_stderr(said),
+            contextlib.redirect_stdout(said),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("always")  # not once only
             same = read() == expected
         if same:
             return "equal, after a line" if said.getvalue() else "equal"

@@ -8,21 +8,20 @@ from pathlib import Path
 
 from soak_work import LOST, NETS, OF_A_RUN, Record, fork, see_cheaply, wait, workplace
 
-COLUMNS = ["minute", "memory, MB", "threads", "open files", "files of the run", "MB of the run"]
+COLUMNS = ["minute", "memory, MB", "threads", "open files", "states and weights", "previews"]
 ROWS = 11  # figures are taken so often, evenly
 FIRST_SHARE = 0.02  # of the time, when the first are taken: all caches are warm
 GROWTH = 0.03  # of the memory from the first row to the last that is still flat
 
 
 def sizes(pid: int, folder: Path) -> list[int]:
-    """MB of memory, threads and open files of a process; files of its run, and their MB."""
+    """MB of memory, threads and open files of a process; files in the folders of its run."""
     status = Path(f"/proc/{pid}/status").read_text()
     values = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
     handles = len(os.listdir(f"/proc/{pid}/fd"))
-    files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".part"]
     memory, threads = int(values["VmRSS"].split()[0]) // 1024, int(values["Threads"])
-    room = sum(path.stat().st_size for path in files if path.exists())
-    return [memory, threads, handles, len(files), room // 2**20]
+    kept = len(list((folder / "checkpoints").rglob("*.pth")))
+    return [memory, threads, handles, kept, len(list((folder / "imgs").rglob("*.png")))]
 
 
 def hours(record: Record, minutes: int) -> None:
@@ -47,7 +46,7 @@ def hours(record: Record, minutes: int) -> None:
     events = [json.loads(line).get("event") for line in logged]
     counts = {kind: events.count(kind) for kind in ("save", "score")}
     grown = (int(str(rows[-1][1])) - int(str(rows[0][1]))) / int(str(rows[0][1]))
-    flat = grown < GROWTH and all(rows[0][i] == rows[-1][i] for i in (2, 3))
+    flat = grown < GROWTH and all(rows[1][i] == rows[-1][i] for i in (2, 3, 4))
     outcome = f"{minutes} minutes, {counts}, exit code {code}" + ("" if flat else ", it grew")
     if code != 128 + 15 or not flat:
         outcome = f"{LOST}{outcome}; {said[-300:]}"

@@ -27,7 +27,7 @@ from soak_work import (
 from gan import loop, schedule
 
 IN_A_MOUNT = "SOAK_MOUNTED"
-ROOM = "4m"  # of the small disk: enough for a run
+ROOM = 1.4  # of the small disk, in runs
 MINUTES_OF_A_RUN = 0.02  # of one with a budget of time
 YEARS = 3e8  # seconds
 
@@ -47,10 +47,10 @@ def fill(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def small_disk(folder: Path) -> Iterator[None]:
-    """`folder` is a disk of its own."""
+def small_disk(folder: Path, room: int) -> Iterator[None]:
+    """`folder` is a disk of its own, of so many bytes."""
     folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={ROOM}", "x", str(folder)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={room}", "x", str(folder)], check=True)
     try:
         yield
     finally:
@@ -58,10 +58,12 @@ def small_disk(folder: Path) -> Iterator[None]:
         folder.rmdir()
 
 
-def fill_in_mid_run(folder: Path, words: list[str], whole: str, took: float, number: int) -> str:
+def fill_in_mid_run(
+    folder: Path, words: list[str], room: int, whole: str, took: float, number: int
+) -> str:
     """The disk is full from one random moment to another; the end is that of a whole run."""
     chance = random.Random(number)
-    with small_disk(folder):
+    with small_disk(folder, room):
         pid = fork(folder, words)
         time.sleep(chance.uniform(0, took))
         fill(folder)
@@ -86,9 +88,12 @@ def disk(record: Record, trials: int) -> None:
             words, began = words_of(family, top), time.monotonic()
             assert wait(fork(top / family, words)) == 0
             took, whole = time.monotonic() - began, digest(top / family)
+            files = [path for path in (top / family).rglob("*") if path.is_file()]
+            room = int(ROOM * sum(path.stat().st_blocks * 512 for path in files))
 
             def attempt(number: int) -> str:
-                return fill_in_mid_run(top / str(number), words, whole, took, number)  # noqa: B023
+                folder = top / str(number)
+                return fill_in_mid_run(folder, words, room, whole, took, number)  # noqa: B023
 
             record.try_all(f"the disk full for a while, {family}", trials // 2, attempt)
 

@@ -1,8 +1,11 @@
 """States that load but are not whole, and foreign ones: named, passed over, never obeyed."""
 
+import contextlib
 import copy
 import dataclasses
+import json
 import random
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +17,9 @@ import toy
 from conftest import TINY, refused
 from states import facts_of, new_state
 
+import config
 from commands import runs
-from config import Config
+from config import Config, RunFacts, read_config, write_config
 from gan import checkpoint, machine
 from gan.errors import Refused
 from gan.state import State
@@ -243,3 +247,41 @@ def test_the_sum_of_exported_weights_covers_all(tmp_path: Path) -> None:
     # those of other programs have none, and load
     safetensors.torch.save_file(weights, tmp_path / "f.safetensors")
     assert set(checkpoint.load(tmp_path / "f.safetensors")) == {"a", "b"}
+
+
+def test_a_changed_config_is_told_and_taken(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    """People edit it: but a damaged digit is no setting in silence."""
+    file = tmp_path / "config.json"
+    write_config(CONFIG, RunFacts(class_names=("a", "b")), file)
+    good = file.read_text()
+    expected = read_config(str(file))
+    assert expected[0]["nz"] == 4
+    assert not recwarn.list
+    file.write_text(good.replace('"nz": 4', '"nz": 6'))
+    with pytest.warns(UserWarning, match=r"^--config=.*config\.json: changed by other hands since"):
+        assert read_config(str(file))[0]["nz"] == 6
+    # one without a sum, of an earlier version or written by hand, is taken as it is
+    table = json.loads(good)
+    del table[config.SUM]
+    file.write_text(json.dumps(table))
+    recwarn.clear()
+    assert read_config(str(file)) == expected
+    assert not recwarn.list
+
+
+def test_a_damaged_byte_of_a_config_is_refused_told_or_nothing(tmp_path: Path) -> None:
+    file, chance = tmp_path / "config.json", random.Random(0)
+    write_config(CONFIG, RunFacts(), file)
+    good, expected, told = file.read_bytes(), read_config(str(file)), 0
+    for _ in range(300):
+        content = bytearray(good)
+        content[chance.randrange(len(good))] ^= chance.randint(1, 255)
+        file.write_bytes(content)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            with contextlib.suppress(Refused):
+                assert read_config(str(file)) == expected or said
+                told += bool(said)
+    assert told
