@@ -1,11 +1,14 @@
 """`compare`: trains every combination of settings, and writes one page that compares them."""
 
+import importlib.util
+import os
 import sys
 from collections.abc import Mapping
 
-from commands import compare_plan, flags
+from commands import compare_plan, flags, places
 from config import file_name
 from gan.console import command_line
+from gan.errors import Refused
 
 FLAGS = compare_plan.FLAGS
 
@@ -14,6 +17,13 @@ def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
     """Train every combination of settings; see `python main.py compare --help`."""
     plan = compare_plan.plan(stray, words)
     path = flags.page_path(plan.options.report, "compare.html")
+    if path.is_dir() or (path.parent.exists() and not os.access(path.parent, os.W_OK)):
+        raise Refused(f"--report={path}: cannot be written")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise Refused("compare plots with matplotlib: pip install -r requirements.txt")
+    for run in plan.runs:
+        places.check_data_path(str(run.given.get("data_path", "")))
+        places.check_files(run.given, run.config_file)
     from commands import compare_jobs
 
     def command(values: Mapping[str, str]) -> str:

@@ -6,7 +6,6 @@ The children say only what went wrong; how far they are stands in their logs, an
 import contextlib
 import ctypes
 import functools
-import importlib.util
 import io
 import json
 import os
@@ -23,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from commands import compare_curves, compare_page, runs, train
+from commands import compare_curves, compare_page, places, runs, train
 from commands.compare_curves import FINISHED
 from commands.compare_plan import Plan, PlannedRun
 from config import OPERATIONAL, Config, RunFacts, Settings, Value, difference, flag
@@ -75,7 +74,7 @@ class Job:
     def look(self) -> list[str]:
         """Read how far it is in its log; returns that in words."""
         newest: dict[str, float] = {}
-        for line in last_lines(runs.folder_of("runs", self.run.name) / "log.jsonl"):
+        for line in last_lines(places.folder_of("runs", self.run.name) / "log.jsonl"):
             for name in ("images", "seconds", "score"):
                 if isinstance(value := line.get(name), int | float):
                     newest[name] = value
@@ -136,7 +135,7 @@ def conflict(folder: Path, saved: "SavedState | None", config: Config, digest: s
 
 def plan_job(run: PlannedRun, config: Config, data: "Data", overwrite: bool) -> Job:
     """What is left to do for `run`, judging by its folder in checkpoints/."""
-    folder, imgs = (runs.folder_of(kind, run.name) for kind in ("checkpoints", "imgs"))
+    folder, imgs = (places.folder_of(kind, run.name) for kind in ("checkpoints", "imgs"))
     start = run.words(enough_previews(config, run.given, len(data)))
     budget = Budget(config, len(data) // config.batch_size)
     saved = newest_state(folder)
@@ -290,8 +289,8 @@ def write_page(
             job.run.name,
             job.run.setting,
             job.run.seed,
-            runs.folder_of("runs", job.run.name) / "log.jsonl",
-            runs.folder_of("imgs", job.run.name),
+            places.folder_of("runs", job.run.name) / "log.jsonl",
+            places.folder_of("imgs", job.run.name),
             job.state,
         )
         for job in jobs
@@ -300,14 +299,6 @@ def write_page(
     if len({tuple(getattr(job.config, name) for name in OF_DATA) for job in jobs}) > 1:
         notes.append("The settings differ in their data: their scores are not comparable.")
     return compare_page.write_comparison(path, shown, f"Comparison: {name}", command, notes)
-
-
-def check_page(path: Path) -> None:
-    """Raises Refused if the page cannot be written or the curves cannot be plotted."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise Refused("compare plots with matplotlib: pip install -r requirements.txt")
-    if path.is_dir() or (path.parent.exists() and not os.access(path.parent, os.W_OK)):
-        raise Refused(f"--report={path}: cannot be written")
 
 
 def train_jobs(jobs: Sequence[Job], children: Children, write: Callable[[], object]) -> None:
@@ -366,7 +357,6 @@ def run(plan: Plan, path: Path, command: str, shared: str) -> int:
 
     `command` does so again; `shared` is how the page, which may go to others, shows it.
     """
-    check_page(path)
     jobs = plan_jobs(plan)
     path.parent.mkdir(parents=True, exist_ok=True)
     announce(jobs)

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from commands import flags, runs
+from commands import faces, flags, places, runs
 from config import Config, file_name, flag, option, resolve
 from gan.console import alarm, result, say, shown
 from gan.errors import Refused
@@ -60,6 +61,7 @@ def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
     """Score pictures; see `python main.py evaluate --help`."""
     request = flags.read(FLAGS, stray, words)
     page = flags.page_path(request.options.report, "evaluate.html")
+    refuse_early(request, page)
     if "fake_path" in request.given:
         source, data_path, found = _evaluate_folder(request)
     else:
@@ -78,12 +80,22 @@ def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
     result(f"evaluate: page {shown(page)}, which explains each number, and {numbered}", page)
 
 
+def refuse_early(request: flags.Request[EvaluateOptions], page: Path) -> None:
+    """Refuse what names and folders alone say, before torch is imported."""
+    faces.check_file(page, "--report")
+    places.check_data_path(str(request.settings.get("data_path", "")))
+    if "fake_path" not in request.given:
+        places.check_checkpoint(request.settings)
+        return
+    for other in request.given - flags.COMMON.keys():
+        if other not in OF_FOLDERS:
+            raise Refused(f"{flag(other)}: --fake-path is scored, not a run; leave one of them out")
+    places.check_data_path(request.options.fake_path, "--fake-path")
+
+
 def _evaluate_folder(request: flags.Request[EvaluateOptions]) -> "tuple[str, str, Evaluation]":
     """The pictures of `--fake-path` against all of `--data-path`, or against a held-out share."""
     options = request.options
-    for other in request.given:
-        if other not in OF_FOLDERS:
-            raise Refused(f"{flag(other)}: --fake-path is scored, not a run; leave one of them out")
     from gan import data, evaluation, machine, tasks
 
     config = resolve({"held_out": 0.0, **request.settings})

@@ -3,9 +3,10 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
-from commands import flags, runs
+from commands import faces, flags, places, runs
 from config import file_name, option, shared_config_json
 from gan.console import result, say, shown
 from gan.errors import Refused
@@ -55,20 +56,26 @@ SUFFIXES = {
     "web": ".html",
     "pth": ".pth",
 }
+OF_ONNX = ("onnx", "onnxscript", "onnxruntime")  # packages
 
 
 def target(options: ExportOptions) -> Path:
     """The file to write; raises Refused if it cannot be one, or is not of the kind of `--to`."""
-    from gan import export
-
     suffix = SUFFIXES[options.to]
     path = Path(options.file or f"faces{suffix}")
-    if path.is_dir():
-        raise Refused(f"--file={path}: a folder; give the name of a file")
+    faces.check_file(path, "--file")
     if options.to and path.suffix.lower() != suffix:
         raise Refused(f"--file={path}: --to={options.to} writes a file that ends in {suffix}")
-    if path.suffix.lower() != SUFFIXES["web"]:
-        export.check_suffix(path)
+    if path.suffix.lower() not in SUFFIXES.values():
+        known = " or ".join(dict.fromkeys(SUFFIXES.values()))
+        raise Refused(f"--file={path}: give it a name that ends in {known}")
+    if options.net == "D" and path.suffix.lower() != SUFFIXES["pth"]:
+        raise Refused("--net=D: only as .pth; give --file=netd.pth")
+    if path.suffix.lower() == SUFFIXES["onnx"] and not all(map(find_spec, OF_ONNX)):
+        raise Refused(
+            f"--file={path}: needs packages that nothing else does: pip install "
+            f"{' '.join(OF_ONNX)}; or give a file that ends in .safetensors"
+        )
     return path
 
 
@@ -78,8 +85,6 @@ def _export_d(request: flags.Request[ExportOptions], path: Path) -> None:
 
     from gan import export
 
-    if path.suffix.lower() != ".pth":
-        raise Refused("--net=D: only as .pth; give --file=netd.pth")
     run = runs.load_run(request.settings, best=request.options.best, ranks=True)
     size, channels = run.config.img_size, run.config.channels
     D = run.nets.D
@@ -93,20 +98,21 @@ def _export_d(request: flags.Request[ExportOptions], path: Path) -> None:
 
 def _export_web(request: flags.Request[ExportOptions], path: Path) -> None:
     """Write the page that draws faces in a browser."""
-    from models import FAMILIES
-
     run = runs.load_run(request.settings, best=request.options.best, command="generate")
     if run.family.task.command != "generate":
+        from models import FAMILIES
+
         able = [name for name, family in FAMILIES.items() if family.task.command == "generate"]
         raise Refused(
             f"--to=web: a {run.config.family} draws from pictures, the page from noise; it is for "
             f"runs of {', '.join(able)}"
         )
-    from gan import web
+    from gan import progress, web
 
     kind, source = f"{run.config.family}, {run.config.img_size} pixels", file_name(run.source)
     line = f"Family {kind}; drawn from {source}."
-    found = web.write_page(run.nets.G, run.config, run.facts, path, line)
+    with progress.stage("export", f"writing {path.name}, and comparing it with G"):
+        found = web.write_page(run.nets.G, run.config, run.facts, path, line)
     kind = "half" if found.half else "single"
     result(
         f"export: {run.source} -> {shown(path)}, {found.file_bytes / 1e6:.1f} MB; weights in "
@@ -122,7 +128,7 @@ def _write_card(path: Path, run: runs.LoadedRun) -> None:
 
     folder = Path(run.source).parent
     named = "" if folder.name == "checkpoints" else folder.name
-    log = report.read_log(runs.folder_of("runs", named) / "log.jsonl")
+    log = report.read_log(places.folder_of("runs", named) / "log.jsonl")
     source = sample.NoiseSource.of(run.config, len(run.facts.class_names))
     cpu = next(run.nets.G.parameters()).device
     drawn = sample.draw_uint8(run.nets.G, source(0, card.FACES), run.config.batch_size, cpu)
@@ -136,12 +142,11 @@ def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
     """Write G for other programs; see `python main.py export --help`."""
     request = flags.read(FLAGS, stray, words)
     path = target(request.options)
+    places.check_checkpoint(request.settings)
     if path.suffix.lower() == SUFFIXES["web"]:
-        if request.options.net == "D":
-            raise Refused("--net=D: the page draws with G; leave --net out")
         _export_web(request, path)
         return
-    from gan import export
+    from gan import export, progress
 
     if request.options.net == "D":
         _export_d(request, path)
@@ -151,7 +156,8 @@ def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
     task = run.family.task
     example = task.example(config, classes, back)
     saved = json.dumps(shared_config_json(config, run.facts))
-    difference = export.export(G, example, path, {"config": saved})
+    with progress.stage("export", f"writing {path.name}, and comparing it with G"):
+        difference = export.export(G, example, path, {"config": saved})
     result(
         f"export: {run.source} -> {shown(path)}; pixels (-1 to 1) differ by {difference:.1g} at "
         "most",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from commands import faces, flags, runs
+from commands import faces, flags, places
 from config import option
 from gan.console import result, shown
 from gan.errors import Refused
@@ -48,7 +48,7 @@ FLAGS = flags.CommandFlags(
 
 def previews_of(name: str) -> list[Path]:
     """The previews of run `name` by epoch; raises Refused for fewer than two."""
-    folder = runs.folder_of("imgs", name)
+    folder = places.folder_of("imgs", name)
     found = [path for path in folder.glob("*.png") if path.stem.isdecimal()]
     if len(found) < 2:
         raise Refused(
@@ -62,14 +62,14 @@ def open_preview(path: Path, rows: int, upscale: int) -> "Image.Image":
     """A preview with its epoch below it; raises Refused for a file that is no picture."""
     from PIL import Image
 
-    from gan import sample, sheet
+    from gan import sheet
 
     try:
         picture = Image.open(path).convert("RGB")
     except OSError as error:
         raise Refused(f"{path}: no picture that can be read ({error}); remove it") from None
     if rows:  # eight columns, so that a picture is as high as an eighth of the width
-        each = (picture.width - sample.GAP_PIXELS) // sample.COLUMNS
+        each = (picture.width - sheet.GAP_PIXELS) // sheet.COLUMNS
         picture = picture.crop((0, 0, picture.width, min(picture.height, rows * each + 2)))
     return sheet.labelled(sheet.enlarged(picture, upscale), f"epoch {int(path.stem)}")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from commands import faces, flags, runs
+from commands import faces, flags, places, runs
 from config import file_name, flag, option
 from gan.console import result, say, shown
 from gan.errors import Refused
@@ -90,12 +90,14 @@ FLAGS = flags.CommandFlags(
 
 
 def check_paths(options: GenerateOptions) -> None:
-    """Raise Refused for a file or folder that cannot be written, before anything is drawn."""
+    """Raise Refused for files that cannot be read or written, before anything is drawn."""
     from PIL import Image
 
     from gan import sheet
 
     picture, folder = Path(options.gen_img), Path(options.gen_dir or ".")
+    if options.like and not Path(options.like).exists():
+        raise Refused(f"--like={options.like}: no such file")
     if folder.exists() and not folder.is_dir():
         raise Refused(f"--gen-dir={folder}: a file, not a folder to write to")
     if picture.is_dir():
@@ -268,7 +270,9 @@ def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
     options = request.options
     check_paths(options)
     indices = check_counts(request)
-    bare = any(name in request.settings for name in runs.WEIGHTS)
+    places.check_checkpoint(request.settings)
+    places.check_data_path(str(request.settings.get("data_path", "")))
+    bare = any(name in request.settings for name in places.WEIGHTS)
     kind = options.rank_by or ("score" if bare else "consensus")
     if (options.seeds and "rank_by" not in request.given) or options.like:
         kind = "none"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from commands import faces, flags, runs
+from commands import faces, flags, places, runs
 from config import FIELDS, Config, file_name, flag, option, shared_config_json
 from gan.console import command_line, result, shown
 from gan.errors import Refused
@@ -217,8 +217,8 @@ def make_part(request: flags.Request[ReportOptions], name: str) -> "tuple[RunPar
     found = Path(run.source).parent.name
     name = name or (found if found != "checkpoints" else "")
     log = read_run(
-        Run(name or "the run", name, run.config.seed, runs.folder_of("runs", name) / "log.jsonl",
-            runs.folder_of("imgs", name))
+        Run(name or "the run", name, run.config.seed, places.folder_of("runs", name) / "log.jsonl",
+            places.folder_of("imgs", name))
     )  # fmt: skip
     part = RunPart(name or "the run", describe(run, log), settings_of(run))
     part.scores = scores_of(Path(options.scores), run)
@@ -244,8 +244,10 @@ def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
         raise Refused("--name, --names: one run or several; leave one out")
     names = options.names.split(",") if options.names else [str(request.settings.get("name", ""))]
     for name in names:
-        if options.names and not runs.folder_of("checkpoints", name).is_dir():
+        if options.names and not places.folder_of("checkpoints", name).is_dir():
             raise Refused(f"--names={options.names}: there is no run called {name}")
+        places.check_checkpoint({**request.settings, **({"name": name} if name else {})})
+    places.check_data_path(str(request.settings.get("data_path", "")))
     parts = [make_part(request, name) for name in names]
     from commands import report_page
 

@@ -1,13 +1,20 @@
-"""Where a run keeps its files, and how it is started, resumed and loaded."""
+"""How a run is started, resumed and loaded."""
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from commands.places import (
+    WEIGHTS,
+    check_checkpoint,
+    folder_of,
+    has_results,
+    no_origin,
+    no_state,
+)
 from config import (
     OF_NETS,
     Config,
@@ -30,14 +37,8 @@ if TYPE_CHECKING:
     from gan.state import SavedState
     from gan.tasks import Data
 
-WEIGHTS = ("netg_path", "netd_path")
 # settings of a run that another, which starts from its nets, has too
 SHARED = (*OF_NETS, "noise")
-
-
-def folder_of(kind: str, name: str) -> Path:
-    """The folder of run `name` in `checkpoints`, `imgs` or `runs`."""
-    return Path(kind) / name if name else Path(kind)
 
 
 def family_of(config: Config) -> "Family":
@@ -62,35 +63,6 @@ def command_to_resume(config: Config) -> str:
     return command_line("train", f"--name={config.name}" if config.name else "", "--resume")
 
 
-def check_data_path(data_path: str) -> None:
-    """Raises Refused, without torch, if there is nothing at `--data-path`."""
-    if not Path(os.path.expanduser(data_path)).exists():
-        from gan.data import READERS
-        from gan.readers import find_source
-
-        find_source(data_path, "--data-path", READERS)
-
-
-def check_states(resume: bool | str, name: str) -> None:
-    """Raises Refused, without torch, if there is nothing to go on from."""
-    if isinstance(resume, str):
-        if not Path(resume).exists():
-            raise Refused(f"{resume}: no such file")
-    elif not _has_states(folder_of("checkpoints", name)):
-        raise _no_state(name)
-
-
-def _has_states(folder: Path) -> bool:
-    return any(True for pattern in ("state_*.pth", "best.pth") for _ in folder.glob(pattern))
-
-
-def _no_state(name: str) -> Refused:
-    return Refused(
-        f"--resume: no valid state in {folder_of('checkpoints', name)}; start the run without "
-        "--resume, or name another one with --name=..."
-    )
-
-
 def find_state(resume: bool | str, name: str) -> "tuple[Path, SavedState]":
     """The newest whole state of run `name`, or the one in the file `resume`."""
     from gan import checkpoint
@@ -105,7 +77,7 @@ def find_state(resume: bool | str, name: str) -> "tuple[Path, SavedState]":
     folder = folder_of("checkpoints", name)
     for path, state in checkpoint.newest(folder, read_state_to_resume):
         return path, state
-    raise _no_state(name)
+    raise no_state(name)
 
 
 def find_origin(init: str) -> "tuple[Path, SavedState]":
@@ -126,7 +98,7 @@ def find_origin(init: str) -> "tuple[Path, SavedState]":
     for folder in (path, folder_of("checkpoints", init)):
         for found, state in checkpoint.newest(folder, read_state_to_resume):
             return found, state
-    raise Refused(f"--init={init}: neither a run in checkpoints/ nor a file of a state")
+    raise no_origin(init)
 
 
 def _settings_of_origin(init: str) -> Settings:
@@ -139,58 +111,6 @@ def _settings_of_origin(init: str) -> Settings:
     except Refused as error:
         raise Refused(f"--init={path}: {error}") from None
     return {name: saved[name] for name in SHARED if name in saved} | {"init": str(path)}
-
-
-def name_of_folder(path: Path) -> str:
-    """The run in whose folder in checkpoints/ a file is; "" for any other place.
-
-    What a file says its run is called does not decide where this one writes.
-    """
-    folder, top = path.resolve().parent, Path("checkpoints").resolve()
-    return folder.name if folder.parent == top else ""
-
-
-def files_of_run(config: Config) -> list[Path]:
-    """The files that a run of this name has left."""
-    files: list[Path] = []
-    for kind, patterns in {
-        "checkpoints": ("state_*.pth", "best.pth", "netg_*.pth", "netd_*.pth", "config.json"),
-        "imgs": ("[0-9]*.png",),
-        "runs": ("log.jsonl", "events.out.tfevents.*"),
-    }.items():
-        files += [file for p in patterns for file in folder_of(kind, config.name).glob(p)]
-    return [file for file in files if file.suffix != ".png" or file.stem.isdecimal()]
-
-
-def has_results(config: Config) -> bool:
-    """Whether a run of this name has left weights or pictures."""
-    return any(file.suffix in (".pth", ".png") for file in files_of_run(config))
-
-
-def _try_writing(folder: Path, given: str) -> None:
-    """Refuse a folder in which, or in whose place, nothing can be written; nothing is left."""
-    nearest = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
-    try:
-        with tempfile.TemporaryFile(dir=nearest) as file:
-            file.write(b"x")
-    except OSError as error:
-        raise Refused(f"{given}: {folder} cannot be written ({error.strerror})") from None
-
-
-def check_folders(config: Config) -> None:
-    """Refuse a run whose folders cannot be made or written, or would be among its own data."""
-    data = Path(os.path.expanduser(config.data_path)).resolve() if config.data_path else None
-    for kind in ("checkpoints", "imgs", "runs"):
-        folder = folder_of(kind, config.name)
-        for path in (folder, *folder.parents):
-            if path.exists() and not path.is_dir():
-                raise Refused(f"--name={config.name}: {path} is a file, not a folder to write to")
-        if data in (folder.resolve(), *folder.resolve().parents):
-            raise Refused(
-                f"--data-path={config.data_path}: the run would write into it ({folder}); put the "
-                "images elsewhere, or give another --name"
-            )
-        _try_writing(folder, f"--name={config.name}")
 
 
 @contextlib.contextmanager
@@ -360,17 +280,6 @@ def _state_paths(given: Settings, best: bool, command: str) -> list[Path]:
     return states
 
 
-def check_checkpoint(given: Settings) -> None:
-    """Raises Refused, without torch, if there is no run to draw with."""
-    if any(name in given for name in WEIGHTS):
-        return
-    top = folder_of("checkpoints", str(given.get("name", "")))
-    folders = [top] if "name" in given else [top, *top.glob("*/")]
-    if not any(map(_has_states, folders)):
-        where = f"of run {given['name']} in {top}" if "name" in given else f"in {top}"
-        raise Refused(f"no checkpoint {where}; train first, or give --netg-path and --netd-path")
-
-
 def load_run(
     given: Settings, *, best: bool = True, ranks: bool = False, command: str = ""
 ) -> LoadedRun:
@@ -445,8 +354,6 @@ def twin_of(path: Path) -> Path | None:
 
 def _load_bare_weights(given: Settings, ranks: bool) -> LoadedRun:
     """Nets from bare weights; `given` overrides the config beside them, if there is one."""
-    if not given.get("netg_path"):
-        raise Refused("--netg-path: give the weights of G too")
     path = Path(str(given["netg_path"]))
     if ranks and "netd_path" not in given:
         twin = twin_of(path)
@@ -469,6 +376,7 @@ def load_generator(
     `--direction` chooses between the generators of a run; of weights without a config it says which
     way they go. Raises Refused if the run has no generator for it.
     """
+    check_checkpoint(given)
     from gan.translation import ways
 
     alone = bool(given.get("netg_path")) and not _config_beside(given)[0]

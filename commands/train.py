@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from commands import flags, runs
+from commands import flags, places, runs
 from config import BUDGET, FIELDS, Config, RunFacts, changes, flag, option
 from gan.console import alarm, command_line, result, say, shown
 from gan.errors import Refused, counted
@@ -67,21 +67,34 @@ class Start:
 def refuse_early(request: flags.Request[TrainOptions]) -> None:
     """Refuse what names and folders alone say, before torch is imported."""
     options, given = request.options, request.settings
-    name = str(given.get("name", ""))
-    if data_path := str(given.get("data_path", "")):
-        runs.check_data_path(data_path)
-    if not options.resume:
-        if not options.overwrite:
-            refuse_earlier_run(name)
-    elif not (options.overwrite or options.config or any(map(given.get, runs.WEIGHTS))):
-        runs.check_states(options.resume, name)
+    name, sheet = str(given.get("name", "")), options.contact_sheet
+    if sheet and Path(sheet).suffix.lower() not in PICTURES:
+        raise Refused(f"--contact-sheet={sheet}: a name that ends in {' or '.join(PICTURES)}")
+    places.check_data_path(str(given.get("data_path", "")))
+    places.check_files(given, options.config)
+    if options.resume:
+        _check_resume(request)
+        places.check_states(options.resume, name)
+        return
+    places.check_folders(Config(name=name, data_path=str(given.get("data_path", ""))))
+    if not options.overwrite:
+        refuse_earlier_run(name)
+
+
+def _check_resume(request: flags.Request[TrainOptions]) -> None:
+    """Refuse what does not go together with --resume."""
+    if request.options.overwrite:
+        raise Refused("--overwrite: not with --resume, which goes on with the run; leave one out")
+    for other in ("config", "init", *places.WEIGHTS):
+        if getattr(request.options, other, "") or request.settings.get(other):
+            raise Refused(f"{flag(other)}: not with --resume; the run has its own")
 
 
 def refuse_earlier_run(name: str) -> None:
     """Raises Refused if there is a run of this name."""
-    if runs.has_results(Config(name=name)):
+    if places.has_results(Config(name=name)):
         raise Refused(
-            f"{runs.folder_of('checkpoints', name)} holds an earlier run; --resume goes on "
+            f"{places.folder_of('checkpoints', name)} holds an earlier run; --resume goes on "
             "with it, --name=... starts another one, --overwrite replaces it"
         )
 
@@ -102,16 +115,11 @@ def _plan_resume(resume: bool | str, request: flags.Request[TrainOptions]) -> St
     from models import settings_of
 
     given = request.settings
-    if request.options.overwrite:
-        raise Refused("--overwrite: not with --resume, which goes on with the run; leave one out")
-    for other in ("config", "init", *runs.WEIGHTS):
-        if getattr(request.options, other, "") or given.get(other):
-            raise Refused(f"{flag(other)}: not with --resume; the run has its own")
     path, saved = runs.find_state(resume, str(given.get("name", "")))
     say(f"resume: {path}")
     # runs of earlier versions kept all weights
     earlier = {**vars(Config()), "keep": "all"}
-    own = {**earlier, **settings_of(saved), "name": runs.name_of_folder(path)}
+    own = {**earlier, **settings_of(saved), "name": places.name_of_folder(path)}
     own["gpu"] = own["gpu"] and "auto"  # this may be another machine
     given = runs.in_todays_names(given, own)
     changed = changes(own, given)
@@ -200,7 +208,7 @@ def _clear_earlier_run(state: "State", data: "Data") -> "State":
     from gan import loop
 
     config = state.config
-    earlier = runs.files_of_run(config)
+    earlier = places.files_of_run(config)
     if not earlier:
         return state
     feed = state.family.task.feed(config, state.facts, data, state.device)
@@ -218,7 +226,9 @@ def _clear_earlier_run(state: "State", data: "Data") -> "State":
 def folders_of(config: Config) -> "Folders":
     from gan.loop import Folders
 
-    return Folders(*(runs.folder_of(kind, config.name) for kind in ("checkpoints", "imgs", "runs")))
+    return Folders(
+        *(places.folder_of(kind, config.name) for kind in ("checkpoints", "imgs", "runs"))
+    )
 
 
 def _write_contact_sheet(state: "State", data: "Data", file: str) -> None:
@@ -309,9 +319,9 @@ def say_disk(state: "State") -> None:
     from gan.progress import size
 
     config = state.config
-    folder = runs.folder_of("checkpoints", config.name)
+    folder = places.folder_of("checkpoints", config.name)
     there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
-    own = sum(file.stat().st_size for file in runs.files_of_run(config) if file.suffix == ".pth")
+    own = sum(file.stat().st_size for file in places.files_of_run(config) if file.suffix == ".pth")
     room, whole, save = (
         shutil.disk_usage(there).free + own,
         state.size_of_run(),
@@ -362,15 +372,12 @@ def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
     refuse_early(request)
     from gan import machine
 
-    sheet = request.options.contact_sheet
-    if sheet and Path(sheet).suffix.lower() not in PICTURES:
-        raise Refused(f"--contact-sheet={sheet}: a name that ends in {' or '.join(PICTURES)}")
     start = plan_start(request)
     config = start.config
-    runs.check_folders(config)
+    places.check_folders(config)
     machine.reuse_freed_memory()
     try:
-        done = _train(start, sheet)
+        done = _train(start, request.options.contact_sheet)
     except (MemoryError, RuntimeError) as error:
         if not machine.is_out_of_memory(error):
             raise

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from commands import flags, runs
+from commands import flags, places, runs
 from config import option
 from gan.console import result, shown
 from gan.errors import Refused, one_line, what_failed
@@ -150,6 +150,8 @@ def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
     source, out = (Path(path).resolve() for path in (options.input, options.output))
     if source in (out, *out.parents) or out / source.with_suffix(".png").name == source:
         raise Refused(f"--output={options.output}: it would mix with --input; give another folder")
+    places.check_data_path(options.input, "--input")
+    places.check_checkpoint(request.settings)
     G, run, back = _load(request)
     config = run.config
     import torch

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from commands import faces, flags, generate, runs
+from commands import faces, flags, generate, places, runs
 from commands import train as train_command
 from config import Config, Value
 
@@ -196,7 +196,7 @@ def _previews(name: str) -> Iterator[None]:
     if get_ipython() is None:
         yield
         return
-    folder, done = runs.folder_of("imgs", name), threading.Event()
+    folder, done = places.folder_of("imgs", name), threading.Event()
     before = {path: path.stat().st_mtime for path in folder.glob("*.png")}
     handle = display(display_id=True)
 

@@ -125,27 +125,25 @@ def map_in_processes(
             own |= set(multiprocessing.active_children()) - others
             yield from results
     except BrokenProcessPool as error:
-        raise Refused(_end_of(own)) from error
+        raise Refused(f"a process decoding images {end_of(own)}; try --num-workers=1") from error
     except MemoryError as error:
         raise Refused("out of memory while decoding images; try --num-workers=1") from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _end_of(processes: Iterable[BaseProcess]) -> str:
-    """What ended a process that decodes, in words, and the way out."""
+def end_of(processes: Iterable[BaseProcess]) -> str:
+    """What ended the first of these processes, in words: "was ended by SIGSEGV"."""
     for process in processes:
         process.join(END_SECONDS)
     codes = {code for process in processes if (code := process.exitcode)}
     # those that were left are sent SIGTERM: another code is that of the one which ended first
     code = min(codes - {-signal.SIGTERM}, default=-signal.SIGTERM)
     if code == -signal.SIGKILL:
-        how = "was killed, as systems do when memory runs out; try --num-workers=1"
-    elif code < 0:
-        how = f"was ended by {signal.Signals(-code).name}; try --num-workers=1"
-    else:
-        how = f"ended with exit code {code}, and may have said why above; try --num-workers=1"
-    return f"a process decoding images {how}"
+        return "was killed, as systems do when memory runs out"
+    if code < 0:
+        return f"was ended by {signal.Signals(-code).name}"
+    return f"ended with exit code {code}, and may have said why above"
 
 
 def _decode_all(

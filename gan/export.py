@@ -37,14 +37,8 @@ def _graph(G: nn.Module, example: Inputs) -> nn.Module:
 
 def write_onnx(G: nn.Module, example: Inputs, path: Path, about: Mapping[str, str]) -> float:
     """Write G for any number of inputs; the largest difference of what ONNX Runtime draws."""
-    try:
-        import onnxruntime
-        import onnxscript  # noqa: F401 (torch.onnx asks for it)
-    except ImportError:
-        raise Refused(
-            f"--file={path}: needs packages that nothing else does: pip install onnx onnxscript "
-            "onnxruntime; or give a file that ends in .safetensors"
-        ) from None
+    import onnxruntime
+
     names = INPUT_NAMES[: len(example)]
     batch = torch.export.Dim("batch")
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
@@ -149,12 +143,6 @@ KINDS: dict[str, Callable[[nn.Module, Inputs, Path, Mapping[str, str]], float]] 
     ".pt": write_torchscript,
     ".pth": write_classic,
 }
-
-
-def check_suffix(path: Path) -> None:
-    """Raises Refused for a name of no known kind of file."""
-    if path.suffix.lower() not in KINDS:
-        raise Refused(f"--file={path}: give it a name that ends in {' or '.join(KINDS)}")
 
 
 @torch.no_grad()

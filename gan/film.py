@@ -9,9 +9,8 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
-from gan.checkpoint import atomic_write
+from gan import progress
 from gan.console import say
 from gan.errors import Refused
 
@@ -148,6 +147,8 @@ def write_films(
     written, for one of more than LARGE_BYTES or LARGE_SECONDS, unless `allow_large`; `way_out` says
     what to do then.
     """
+    from gan.checkpoint import atomic_write  # torch, which no refusal above this needs
+
     expected = {path: estimate(frames, timing, path.suffix.lower()[1:]) for path in paths}
     for path, found in expected.items():
         if not allow_large and (found.size > LARGE_BYTES or found.seconds > LARGE_SECONDS):
@@ -158,10 +159,9 @@ def write_films(
         kind = path.suffix.lower()[1:]
 
         def write(part: Path, kind: str = kind, name: str = path.name) -> None:
-            counted = tqdm(
-                frames(0, timing.count), name, timing.count, unit="frame", leave=False, disable=None
-            )
-            WRITERS[kind](iter(counted), part, timing)
+            drawn = frames(0, timing.count)
+            counted = progress.track(drawn, f"writing {name}", timing.count, "frames")
+            WRITERS[kind](counted, part, timing)
 
         atomic_write(path, write)
 

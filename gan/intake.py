@@ -6,24 +6,25 @@ one commits what they report, so that whenever it is stopped the same command go
 kept in memory for each file. Nothing here imports torch.
 """
 
+import contextlib
 import functools
 import itertools
 import json
+import multiprocessing
 import os
 import sqlite3
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
-from tqdm import tqdm
 
-from gan import depth, examine, processes, unpack
-from gan.cache import start_worker
+from gan import depth, examine, processes, progress, unpack
+from gan.cache import end_of, start_worker
 from gan.console import say
 from gan.depth import Extrema, Ranges
 from gan.errors import Refused, plain
@@ -329,13 +330,13 @@ class Intake:
                 return
             last = page[-1][0], page[-1][1]
             task: list[Unit] = []
-            size = 0
+            held = 0
             for path, start, stop, count in page:
                 task.append(Unit(path, start, stop))
-                size += count
-                if size >= TASK_BYTES or len(task) >= TASK_UNITS:
+                held += count
+                if held >= TASK_BYTES or len(task) >= TASK_UNITS:
                     yield task
-                    task, size = [], 0
+                    task, held = [], 0
             if task:
                 yield task
 
@@ -384,18 +385,15 @@ class Intake:
         make = functools.partial(
             Examiner, self.folder, self.data_path, self.treatment, self.every, self.ranges
         )
-        interval = 0.1 if sys.stderr.isatty() else 10
-        with tqdm(
-            desc="examining", total=total, initial=done, unit="B", unit_scale=True,
-            mininterval=interval, disable=total == done,
-        ) as bar:  # fmt: skip
+        with contextlib.closing(progress.Progress("examining", total, done=done)) as shown:
             for reports in _in_processes(make, self._tasks(), workers or os.cpu_count() or 1):
-                bar.update(self._commit(reports))
+                done += self._commit(reports)
+                shown.show(done, functools.partial(_in_bytes, done, total))
 
     def _commit(self, reports: list[Report]) -> int:
         """Write what was found; returns the bytes of the units."""
         self.db.execute("begin")
-        size = 0
+        bytes_done = 0
         for key, done, rows, extrema in reports:
             self.db.executemany(INSERT, rows)
             self.db.executemany(
@@ -403,15 +401,19 @@ class Intake:
             )
             self.db.execute("update units set done = ? where key = ?", (done, key))
             found = self.db.execute("select bytes from units where key = ?", (key,)).fetchone()
-            size += int(found[0])
+            bytes_done += int(found[0])
         self.db.execute("commit")
-        return size
+        return bytes_done
 
     def read(self, blob: str, start: int, count: int) -> bytes:
         """The bytes of a picture."""
         with open(self.folder / blob, "rb") as file:
             file.seek(start)
             return file.read(count)
+
+
+def _in_bytes(done: int, total: int) -> list[str]:
+    return [f"{progress.size(done)} of {progress.size(total)}"]
 
 
 def clear(folder: Path) -> None:
@@ -425,7 +427,7 @@ def _in_processes(
 ) -> Iterator[list[Report]]:
     """The reports of all tasks, as they come; in this process if `workers` is 1.
 
-    Raises Refused if a process was killed.
+    Raises Refused, and says how, if a process was ended.
     """
     first = list(itertools.islice(tasks, 2))
     tasks = itertools.chain(first, tasks)
@@ -439,9 +441,11 @@ def _in_processes(
         workers, processes.context(), initializer=_start_process, initargs=(make,)
     )
     working: dict[Future[list[Report]], list[Unit]] = {}
+    others, own = set(multiprocessing.active_children()), set[BaseProcess]()
     try:
         for task in tasks:
             working[pool.submit(_examine, task)] = task
+            own |= set(multiprocessing.active_children()) - others
             while len(working) >= 2 * workers:
                 yield from _finished(working)
         while working:
@@ -449,8 +453,8 @@ def _in_processes(
     except BrokenProcessPool:
         units = ", ".join(plain(unit.key) for task in working.values() for unit in task[:2])
         raise Refused(
-            f"prepare: a process was killed (out of memory?) at one of {units[:300]}; the same "
-            "command goes on, with --num-workers=1 at less memory"
+            f"prepare: a process {end_of(own)}, at one of {units[:300]}; the same command goes on, "
+            "with --num-workers=1 at less memory"
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from gan import features, sample
+from gan import features, progress, sample
 from gan.sample import Inputs, InputSource
 
 STARTS = 3  # of the candidates, those that are moved on
@@ -52,7 +51,7 @@ def _move(G: nn.Module, measure: _Measure, inputs: Inputs) -> Tensor:
     z = inputs[0].clone().requires_grad_()
     length = z.detach().norm(dim=1, keepdim=True)
     optimizer = torch.optim.Adam([z], lr=RATE)
-    for step in tqdm(range(STEPS), "nearest face", leave=False, disable=None):
+    for step in progress.track(range(STEPS), "nearest face", STEPS, "steps"):
         for group in optimizer.param_groups:
             group["lr"] = RATE * (1 + math.cos(math.pi * step / STEPS))
         distance, pixels = measure(G(z, *inputs[1:]))

@@ -4,6 +4,7 @@ Nothing here writes a carriage return where there is no terminal. No torch: proc
 import this file too.
 """
 
+import contextlib
 import math
 import os
 import sys
@@ -148,6 +149,18 @@ class Progress:
         self.bar.close()
         if (seconds := time.monotonic() - self.began) >= DETAIL_SECONDS:
             console.detail(f"{self.name}: {seconds:.2f} s")
+
+
+@contextlib.contextmanager
+def stage(name: str, text: str) -> Iterator[None]:
+    """Within it a terminal shows that `name` is at `text`, and nobody knows for how long."""
+    progress = Progress(name, 1.0, delay=0.0)
+    if progress.in_terminal:
+        progress.show(0.0, lambda: [text], math.inf, at_once=True)
+    try:
+        yield
+    finally:
+        progress.close()
 
 
 def track(things: Iterable[Thing], name: str, total: int, noun: str) -> Iterator[Thing]:

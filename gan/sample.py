@@ -18,11 +18,10 @@ from torchvision.utils import make_grid
 from config import Config
 from gan import kinds, progress
 from gan.checkpoint import atomic_write
+from gan.sheet import COLUMNS, GAP_PIXELS
 
 Inputs = tuple[Tensor, ...]  # what G is called with: noise or pictures, and perhaps classes
 InputSource = Callable[[int, int], Inputs]  # (first, count) -> inputs of these indices
-COLUMNS = 8  # pictures in a row of a grid
-GAP_PIXELS = 2  # between them
 BN_IMAGES = 512  # from which the averaged G's batch norm statistics are estimated
 QUALITY = 95  # of JPEG and WebP, 0 to 100
 GOLDEN = (5**0.5 - 1) / 2

@@ -7,7 +7,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from gan.errors import Refused
-from gan.sample import COLUMNS, GAP_PIXELS
+
+COLUMNS = 8  # pictures in a row of a grid
+GAP_PIXELS = 2  # between them
 
 CAPTION_PIXELS = 14  # height of the line below a picture
 TEXT_PIXELS = 11  # of its letters

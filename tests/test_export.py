@@ -11,9 +11,11 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from conftest import refused
 from safetensors import safe_open
 from torch import nn
 
+from commands import export as command
 from config import resolve
 from gan import checkpoint, export
 from gan.errors import Refused
@@ -100,9 +102,18 @@ def test_a_file_that_draws_other_pictures_is_not_written(
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [
         ("x.onnx", "the old one")
     ]
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(Refused, match="pip install onnx onnxscript onnxruntime"):
-        export.export(G, example, path, {})
+
+
+def test_missing_packages_are_named_before_a_run_is_read(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    refused(inside, "export", says="--file=faces.onnx: needs packages that nothing else does: pip")
+    refused(inside, "export", "--to=pth", says="no checkpoint in checkpoints")
+
+
+def test_every_kind_of_file_has_a_name() -> None:
+    assert set(command.SUFFIXES.values()) == {*export.KINDS, ".html"}
 
 
 def test_a_run_is_exported_by_its_name(inside: Inside, faces: Path, tmp_path: Path) -> None:
@@ -117,7 +128,7 @@ def test_a_run_is_exported_by_its_name(inside: Inside, faces: Path, tmp_path: Pa
     inside("generate", "--name=x", "--rank-by=none", "--gen-num=2", "--gen-img=own.png")
     assert (tmp_path / "result.png").read_bytes() == (tmp_path / "own.png").read_bytes()
     for file, says in (
-        ("g.bin", r"ends in \.onnx or \.safetensors or \.pt or \.pth"),
+        ("g.bin", r"ends in \.onnx or \.pt or \.safetensors or \.html or \.pth"),
         ("g", "ends in"),
     ):
         with pytest.raises(Refused, match=f"--file={file}: .*{says}"):

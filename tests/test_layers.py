@@ -31,7 +31,7 @@ HEAVY = {"torch", "torchvision", "numpy", "matplotlib", "PIL", "fire"}
 # what the engine may take from config.py
 CONFIG_IN_GAN = {"Config", "RunFacts", "Value", "write_config"}
 # what a command may import of commands/; every command may import SHARED
-SHARED = {"commands.flags", "commands.runs", "commands.faces"}
+SHARED = {"commands.flags", "commands.places", "commands.runs", "commands.faces"}
 OF_COMMANDS = {
     "commands.flags": {"commands.aliases"},
     "commands.compare": {"commands.compare_plan", "commands.compare_jobs"},

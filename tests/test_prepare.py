@@ -1,8 +1,10 @@
 """`prepare`: every kind of input, every reason, what is written, and that it goes on."""
 
 import contextlib
+import functools
 import io
 import os
+import signal
 import sqlite3
 import tarfile
 import zipfile
@@ -449,3 +451,25 @@ def test_processes_report_what_one_does(tmp_path: Path, monkeypatch: pytest.Monk
 
     assert rows(2) == rows(1)
     assert len(rows(1)) == 6
+
+
+def end_by(number: int) -> intake.Examiner:
+    """Ends the process that is to examine: by a signal, or with an exit code."""
+    if number > 0:
+        os._exit(number)
+    os.kill(os.getpid(), -number)
+    raise AssertionError("dead")
+
+
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [
+        (-signal.SIGKILL, "was killed, as systems do when memory runs out, at one of a.png, b.png"),
+        (-signal.SIGABRT, "was ended by SIGABRT, at one of a.png, b.png; the same command goes on"),
+        (7, "ended with exit code 7, and may have said why above, at one of a.png"),
+    ],
+)
+def test_what_ended_a_process_is_said(number: int, says: str) -> None:
+    tasks = iter([[unpack.Unit("a.png", 0, 0)], [unpack.Unit("b.png", 0, 0)]])
+    with pytest.raises(Refused, match=says):
+        list(intake._in_processes(functools.partial(end_by, number), tasks, 2))

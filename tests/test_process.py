@@ -122,33 +122,3 @@ def test_a_message_is_one_line_whatever_the_words_hold(cli: Cli) -> None:
     done = cli("train", "--name=a\nb\x1b[31m")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "--name=a\\nb\\x1b[31m: letters" in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        ("train --name=x", "checkpoints/x holds an earlier run; --resume goes on"),
-        ("train --name=y --data-path=none", "--data-path=none: no such folder or zip"),
-        ("train --name=y --resume", "--resume: no valid state in checkpoints/y"),
-        ("train --resume=gone.pth", "gone.pth: no such file"),
-        ("evaluate --name=y", "no checkpoint of run y in checkpoints/y; train first"),
-    ],
-)
-def test_what_the_folders_say_is_refused_before_torch_is_imported(
-    words: str, says: str, tmp_path: Path
-) -> None:
-    (tmp_path / "checkpoints" / "x").mkdir(parents=True)
-    (tmp_path / "checkpoints" / "x" / "netg_1.pth").write_text("")
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", str(ROOT / "main.py"), *words.split()],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-    )
-    lines = done.stderr.splitlines()
-    assert done.returncode == 2
-    assert lines[-1].startswith(f"main.py: {says}")
-    imported = {line.split("|")[-1].strip() for line in lines if line.startswith("import time:")}
-    assert "fire" in imported
-    assert "torch" not in imported

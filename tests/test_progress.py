@@ -4,7 +4,7 @@ import io
 import sys
 
 import pytest
-from conftest import Clock
+from conftest import ROOT, Clock
 
 from gan import progress
 from gan.errors import coloured
@@ -113,3 +113,22 @@ def test_colour_is_for_terminals_and_no_color_is_heard(monkeypatch: pytest.Monke
         monkeypatch.setenv(name, value)
         assert coloured("no", "red", Terminal()) == "no"
         monkeypatch.setenv("TERM", "xterm")
+
+
+def test_a_stage_of_unknown_length_is_shown_in_a_terminal_alone(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with progress.stage("export", "writing faces.onnx"):
+        assert capsys.readouterr().err == ""
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with progress.stage("export", "writing faces.onnx"):
+        assert terminal.last() == f"export:   0%|{' ' * 20}| writing faces.onnx"
+    assert terminal.last() == ""
+
+
+def test_nothing_of_a_command_goes_past_this_file() -> None:
+    """tqdm alone would cut words, and draw with carriage returns where there is no terminal."""
+    others = [path for path in (ROOT / "gan").glob("*.py") if path.name != "progress.py"]
+    for path in (*others, *(ROOT / "commands").glob("*.py"), ROOT / "main.py"):
+        assert "tqdm" not in path.read_text(encoding="utf-8"), path
