@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from commands import generate, runs
+from commands import generate, places, runs
 from config import Config, RunFacts
 from gan import sample
 from gan.errors import Refused
@@ -62,6 +62,7 @@ def test_the_height_of_the_grid_is_checked_before_anything_is_drawn(
     def rank(*_: Any) -> sample.Ranked:
         raise Refused("it is drawn")
 
+    monkeypatch.setattr(places, "check_checkpoint", lambda given: None)
     monkeypatch.setattr(runs, "load_run", load_run)
     monkeypatch.setattr(sample, "rank", rank)
     # 546 rows of 28 pixels and a gap of 2 still fit in WebP's 16,383 pixels

@@ -46,6 +46,7 @@ def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("a", "b"):
         for kind in ("runs", "imgs", "checkpoints"):
             (tmp_path / kind / name).mkdir(parents=True)
+        (tmp_path / "checkpoints" / name / "best.pth").touch()
         log = "".join(json.dumps(line) + "\n" for line in EVENTS)
         (tmp_path / "runs" / name / "log.jsonl").write_text(log)
         for number, colour in ((1, "red"), (2, "blue")):

@@ -135,10 +135,11 @@ def test_what_the_page_cannot_run_is_refused_by_name(tmp_path: Path) -> None:
 def test_a_family_that_draws_from_pictures_is_refused(
     inside: Inside, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from commands import runs
+    from commands import places, runs
 
     config = resolve(FAMILIES["pix2pix"].defaults, {"family": "pix2pix"})
     run = runs.LoadedRun(FAMILIES["modern"].build(Config(**SMALL), 0), config, RunFacts(), "x")  # type: ignore[arg-type]
+    monkeypatch.setattr(places, "check_checkpoint", lambda given: None)
     monkeypatch.setattr(runs, "load_run", lambda *_, **__: run)
     with pytest.raises(
         Refused, match=r"a pix2pix draws from pictures.*for runs of modern, unmodulated, rpgan"
