@@ -16,17 +16,21 @@ from commands import help
 from commands.aliases import snake_case
 from commands.flags import BARE, UnknownFlag
 from config import flag
-from gan import console
+from gan import console, job
 from gan.errors import Refused, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+SHARED_COMMANDS = ("train", "evaluate", "generate")  # that several processes share
 FLAG = re.compile("--|-[A-Za-z]")  # how a flag begins; -1 is a number
 
 
 def call(command: str, stray: tuple[str, ...], options: dict[str, str]) -> None:
     """Call `main` in `commands/<command>.py`."""
+    if job.is_job() and command not in SHARED_COMMANDS:
+        able = ", ".join(SHARED_COMMANDS)
+        raise Refused(f"{command}: one process does it, and torchrun started several; {able} share")
     importlib.import_module(f"commands.{command}").main(stray, options)
 
 
@@ -194,7 +198,11 @@ def main() -> None:
         run(sys.argv[1:])
     # of no rights or no room a traceback explains nothing
     except (Refused, OSError) as error:
-        console.refuse(one_line(str(error)))
+        if voice := job.voice_for(error):
+            console.refuse(one_line(str(error)), voice)
+        if isinstance(error, job.Left):  # in order it would wait for the one that is gone
+            sys.stdout.flush()
+            os._exit(2)
         sys.exit(2)
     except (MemoryError, RuntimeError) as error:
         from gan import machine
@@ -202,7 +210,7 @@ def main() -> None:
         if not machine.is_out_of_memory(error):
             raise
         text = "out of memory; give smaller numbers, such as --gen-num or --batch-size"
-        console.refuse(f"{one_line(sys.argv[1])}: {text}")
+        console.refuse(f"{one_line(sys.argv[1])}: {text}", sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped at once, with nothing more saved", file=sys.stderr)

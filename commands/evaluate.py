@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from commands import faces, flags, places, runs
 from config import Config, file_name, flag, option, resolve
+from gan import job
 from gan.console import alarm, result, say, shown
 from gan.errors import Refused
 
@@ -62,12 +63,18 @@ def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
     request = flags.read(FLAGS, stray, words)
     page = flags.page_path(request.options.report, "evaluate.html")
     refuse_early(request, page)
+    if job.is_job():
+        from gan import distributed
+
+        distributed.start(on_gpu=request.settings.get("gpu") is not False)
     if "fake_path" in request.given:
         source, data_path, found = _evaluate_folder(request)
     else:
         source, data_path, found = _evaluate_run(request)
     if found.headline:
         say(f"evaluate: {source}, {found.headline}")
+    if not job.is_first():
+        return
     from gan import pages
 
     say(pages.format_table(found.table))
@@ -96,18 +103,20 @@ def refuse_early(request: flags.Request[EvaluateOptions], page: Path) -> None:
 def _evaluate_folder(request: flags.Request[EvaluateOptions]) -> "tuple[str, str, Evaluation]":
     """The pictures of `--fake-path` against all of `--data-path`, or against a held-out share."""
     options = request.options
-    from gan import data, evaluation, machine, tasks
+    from gan import data, distributed, evaluation, machine, tasks
 
     config = resolve({"held_out": 0.0, **request.settings})
     device = machine.pick_device(config.gpu)
-    images = tasks.open_images(config, 1)
-    fakes = data.open_images(
-        options.fake_path,
-        config.img_size,
-        config.channels,
-        workers=config.num_workers,
-        value_range=config.value_range,
-        flag="--fake-path",
+    images = distributed.first_then_all(lambda: tasks.open_images(config, 1))
+    fakes = distributed.first_then_all(
+        lambda: data.open_images(
+            options.fake_path,
+            config.img_size,
+            config.channels,
+            workers=config.num_workers,
+            value_range=config.value_range,
+            flag="--fake-path",
+        )
     )
     reals = file_name(config.data_path) or "the avatars"
     if config.held_out:
@@ -146,10 +155,10 @@ def _evaluate_run(request: flags.Request[EvaluateOptions]) -> "tuple[str, str, E
                 f"{flag(other)}: {config.family} is scored on its test pictures, all of them, by "
                 "lite0; leave it out"
             )
-    from gan import machine
+    from gan import distributed, machine
 
     device = machine.pick_device(config.gpu)
-    data: Data = runs.open_data(with_held_out(config))
+    data: Data = distributed.first_then_all(lambda: runs.open_data(with_held_out(config)))
     if not config.held_out:
         say("evaluate: this run was trained on all its images, also on those held out now")
     if "data_path" not in request.given and runs.images_digest(run.source) not in (

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from commands import faces, flags, places, runs
 from config import file_name, flag, option
+from gan import job
 from gan.console import result, say, shown
 from gan.errors import Refused
 
@@ -256,10 +257,11 @@ def rank_faces(
         if indices
         else sample.first_candidates(source, options.gen_search_num, size, device)
     )
+    together = not indices  # the processes of a job search among different candidates
     if not options.diverse or images is None:
-        return sample.rank(run.nets.G, judge, candidates, keep, kind_of), kind
+        return sample.rank(run.nets.G, judge, candidates, keep, kind_of, together), kind
     pool = min(4 * keep, max(keep, options.gen_search_num // 2))
-    best = sample.rank(run.nets.G, judge, candidates, pool, kind_of)
+    best = sample.rank(run.nets.G, judge, candidates, pool, kind_of, together)
     train = features.Subset(images.array, images.train)
     return ranking.select_diverse(best, keep, train), kind
 
@@ -281,6 +283,8 @@ def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
     if bare and not asked and runs.twin_of(weights) is None:
         say("generate: not ranked, as there are no weights of D; --netd-path gives them")
         kind = "none"
+    if job.is_job():
+        _join_job(request, indices)
     run = faces.load(request.settings, "generate", best=options.best, ranks=kind == "score")
     from gan import machine, sheet
 
@@ -296,7 +300,21 @@ def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
         draw_like(options, run, device)
         return
     best, kind = rank_faces(request, run, indices, kind, device)
-    write_faces(best, options, run, kind)
+    if job.is_first():
+        write_faces(best, options, run, kind)
+
+
+def _join_job(request: flags.Request[GenerateOptions], indices: list[int]) -> None:
+    """Search with the other processes of a job; raises Refused if there is nothing to share."""
+    from gan import distributed
+
+    options = request.options
+    distributed.start(on_gpu=request.settings.get("gpu") is not False)
+    if options.like or indices or options.gen_search_num < distributed.count():
+        raise Refused(
+            f"{distributed.count()} processes can share a search among --gen-search-num candidates "
+            "only; start this without torchrun"
+        )
 
 
 def draw_like(options: GenerateOptions, run: runs.LoadedRun, device: "torch.device") -> None:

@@ -1,5 +1,6 @@
 """`train`: one run, new or resumed, from the flags to its last state."""
 
+import contextlib
 import shutil
 import sys
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from commands import flags, places, runs
 from config import BUDGET, FIELDS, Config, RunFacts, changes, flag, option
+from gan import job
 from gan.console import alarm, command_line, result, say, shown
 from gan.errors import Refused, counted
 
@@ -111,6 +113,28 @@ def plan_start(request: flags.Request[TrainOptions]) -> Start:
     return Start(config, None, [{"event": "start"}], no_budget=no_budget)
 
 
+def after_restart(request: flags.Request[TrainOptions]) -> flags.Request[TrainOptions]:
+    """What a job that torchrun has started again does: it goes on from its newest state."""
+    options, name = request.options, str(request.settings.get("name", ""))
+    if not job.attempt() or options.resume is True:
+        return request
+    if places.has_states(places.folder_of("checkpoints", name)):
+        options = replace(options, resume=True, overwrite=False, config="")
+        return replace(request, options=options, settings={"name": name})
+    # nothing of the first attempt was saved
+    return replace(request, options=replace(options, overwrite=not options.resume))
+
+
+def plan_job(request: flags.Request[TrainOptions]) -> Start:
+    """`plan_start`, and what else can be refused before any process opens the data."""
+    from gan import distributed
+
+    start = plan_start(request)
+    distributed.check_batch(start.config.batch_size)
+    places.check_folders(start.config)
+    return start
+
+
 def _plan_resume(resume: bool | str, request: flags.Request[TrainOptions]) -> Start:
     from models import settings_of
 
@@ -182,11 +206,14 @@ def resumed_facts(start: Start, data: "Data", device: "torch.device") -> RunFact
 
 def new_state(config: Config, facts: RunFacts, device: "torch.device") -> "State":
     """Step 0 of a run, from the weights that are given, if any; raises Refused if none fit."""
+    from gan import distributed
     from gan.state import State
 
-    load = runs.weights_loader(config)
     state = State(runs.family_of(config), config, facts, device)
-    load(state.nets)
+    if any((config.netg_path, config.netd_path, config.init)):
+        nets = state.nets
+        distributed.from_first(lambda: runs.weights_loader(config)(nets))
+        distributed.send_weights(nets.G, nets.D)
     state.restart()
     return state
 
@@ -205,10 +232,10 @@ def _clear_earlier_run(state: "State", data: "Data") -> "State":
 
     Returns the state to start from: the first step is tried with `state` and thrown away.
     """
-    from gan import loop
+    from gan import distributed, loop
 
     config = state.config
-    earlier = places.files_of_run(config)
+    earlier = distributed.from_first(lambda: places.files_of_run(config))
     if not earlier:
         return state
     feed = state.family.task.feed(config, state.facts, data, state.device)
@@ -217,7 +244,7 @@ def _clear_earlier_run(state: "State", data: "Data") -> "State":
     kept = {
         Path(path).resolve() for path in (config.netg_path, config.netd_path, config.init) if path
     }
-    for file in earlier:
+    for file in earlier if job.is_first() else ():
         if file.resolve() not in kept:
             file.unlink()
     return fresh
@@ -243,29 +270,46 @@ def _write_contact_sheet(state: "State", data: "Data", file: str) -> None:
 
 def _train(start: Start, contact_sheet: str) -> "Outcome | None":
     """From the start to the end of the budget, or to a signal; None if there is nothing to do."""
-    from gan import loop, machine
+    from gan import distributed, loop, machine
     from gan.state import State
 
     config = start.config
     device = machine.pick_device(config.gpu)
-    data = runs.open_data(config, to_train=True)
+    data = distributed.first_then_all(lambda: runs.open_data(config, to_train=True))
+    _check_same(config, data)
     if start.saved is None:
-        state = new_state(config, find_facts(config, data, device), device)
+        facts = distributed.from_first(lambda: find_facts(config, data, device))
+        state = new_state(config, facts, device)
     else:
-        facts = resumed_facts(start, data, device)
+        saved = start.saved
+        facts = distributed.from_first(lambda: resumed_facts(start, data, device))
         state = State(runs.family_of(config), config, facts, device)
-        loop.resume(state, start.saved, data, folders_of(config))
+        distributed.everywhere(lambda: loop.resume(state, saved, data, folders_of(config)))
         if is_finished(state, data):
             return None
-    if contact_sheet:
+    if contact_sheet and job.is_first():
         _write_contact_sheet(state, data, contact_sheet)
-    say_start(state, data, start.no_budget)
-    with runs.lock_run(config):
+    distributed.from_first(lambda: say_start(state, data, start.no_budget))
+    with contextlib.ExitStack() as held:
+        distributed.from_first(lambda: held.enter_context(runs.lock_run(config)))
         if start.saved is None:
             state = _clear_earlier_run(state, data)
         score = state.family.task.scorer(config, data, device)
         events = [{**event, "machine": machine.describe()} for event in start.events]
         return loop.fit(state, data, folders_of(config), score=score, events=events)
+
+
+def _check_same(config: Config, data: "Data") -> None:
+    """Raises Refused unless all processes of the job have one program, settings and data."""
+    from gan import distributed
+
+    if distributed.count() > 1:
+        distributed.check_equal(
+            {
+                "the program": distributed.digest_of_program(),
+                f"the data at --data-path={config.data_path}": data.digest,
+            }
+        )
 
 
 def is_finished(state: "State", data: "Data") -> bool:
@@ -301,10 +345,13 @@ def budget_of(config: Config, data: "Data") -> str:
 
 def say_start(state: "State", data: "Data", no_budget: bool) -> None:
     """Print what is trained on what, for how long, and how much disk that takes."""
+    from gan import distributed
+
     config = state.config
     exact = "bfloat16" if state.facts.mixed_precision else "float32"
+    many = f" x {distributed.count()}" if distributed.count() > 1 else ""
     say(
-        f"train: {config.family} {config.img_size} px on {state.device}, {exact}; "
+        f"train: {config.family} {config.img_size} px on {state.device}{many}, {exact}; "
         "Ctrl-C saves and stops"
     )
     if config.init:
@@ -368,13 +415,13 @@ def say_next(config: Config) -> None:
 
 def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
     """Train; see `python main.py train --help`."""
-    request = flags.read(FLAGS, stray, words)
+    request = after_restart(flags.read(FLAGS, stray, words))
     refuse_early(request)
-    from gan import machine
+    from gan import distributed, machine
 
-    start = plan_start(request)
+    distributed.start(on_gpu=request.settings.get("gpu") is not False)
+    start = distributed.from_first(lambda: plan_job(request))
     config = start.config
-    places.check_folders(config)
     machine.reuse_freed_memory()
     try:
         done = _train(start, request.options.contact_sheet)

@@ -12,6 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from gan import distributed
+
 Augmentation = Callable[[Tensor, Tensor], Tensor]  # (images, selected [N], bool) -> images
 
 
@@ -24,7 +26,7 @@ def translate(images: Tensor, selected: Tensor) -> Tensor:
     sources = []  # of each row, and of each column: [N, side]
     for side in images.shape[2:]:
         reach = side // 8  # pixels
-        shift = torch.randint(-reach, reach + 1, (len(images),), device=images.device) * selected
+        shift = distributed.randint(-reach, reach + 1, len(images), device=images.device) * selected
         source = (torch.arange(side, device=images.device) + shift[:, None]).abs()
         source = torch.minimum(source, 2 * (side - 1) - source)
         sources.append(source)
@@ -42,7 +44,7 @@ def cut_out(images: Tensor, selected: Tensor) -> Tensor:
     """
     inside = []
     for side in images.shape[2:]:
-        centre = torch.randint(0, side + 1, (len(images), 1), device=images.device)
+        centre = distributed.randint(0, side + 1, len(images), 1, device=images.device)
         pixels = torch.arange(side, device=images.device)
         inside.append((pixels - centre + 0.5).abs() < side / 4)
     inside[0] = inside[0] & selected[:, None]
@@ -64,5 +66,5 @@ def augment(images: Tensor, p: Tensor | float) -> Tensor:
     numbers come from torch's global generator.
     """
     for change in AUGMENTATIONS.values():
-        images = change(images, torch.rand(len(images), device=images.device) < p)
+        images = change(images, distributed.rand(len(images), device=images.device) < p)
     return images

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, TextIO
 
 from gan.errors import coloured
 
@@ -62,10 +62,10 @@ def alarm(text: str) -> None:
     print(coloured(text, "yellow", sys.stderr), file=sys.stderr, flush=True)
 
 
-def refuse(text: str) -> None:
-    """Print why nothing was done to stderr, in red where that is a terminal."""
+def refuse(text: str, voice: TextIO) -> None:
+    """Print why nothing was done to `voice`, which is stderr, in red where that is a terminal."""
     line = f"{program().split()[-1]}: {text}"
-    print(coloured(line, "red", sys.stderr), file=sys.stderr, flush=True)
+    print(coloured(line, "red", voice), file=voice, flush=True)
 
 
 def shown(what: object) -> str:

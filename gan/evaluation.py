@@ -120,7 +120,7 @@ def evaluate_noise(
     classes = len(facts.class_names)
     source = sample.NoiseSource.of(config, classes, among=data.train_class_indices)
     G = nets.G.to(device)
-    fakes = sample.draw_uint8(G, source(0, count), config.batch_size, device).numpy()
+    fakes = sample.draw_together(G, source(0, count), config.batch_size, device).numpy()
     return compare_images(fakes, data, network, device)
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from gan import progress
+from gan import distributed, job, progress
 from gan.checkpoint import atomic_write, clear_parts
 from gan.console import alarm, timed
 from gan.errors import Refused, plain
@@ -289,6 +289,17 @@ def extract(images: Images, name: str = "lite0", scale: int = 1, device: str = "
     return np.concatenate([net(x).float().cpu().numpy() for x in parts])
 
 
+def extract_together(
+    images: Images, name: str = "lite0", scale: int = 1, device: str = "cpu"
+) -> Features:
+    """`extract`, of which each process of a job does a part; all call it with the same images."""
+    if not 1 < distributed.count() <= len(images):
+        return extract(images, name, scale, device)
+    mine = images[distributed.own_part(len(images))]
+    found = torch.from_numpy(extract(mine, name, scale, device))
+    return distributed.gather(found.to(device)).cpu().numpy()
+
+
 def _read_arrays(path: Path) -> dict[str, Features]:
     """The arrays in an npz file; raises ValueError, or what zipfile does, if one is damaged."""
     with zipfile.ZipFile(path) as archive:
@@ -334,7 +345,8 @@ class Reference:
             self.kept[key] = extract(images, name, scale, device)
             if self.path is not None:
                 with contextlib.suppress(OSError):  # disk full, no permission: go on without a file
-                    atomic_write(self.path, self._write)
+                    if job.is_first():
+                        atomic_write(self.path, self._write)
         return self.kept[key]
 
     def _write(self, part: Path) -> None:

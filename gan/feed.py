@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from config import Config, RunFacts
-from gan import sample
+from gan import distributed, sample
 from gan.data import AHEAD, Images, read_ahead
 from gan.features import spaced
 from gan.losses import Batch
@@ -100,13 +100,15 @@ class NoiseFeed:
         config = self.config
         indices = self.data.indices_at(step, config.batch_size, config.seed)
         later = self.data.indices_at(step + AHEAD, config.batch_size, config.seed)
+        indices, later = distributed.own(indices), distributed.own(later)
         read_ahead(self.data.array, later)
         real = to_float(self.data.array[indices], self.device)
         torch.manual_seed(step_seed(config.seed, step))
         if self.flip:
-            mirrored = torch.rand(len(real), 1, 1, 1, device=self.device) < 0.5
+            mirrored = distributed.rand(len(real), 1, 1, 1, device=self.device) < 0.5
             real = torch.where(mirrored, real.flip(3), real)
-        noise = NOISES[config.noise]((len(real), config.nz), self.device)
+        noise = NOISES[config.noise]((config.batch_size, config.nz), self.device)
+        noise = distributed.own(noise)
         return Batch(real, noise, self._classes_of(indices), config.augment, step)
 
     def _classes_of(self, indices: NDArray[np.int64]) -> tuple[Tensor, ...]:
@@ -130,6 +132,7 @@ class NoiseFeed:
         if not len(held_out):
             return None
         indices = held_out[spaced(len(held_out), self.config.batch_size)]
+        indices = distributed.own(indices)
         return (to_float(self.data.array[indices], self.device), *self._classes_of(indices))
 
 
@@ -159,6 +162,7 @@ class PictureFeed:
         given, wanted = self.data.batch_at(
             step, config.batch_size, config.seed, config.jitter, self.flip
         )
+        given, wanted = distributed.own(given), distributed.own(wanted)
         torch.manual_seed(step_seed(config.seed, step))
         real, source = to_float(wanted, self.device), to_float(given, self.device)
         return Batch(real, source, augment=config.augment, step=step)

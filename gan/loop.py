@@ -7,19 +7,20 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from config import write_config
-from gan import checkpoint, health, sample, validate
+from gan import checkpoint, distributed, health, job, sample, validate
 from gan.errors import Refused
 from gan.evaluation import Score
-from gan.feed import Feed
-from gan.losses import Batch
+from gan.losses import Batch, Logs
 from gan.progress import size
+from gan.reading import take_reading
 from gan.record import reason_of
-from gan.report import Report
+from gan.report import Report, Silent
 from gan.schedule import PAUSE_SHARE, Pauses, Schedule, Stop
 from gan.state import SavedState, State, comparable_best, let_learn
 from gan.tasks import Data
@@ -57,10 +58,13 @@ class Outcome:
     signal: int | None  # that stopped it before its budget was spent
 
 
-def update(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+def update(loss: Tensor, optimizer: torch.optim.Optimizer, logs: Logs) -> Logs:
+    """One step down the gradient of `loss`, the mean over all processes; `logs`, averaged too."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    logs = distributed.average_gradients(optimizer, logs)
     optimizer.step()
+    return logs
 
 
 def train_step(state: State, batch: Batch) -> dict[str, Tensor]:
@@ -82,38 +86,27 @@ def train_step(state: State, batch: Batch) -> dict[str, Tensor]:
         state.let_d_learn()
         with mixed:
             loss, more = family.d_loss(nets, batch, config)
-        update(loss, state.opt_d)
-        logs |= more
+        logs |= update(loss, state.opt_d, more)
         if family.after_d:
             family.after_d(nets, config)
     if due.g:
         let_learn(state.opt_d, False)
         with mixed:
             loss, more = family.g_loss(nets, batch, config)
-        update(loss, state.opt_g)
-        logs |= more
+        logs |= update(loss, state.opt_g, more)
     state.step += 1
     if state.ema:
         state.ema.update(config.batch_size, state.images)
     return logs
 
 
-def take_reading(state: State, batch: Batch, feed: Feed, look_at_held_out: bool) -> health.Reading:
-    """The health signals that the losses do not log, after the step on `batch`."""
-    reading = health.Reading(state.step, state.meters.all_finite())
-    if not reading.finite or batch.fake is None:
-        return reading
-    fake = batch.fake.detach()
-    several = len(fake) > 1
-    if several:
-        distance = health.mean_pairwise_distance
-        reading.diversity = float(distance(fake) / distance(batch.real).clamp(min=1e-6))
-    if batch.fake.requires_grad:  # G was updated with it
-        reading.gradient = float(health.gradient_norm(state.nets.G))
-    if several and look_at_held_out and (held_out := feed.held_out()) is not None:
-        real, fakes = ((images, *batch.condition) for images in (batch.real, fake))
-        reading.gap = health.memory_gap(state.nets.D, real, held_out, fakes)
-    return reading
+class Due(NamedTuple):
+    """What is due after a step."""
+
+    save: bool
+    score: bool
+    spent: bool  # whether the budget is
+    signal: int  # that stops the run, 0 for none
 
 
 class Session:
@@ -150,11 +143,13 @@ class Session:
                 f"{state.seconds / 60:.1f} minutes); give a larger --max-epoch, --max-images or "
                 "--max-minutes"
             )
-        checkpoint.atomic_write(
-            folders.checkpoints / "config.json",
-            lambda part: write_config(config, state.facts, part),
-        )
-        self.report = Report(folders.runs, state.step, state.images, self.fraction)
+        self.report: Report = Silent()
+        if job.is_first():
+            checkpoint.atomic_write(
+                folders.checkpoints / "config.json",
+                lambda part: write_config(config, state.facts, part),
+            )
+            self.report = Report(folders.runs, state.step, state.images, self.fraction)
         self.report.log_settings(vars(config), state.images)
         for event in events:
             self.report.log_event(state.step, event)
@@ -219,7 +214,7 @@ class Session:
     def rescue(self, alarm: health.Alarm) -> None:
         """Load the best state, or the newest, and go on from there at half the learning rates."""
         state = self.state
-        found = next(self.earlier_states(), None)
+        found = distributed.from_first(lambda: next(self.earlier_states(), None))
         if not state.config.rescue or not found or state.rescues == MAX_RESCUES:
             if alarm.kind != "nan":
                 return  # the line is all that can be done
@@ -260,10 +255,14 @@ class Session:
     def save(self, G: nn.Module) -> None:
         """Write weights and state, all or none of them; then the preview, if that can be written.
 
-        Raises OSError if the state cannot be written; the states before it stay.
+        The first process alone does. Raises OSError if the state cannot be written; the states
+        before it stay.
         """
         state, epoch, folder = self.state, self.epoch, self.folders.checkpoints
         path = checkpoint.state_of(folder, state.step)
+        if not job.is_first():
+            self.saved = (state.step, path)
+            return
         files = {
             folder / f"netg_{epoch}.pth": G.state_dict(),
             folder / f"netd_{epoch}.pth": state.nets.D.state_dict(),
@@ -350,10 +349,10 @@ class Session:
         assert self.score is not None
         state = self.state
         inputs = self.feed.scored_inputs(SCORED_FAKES)
-        fakes = sample.draw_uint8(G, inputs, state.config.batch_size, state.device)
+        fakes = sample.draw_together(G, inputs, state.config.batch_size, state.device)
         scores = self.score(fakes.numpy())
         before = state.best
-        if before is None or scores["score"] < before:
+        if job.is_first() and (before is None or scores["score"] < before):
             state.best = scores["score"]
             path, payload = self.folders.checkpoints / checkpoint.BEST, self.payload(G)
             if not self.report.spare.attempt("best states", lambda: checkpoint.save(path, payload)):
@@ -376,29 +375,46 @@ class Session:
             seconds_per_image = schedule.trained / (state.images - self.images_before)
             schedule.scores.next = LITE0_SECONDS + SCORED_FAKES * seconds_per_image / 8
 
-    def write_due(self, stopped: bool) -> None:
-        """Log, score and save what is due after a step; the last step is scored and saved."""
-        state, schedule, now = self.state, self.schedule, time.monotonic()
+    def decide(self, signal: int) -> Due:
+        """What is due after this step: for all processes, by the clock of the first one.
+
+        A `signal` to any of them, 0 if there was none, stops all.
+        """
+        state, schedule = self.state, self.schedule
+        mine = [0.0, 0.0, 0.0]
+        if job.is_first():
+            save = schedule.save_due(state.step, time.monotonic())
+            score = schedule.score_due(state.images, self.fraction)
+            mine = [state.seconds, save, score]
+        *mine, any_signal = distributed.agree([*mine, signal])
+        state.seconds, save, score = mine[0], bool(mine[1]), bool(mine[2])
         spent = self.fraction >= 1
-        save = schedule.save_due(state.step, now) or spent or stopped
-        evaluate = self.score is not None and (
-            schedule.score_due(state.images, self.fraction) or spent
-        )
+        return Due(save or spent or any_signal > 0, score or spent, spent, int(any_signal))
+
+    def write_due(self, stopped: int = 0) -> int:
+        """Log, score and save what is due after a step; the last step is scored and saved.
+
+        `stopped` is the signal that came, 0 for none; returns that of any process.
+        """
+        state, schedule, due = self.state, self.schedule, self.decide(stopped)
+        evaluate = self.score is not None and due.score
         # check first what is to be saved: a state of NaN must not replace a good one
-        if schedule.log_due(state.step) or ((save or evaluate) and not state.meters.all_finite()):
+        risky = (due.save or evaluate) and not state.meters.all_finite()
+        if schedule.log_due(state.step) or risky:
             self.log(self.batch)
         if evaluate:
-            what = f"taking the {'last ' * spent}score"
+            what = f"taking the {'last ' * due.spent}score"
             self.report.show_pause(self.fraction, what, schedule.scores.next)
             with self.pause(schedule.scores):
                 G = state.sampler(self.feed.inputs)
                 self.evaluate(G)
-        if save:
+        if due.save:
             self.report.show_pause(self.fraction, "saving", schedule.saves.next)
             with self.pause(schedule.saves):
                 G = G if evaluate else state.sampler(self.feed.inputs)
-                self.try_save(G, last=spent or stopped)
+                self.try_save(G, last=due.spent or due.signal > 0)
         self.show_progress()
+        return due.signal
 
     def show_progress(self) -> None:
         """Show how far the training is and, once its speed is known, when it will end."""
@@ -415,16 +431,19 @@ class Session:
         """Train until the budget is spent or a signal comes; then save."""
         state = self.state
         with Stop(self.note_continued) as stop:
-            while self.fraction < 1 and stop.signal is None:
+            signal = 0
+            while self.fraction < 1 and not signal:
                 self.step()
-                self.write_due(stopped=stop.signal is not None)
-            if self.saved is None or self.saved[0] != state.step:  # a signal while scoring
+                signal = self.write_due(stop.signal or 0)
+                if distributed.count() == 1 and stop.signal:  # it came while scoring
+                    signal = stop.signal
+            if self.saved is None or self.saved[0] != state.step:
                 if not state.meters.all_finite():
                     self.log(self.batch)
                 with self.pause(self.schedule.saves):
                     self.try_save(state.sampler(self.feed.inputs), last=True)
         assert self.saved is not None
-        stopped = stop.signal if self.fraction < 1 else None  # a finished run cannot go on
+        stopped = signal if self.fraction < 1 and signal else None  # a finished run cannot go on
         scoring, saving = self.schedule.scores.seconds, self.schedule.saves.seconds
         path, epoch = self.saved[1], self.epoch
         return Outcome(path, epoch, state.images, state.seconds, scoring, saving, stopped)

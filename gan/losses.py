@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from config import Config
+from gan import distributed
 from gan.augment import augment
 from gan.translation import CycleD, ThereAndBack
 
@@ -205,7 +206,7 @@ def gradient_penalty(D: D, real: Tensor, fake: Tensor, condition: Condition = ()
 
     Gulrajani et al. 2017 (arXiv:1704.00028), algorithm 1.
     """
-    mix = torch.rand(len(real), 1, 1, 1, device=real.device)
+    mix = distributed.rand(len(real), 1, 1, 1, device=real.device)
     x = (mix * real + (1 - mix) * fake).detach().requires_grad_(True)
     return (_gradient(D, x, condition).norm(dim=1) - 1).square().mean()
 

@@ -25,6 +25,7 @@ from gan.features import (
     batches,
     double,
     extract,
+    extract_together,
     resized,
     spaced,
 )
@@ -340,7 +341,7 @@ def _energy_scores(
     """Energy distance of whitened untrained features, at all sizes."""
     found: Scores = {}
     for scale, suffix in SCALES.items():
-        x = whiten[scale](extract(fake, NETWORK, scale, device))
+        x = whiten[scale](extract_together(fake, NETWORK, scale, device))
         y = whiten[scale](reference.features(real, NETWORK, scale, device))
         value, error = energy_distance(x, y)
         found[f"energy ({NETWORK}){suffix}"] = {"value": value, "error": error}
@@ -382,7 +383,7 @@ def quality(
     """
     reference = reference or Reference()
     found = score_features(
-        {scale: extract(fake, name, scale, device) for scale in SCALES},
+        {scale: extract_together(fake, name, scale, device) for scale in SCALES},
         {scale: reference.features(real, name, scale, device) for scale in SCALES},
         name,
         QUICK_SCORES,

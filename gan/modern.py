@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from gan import spectral
+from gan import distributed, spectral
 from gan.shapes import project, pyramid, width
 
 STYLES = 128  # numbers in a style
@@ -81,8 +81,9 @@ class BatchDeviation(nn.Module):
         """With `groups` equal parts of a batch, reals and fakes, each part is shown its own."""
         if self.training:
             parts = x.float().unflatten(0, (groups, -1))
-            centred = parts - parts.mean(1, keepdim=True)  # `var` takes five times as long
-            deviation = (centred.square().mean(1) + 1e-8).sqrt().flatten(1).mean(1)  # [groups]
+            centre = distributed.mean(parts.mean(1, keepdim=True))
+            squares = (parts - centre).square().mean(1)  # `var` takes five times as long
+            deviation = (distributed.mean(squares) + 1e-8).sqrt().flatten(1).mean(1)  # [groups]
             for each in deviation.detach().to(self.usual.dtype):
                 self.usual.lerp_(each, DEVIATION_WEIGHT)
         else:

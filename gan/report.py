@@ -203,6 +203,42 @@ class Report:
         self.tensorboard.close()
 
 
+class Silent(Report):
+    """The report of a process that is not the first of a job: it writes and prints nothing."""
+
+    def __init__(self) -> None:
+        self.spare = Spare(lambda text: None)
+        self.score: float | None = None
+        self.values: dict[str, float] = {}
+
+    def log_event(self, step: int, values: Mapping[str, object]) -> None:
+        """Nothing."""
+
+    def _add_scalar(self, name: str, value: float, images: int) -> None:
+        """Nothing."""
+
+    def log_image(self, tag: str, image: Tensor, images: int) -> None:
+        """Nothing."""
+
+    def log_settings(self, settings: Mapping[str, object], images: int) -> None:
+        """Nothing."""
+
+    def show_progress(self, fraction: float, images: int, seconds_left: float) -> None:
+        """Nothing."""
+
+    def show_pause(self, fraction: float, what: str, seconds: float) -> None:
+        """Nothing."""
+
+    def announce_end(self, speed: float, left: float, pauses: float) -> None:
+        """Nothing."""
+
+    def print_line(self, text: str, colour: str = "") -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 def read_log(path: Path) -> list[dict[str, Any]]:
     """The lines of a log, without one that a kill cut off; no lines if it cannot be read."""
     found = []

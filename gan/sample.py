@@ -16,7 +16,7 @@ from torch.optim.swa_utils import update_bn
 from torchvision.utils import make_grid
 
 from config import Config
-from gan import kinds, progress
+from gan import distributed, kinds, progress
 from gan.checkpoint import atomic_write
 from gan.sheet import COLUMNS, GAP_PIXELS
 
@@ -149,6 +149,15 @@ def draw_uint8(G: nn.Module, inputs: Inputs, batch_size: int, device: torch.devi
     return torch.cat([to_uint8(part) for part in parts])
 
 
+def draw_together(G: nn.Module, inputs: Inputs, batch_size: int, device: torch.device) -> Tensor:
+    """`draw_uint8`, of which each process of a job draws a part."""
+    if not 1 < distributed.count() <= len(inputs[0]):
+        return draw_uint8(G, inputs, batch_size, device)
+    mine = tuple(distributed.own(part) for part in inputs)
+    part = draw_uint8(G, mine, batch_size, device)
+    return distributed.gather(part.to(device)).cpu()
+
+
 class Ranked(NamedTuple):
     """Faces, best first."""
 
@@ -182,14 +191,20 @@ def _best(parts: list[_Part], most: Mapping[int, int]) -> _Part:
 
 @torch.no_grad()
 def rank(
-    G: nn.Module, judge: Judge, candidates: Candidates, keep: int, kind_of: KindOf = of_one_kind
+    G: nn.Module,
+    judge: Judge,
+    candidates: Candidates,
+    keep: int,
+    kind_of: KindOf = of_one_kind,
+    together: bool = False,
 ) -> Ranked:
     """The `keep` candidates that `judge` scores highest, best first; the first drawn wins a tie.
 
     They are ranked within their kind: each kind keeps the share that it has among all candidates.
     `candidates` are on G's device. Only inputs and scores of the best `keep` of each kind are
     held, about twice, and G draws the `keep` again in the end: a million candidates need no more
-    memory than a few thousand.
+    memory than a few thousand. With `together` each process of a job has other candidates, and all
+    return the best of all.
     """
     G.eval()
     parts: list[_Part] = []
@@ -205,6 +220,8 @@ def rank(
             parts = [_best(parts, dict.fromkeys(counts, keep))]
             held = len(parts[0][0])
     assert parts, "no candidates"
+    if together:
+        parts, counts = _exchange(parts, counts)
     scores, _, indices, *inputs_of_best = _best(parts, kinds.quotas(counts, keep))
     pictures = [
         to_uint8(G(*part))
@@ -213,12 +230,23 @@ def rank(
     return Ranked(torch.cat(pictures), scores, indices)
 
 
+def _exchange(parts: list[_Part], counts: Counter[int]) -> tuple[list[_Part], Counter[int]]:
+    """The candidates and the counts of kinds of all processes of a job."""
+    device = parts[0][-1].device
+    found = distributed.exchange(([[x.cpu() for x in part] for part in parts], counts))
+    joined = [(*part[:3], *to(tuple(part[3:]), device)) for own, _ in found for part in own]
+    return joined, sum((count for _, count in found), Counter[int]())
+
+
 def first_candidates(
     source: InputSource, count: int, batch_size: int, device: torch.device
 ) -> Candidates:
-    """Candidates 0 to `count - 1`."""
-    parts = (range(i, min(i + batch_size, count)) for i in range(0, count, batch_size))
-    for part in progress.track_batches(parts, "drawing and ranking", count, "candidates"):
+    """Candidates 0 to `count - 1`; in a job, those of them that this process draws."""
+    own = distributed.own_part(count)
+    starts = range(own.start, own.stop, batch_size)
+    parts = (range(i, min(i + batch_size, own.stop)) for i in starts)
+    number = own.stop - own.start
+    for part in progress.track_batches(parts, "drawing and ranking", number, "candidates"):
         yield torch.arange(part.start, part.stop), to(source(part.start, len(part)), device)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from config import Config, RunFacts
-from gan import health, sample
+from gan import health, sample, shared
 from gan.family import Family
 from gan.losses import Nets
 from gan.report import Meters
@@ -109,6 +109,8 @@ class State:
         self.opt_g = make(self.nets.G, config.lr1, config, self.fused)
         self.opt_d = make(self.nets.D, config.lr2, config, self.fused)
         self.ema = Ema(self.nets.G, config.ema_images) if config.ema else None
+        for net in (self.nets.G, self.nets.D):
+            shared.share(net)
         self.meters = Meters()
         self.monitor = health.Monitor()
         self.step = 0
@@ -216,6 +218,7 @@ class State:
     def sampler(self, source: sample.InputSource) -> nn.Module:
         """A copy of the network to draw with: the average with new batch norm statistics, or G."""
         G = copy.deepcopy(self.ema.module if self.ema else self.nets.G)
+        G = shared.unshare(G)
         if self.ema:
             sample.reestimate_bn(G, source, self.config.batch_size, self.device)
         return G.eval()

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from gan import distributed
 from gan.spectral import spectral_norm
 
 
@@ -280,10 +281,12 @@ class Pool(nn.Module):
 
     @torch.no_grad()
     def forward(self, fakes: Tensor) -> Tensor:
-        shown = fakes.detach().clone()
+        # all processes keep the same pool, of the fakes of all of them
+        fakes = distributed.gather(fakes.detach())
+        shown = fakes.clone()
         size, filled = len(self.images), int(self.filled)
         if not size:
-            return shown
+            return distributed.own(shown)
         for index, fake in enumerate(fakes):
             if filled < size:
                 self.images[filled] = fake
@@ -293,7 +296,7 @@ class Pool(nn.Module):
                 shown[index] = self.images[slot]
                 self.images[slot] = fake
         self.filled.fill_(filled)
-        return shown
+        return distributed.own(shown)
 
 
 class CycleD(nn.Module):

@@ -71,7 +71,7 @@ def test_alarms_are_said_all_the_same(tmp_path: Path, capsys: Captured) -> None:
     report.spare.attempt("previews", lambda: (tmp_path / "no" / "file").write_text("x"))
     report.close()
     console.alarm("disk: nearly full")
-    console.refuse("--x: no")
+    console.refuse("--x: no", sys.stderr)
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == [
@@ -164,7 +164,7 @@ def test_commands_are_printed_as_they_were_called(
     )
     main.run(["film", "--help"])
     assert capsys.readouterr().out.startswith(f"{called} film [--flag=value ...]")
-    console.refuse("--x: no")
+    console.refuse("--x: no", sys.stderr)
     assert capsys.readouterr().err == f"{called.split()[-1]}: --x: no\n"
 
 

@@ -59,7 +59,7 @@ WITHOUT_TORCH = {
     "gan.unpack", "gan.shards", "gan.examine", "gan.detect", "gan.intake", "gan.selection",
     "gan.delivery",
     "gan.container", "gan.processes",
-    "gan.filesystem",
+    "gan.filesystem", "gan.job",
 }  # fmt: skip
 ANY = {  # where a type of the standard library or of a file is Any
     "config": "dataclasses.Field is generic in a type that differs from setting to setting",
@@ -67,6 +67,7 @@ ANY = {  # where a type of the standard library or of a file is Any
     "gan.checkpoint": "a file holds tensors, numbers, strings and containers of them",
     "gan.state": "a saved state is such a file",
     "gan.spectral": "the context of an autograd.Function has no type",
+    "gan.distributed": "values that are pickled, and tensors or arrays that are sliced alike",
     "gan.health": "the fields of a reading, as a saved state has them",
     "gan.report": "a line of the log is JSON",
     "gan.pages": "the scores of an evaluation are JSON",

@@ -21,6 +21,7 @@ from toy import alarm, average, feed_of, fit, poisoned, score_of, set_weight, we
 from gan import checkpoint, loop
 from gan.errors import Refused
 from gan.losses import clip_weights
+from gan.reading import take_reading
 from gan.state import SCORE_VERSION
 
 Open = Callable[..., loop.Session]
@@ -453,7 +454,7 @@ def test_a_batch_of_one_has_no_diversity_and_no_gap(session: Open) -> None:
     loop.train_step(state, batch)
     feed = toy.ToyFeed()
     feed.unseen = (1.75 * picture,)
-    reading = loop.take_reading(state, batch, feed, True)
+    reading = take_reading(state, batch, feed, True)
     assert (reading.diversity, reading.gap) == (None, None)
     assert reading.gradient == pytest.approx(1.0)
 
