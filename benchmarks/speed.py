@@ -1,11 +1,21 @@
-"""Images/s of every family with its defaults, and where the time of a step goes, on the CPU.
+"""What a step of every family does with the device there is: a CPU, or a GPU that PyTorch finds.
 
     python benchmarks/speed.py                        all families
     python benchmarks/speed.py cyclegan --ngf=32      one, with other settings
+    python benchmarks/speed.py --gpu=False            on the CPU of a machine with a GPU
 
-Random pictures, an otherwise idle machine; a few minutes. float32, then bfloat16 (--amp).
+Random pictures, an otherwise idle machine; a few minutes. For float32 and bfloat16 (--amp):
+
+- images/s, by the median step;
+- floating-point operations of a step that updates both players, as PyTorch counts them
+  (convolutions and products of matrices), and how many of them a second that makes, as a share of
+  what the product of two large matrices reaches in the same precision;
+- memory: weights, moments and average, and on top the peak of what the step allocates;
+- where the time of a step goes. What no operation accounts for is Python and launching: on a GPU,
+  the time in which it computes nothing.
 """
 
+import time
 from collections.abc import Callable
 from statistics import median_high
 
@@ -13,6 +23,7 @@ import common
 import torch
 from common import CPU
 from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
 
 from commands import flags, train
 from config import RunFacts, Settings, resolve
@@ -25,59 +36,153 @@ from models import FAMILIES, find_family
 Step = Callable[[], object]
 TIMED_SECONDS = 4.0  # of steps
 UNTIMED_STEPS = 2  # before them
+MATRIX_SIDE = 2048  # of the product that the speed is compared with
+MATRIX_TRIES = 20
+PROFILED_STEPS = 4
 KINDS = {  # part of the name of an operation -> what it is called here
-    "convolution": "convolutions",
+    "conv": "convolutions",
     "norm": "norms",
     "mm": "dense layers",
+    "gemm": "dense layers",
     "adam": "optimiser",
     "rmsprop": "optimiser",
     "relu": "activations",
     "pad": "padding",
 }
+PYTHON = "Python"
 LEAST_SHARE = 0.05  # of a kind that is printed
 
 
-def make_step(name: str, settings: Settings, mixed_precision: bool) -> tuple[Step, State]:
+def make_step(
+    name: str, settings: Settings, mixed_precision: bool, device: torch.device = CPU
+) -> tuple[Step, State]:
     """One training step of family `name` on random pictures, and the state that it updates."""
     family = find_family(name)
-    config = resolve(family.defaults, {"gpu": False}, settings)
-    state = State(family, config, RunFacts(mixed_precision=mixed_precision), CPU)
+    config = resolve(family.defaults, {"gpu": device.type != "cpu"}, settings)
+    state = State(family, config, RunFacts(mixed_precision=mixed_precision), device)
     n, size = config.batch_size, config.img_size
     from_noise = family.task is TASKS["noise"]
     channels = config.channels if from_noise else config.channels_wanted
 
     def pictures(channels: int) -> torch.Tensor:
-        return torch.rand(n, channels, size, size) * 2 - 1
+        return torch.rand(n, channels, size, size, device=device) * 2 - 1
 
     def step() -> None:
         real = pictures(channels)
-        given = torch.randn(n, config.nz) if from_noise else pictures(config.channels_given)
+        noise = (n, config.nz)
+        given = torch.randn(noise, device=device) if from_noise else pictures(config.channels_given)
         loop.train_step(state, Batch(real, given, augment=config.augment, step=state.step))
 
     return step, state
 
 
-def images_per_second(step: Step, images: int) -> float:
+def wait_for(device: torch.device) -> None:
+    """Until the device has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def images_per_second(step: Step, images: int, device: torch.device = CPU) -> float:
     """By the median time of the steps that fit into TIMED_SECONDS."""
-    for _ in range(UNTIMED_STEPS):
+
+    def once() -> None:
         step()
+        wait_for(device)
+
+    for _ in range(UNTIMED_STEPS):
+        once()
     spent: list[float] = []
     while sum(spent) < TIMED_SECONDS:
-        spent.append(common.seconds(step))
+        spent.append(common.seconds(once))
     return images / median_high(spent)
 
 
-def time_shares(step: Step) -> dict[str, float]:
+def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
+    """Floating-point operations a second of one product of large matrices."""
+    a, b = (torch.randn(MATRIX_SIDE, MATRIX_SIDE, device=device).to(dtype) for _ in range(2))
+
+    def product() -> None:
+        a @ b
+        wait_for(device)
+
+    product()
+    return 2 * MATRIX_SIDE**3 / min(common.seconds(product) for _ in range(MATRIX_TRIES))
+
+
+def operations(step: Step, state: State) -> int:
+    """Floating-point operations of the first step from here on that updates both players."""
+    while True:
+        both = all(state.due)
+        with FlopCounterMode(display=False) as counter:
+            step()
+        if both:
+            return int(counter.get_total_flops())
+
+
+def peak_bytes(step: Step, state: State) -> int:
+    """What a step has in memory at most, with the weights, the moments and the average."""
+    held = state.size_on_disk()
+    if state.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        return torch.cuda.max_memory_allocated()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        step()
+    assert profiled.profiler is not None
+    assert profiled.profiler.kineto_results is not None
+    found = [x for x in profiled.profiler.kineto_results.events() if x.name() == "[memory]"]
+    now = peak = 0
+    for event in sorted(found, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        peak = max(peak, now)
+    return held + peak
+
+
+def time_shares(step: Step, device: torch.device = CPU) -> dict[str, float]:
     """Kind of operation -> its share of the time of a step, 0 to 1, the largest first."""
-    with profile(activities=[ProfilerActivity.CPU]) as profiled:
-        step(), step()
+    on_gpu = device.type == "cuda"
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu
+    began = time.perf_counter()
+    with profile(activities=activities) as profiled:
+        began = time.perf_counter()
+        for _ in range(PROFILED_STEPS):
+            step()
+        wait_for(device)
+        total = 1e6 * (time.perf_counter() - began)
     spent: dict[str, float] = {}
     for row in profiled.key_averages():
         name = row.key.lower()
         kind = next((kind for part, kind in KINDS.items() if part in name), "the rest")
-        spent[kind] = spent.get(kind, 0.0) + row.self_cpu_time_total
+        own = row.self_device_time_total if on_gpu else row.self_cpu_time_total
+        spent[kind] = spent.get(kind, 0.0) + own
+    spent[PYTHON] = max(total - sum(spent.values()), 0.0)
     total = sum(spent.values())
     return {k: v / total for k, v in sorted(spent.items(), key=lambda item: -item[1])}
+
+
+def row_of(
+    name: str, settings: Settings, mixed: bool, device: torch.device, best: float
+) -> list[object]:
+    """A row of the table; `best` is the rate of products of matrices."""
+    step, state = make_step(name, settings, mixed, device)
+    config = state.config
+    rate = images_per_second(step, config.batch_size, device)
+    count = operations(step, state)
+    reached = count * rate / config.batch_size
+    shares = [f"{k} {v:.0%}" for k, v in time_shares(step, device).items() if v >= LEAST_SHARE]
+    return [
+        f"`{name}`",
+        config.img_size,
+        config.batch_size,
+        "bfloat16" if mixed else "float32",
+        f"{rate:.1f}",
+        f"{count / 1e9:.1f}",
+        f"{reached / 1e9:.0f} ({reached / best:.0%})",
+        f"{peak_bytes(step, state) / 1e6:.0f}",
+        ", ".join(shares),
+    ]
 
 
 def main(*words: str) -> None:
@@ -86,18 +191,23 @@ def main(*words: str) -> None:
     given = [word[2:].partition("=") for word in words if word.startswith("--")]
     texts = {name.replace("-", "_"): text for name, _, text in given}
     settings = flags.read(train.FLAGS, (), texts).settings
-    common.print_header(
-        ["family", "size", "batch", "images/s float32", "images/s bfloat16", "where the time goes"]
+    device = machine.pick_device(settings.get("gpu", "auto"))  # type: ignore[arg-type]
+    kinds = {False: torch.float32, True: torch.bfloat16}
+    best = {mixed: matrix_rate(dtype, device) for mixed, dtype in kinds.items()}
+    print(f"{machine.describe()}, {torch.get_num_threads()} threads; computes on {device}")
+    print(
+        f"a product of two {MATRIX_SIDE} x {MATRIX_SIDE} matrices: {best[False] / 1e9:.0f} GFLOP/s "
+        f"in float32, {best[True] / 1e9:.0f} in bfloat16\n"
     )
+    common.print_header(
+        [
+            "family", "size", "batch", "precision", "images/s", "GFLOP a step", "GFLOP/s", "MB",
+            "where the time goes",
+        ]
+    )  # fmt: skip
     for name in names or FAMILIES:
-        step, state = make_step(name, settings, mixed_precision=False)
-        config = state.config
-        rates = [images_per_second(step, config.batch_size)]
-        shares = [f"{k} {v:.0%}" for k, v in time_shares(step).items() if v >= LEAST_SHARE]
-        step, _ = make_step(name, settings, mixed_precision=True)
-        rates.append(images_per_second(step, config.batch_size))
-        row = [f"`{name}`", config.img_size, config.batch_size, *(f"{rate:.1f}" for rate in rates)]
-        common.print_row([*row, ", ".join(shares)])
+        for mixed in kinds:
+            common.print_row(row_of(name, settings, mixed, device, best[mixed]))
 
 
 if __name__ == "__main__":
