@@ -18,6 +18,7 @@ from gan.features import spaced
 from gan.losses import Batch
 from gan.pairs import PictureSet
 from gan.sample import Inputs
+from gan.transfer import Pictures, scaled, to_device
 from gan.translation import ways
 
 PREVIEW_FACES = 64  # in a preview: candidates 0 to 63 of `generate` under the same seed
@@ -63,7 +64,7 @@ def step_seed(seed: int, step: int, rank: int = 0) -> int:
 
 def to_float(pixels: NDArray[np.uint8], device: torch.device | str = "cpu") -> Tensor:
     """uint8 -> float in [-1, 1], on the device."""
-    return torch.tensor(pixels).to(device).float().div_(127.5).sub_(1)
+    return scaled(to_device(torch.tensor(pixels), torch.device(device)))
 
 
 def contact_sheet(feed: Feed, count: int = PREVIEW_FACES) -> Tensor:
@@ -89,6 +90,7 @@ class NoiseFeed:
     def __init__(self, config: Config, facts: RunFacts, data: Images, device: torch.device) -> None:
         self.config, self.flip, self.data, self.device = config, facts.flip, data, device
         self.classes = classes = len(facts.class_names)
+        self.pictures = Pictures(data.array, device)
         self.previewed = sample.NoiseSource.of(config, classes)
         self.inputs = sample.NoiseSource.of(config, classes, among=data.train_class_indices)
 
@@ -102,7 +104,7 @@ class NoiseFeed:
         later = self.data.indices_at(step + AHEAD, config.batch_size, config.seed)
         indices, later = distributed.own(indices), distributed.own(later)
         read_ahead(self.data.array, later)
-        real = to_float(self.data.array[indices], self.device)
+        real = scaled(self.pictures.take(indices))
         torch.manual_seed(step_seed(config.seed, step))
         if self.flip:
             mirrored = distributed.rand(len(real), 1, 1, 1, device=self.device) < 0.5
@@ -116,7 +118,7 @@ class NoiseFeed:
             return ()
         assert self.data.class_indices is not None
         labels = torch.from_numpy(self.data.class_indices[indices])
-        return (sample.one_hot(labels, self.classes).to(self.device),)
+        return (to_device(sample.one_hot(labels, self.classes), self.device),)
 
     def preview(self, G: nn.Module) -> Tensor:
         """Candidates 0 to 63 of `generate`; in a conditional run, a row of eight for each class."""

@@ -30,6 +30,7 @@ def pick_device(gpu: bool | str) -> torch.device:
     if gpu is False or not found:
         return torch.device("cpu")
     torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision("high")  # TF32, which convolutions have by default
     return torch.device(found[0])
 
 
