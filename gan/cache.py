@@ -18,8 +18,9 @@ import os
 import signal
 import threading
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing import connection
@@ -35,10 +36,12 @@ from gan.console import alarm, detail, say
 from gan.errors import Refused, counted, plain
 from gan.overview import Overview
 from gan.readers import Source
+from gan.split import Looks
 
 VERSION = 6  # of the caches' layout and of the decoding; part of the key
 END_SECONDS = 5.0  # that a process which decodes may take to end
 PORTION = 2048  # pictures decoded ahead of the disk
+CHUNK = 16  # of them given to a process at a time
 LONGEST_LABEL = 64  # bytes of a source's name in that of its cache: file names end at 255
 
 Item = tuple[str, str]  # a file and what it shows: "A", "B", "AB" (side by side), or ""
@@ -119,17 +122,27 @@ def map_in_processes(
     pool = ProcessPoolExecutor(workers, processes.context(), initializer=start_worker)
     try:
         rest = iter(arguments)
-        # In portions: decoded pictures must not pile up faster than the disk takes them.
-        while portion := list(itertools.islice(rest, PORTION)):
-            results = pool.map(function, portion, chunksize=16)
-            own |= set(multiprocessing.active_children()) - others
-            yield from results
+        working: deque[Future[list[Result]]] = deque()
+        while True:
+            # No more: decoded pictures must not pile up faster than the disk takes them.
+            while len(working) < PORTION // CHUNK and (
+                chunk := list(itertools.islice(rest, CHUNK))
+            ):
+                working.append(pool.submit(_apply, function, chunk))
+            own = own or set(multiprocessing.active_children()) - others
+            if not working:
+                return
+            yield from working.popleft().result()
     except BrokenProcessPool as error:
         raise Refused(f"a process decoding images {end_of(own)}; try --num-workers=1") from error
     except MemoryError as error:
         raise Refused("out of memory while decoding images; try --num-workers=1") from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _apply(function: Callable[[Argument], Result], chunk: Sequence[Argument]) -> list[Result]:
+    return [function(argument) for argument in chunk]
 
 
 def end_of(processes: Iterable[BaseProcess]) -> str:
@@ -182,12 +195,17 @@ class Builder:
         return mapped(self.path(stem), self.shape(stem))
 
     def write(
-        self, stems: Sequence[str], examples: Sequence[Example], decode: Decode, label: str = ""
+        self,
+        stems: Sequence[str],
+        examples: Sequence[Example],
+        decode: Decode,
+        label: str = "",
+        looks: Looks | None = None,
     ) -> list[Example]:
         """Decode `examples` into the files `stems`; returns the examples that are whole.
 
         Of an example with a damaged item nothing is written: all its items are in `skipped`.
-        `label` is added to the name of the progress bar.
+        `label` is added to the name of the progress bar. `looks` takes in each picture written.
         """
         items = [item for example in examples for item in example]
         decoded = _decode_all(decode, items, self.workers, f"{self.source.label} {label}".strip())
@@ -213,6 +231,8 @@ class Builder:
                 self.seen += seen
                 for stem, picture in pixels.items():
                     files[stem].write(picture)
+                    if looks:
+                        looks.add(picture)
             next(decoded, None)  # past the last one the progress bar is closed
             for file in files.values():
                 filesystem.sync(file)

@@ -114,7 +114,7 @@ def to_rgb(image: Image.Image, ranges: Ranges = NO_RANGES) -> Image.Image:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def to_square(
@@ -167,12 +167,12 @@ def _build(
     )
     ranges, lines = depth.find_ranges(source, labels.names, workers, values)
     decode = functools.partial(_decode, source.open, shape[1], shape[0], ranges)
-    whole = builder.write(["images"], [((name, ""),) for name in labels.names], decode)
+    looks = split.Looks(shape, len(labels.names))
+    examples: list[caches.Example] = [((name, ""),) for name in labels.names]
+    whole = builder.write(["images"], examples, decode, looks=looks)
     names = [name for ((name, _),) in whole]
-    array = builder.array("images")
-    hashes = np.array([split.content_hash(image.tobytes()) for image in array], np.uint64)
-    clusters = split.near_duplicates(array).astype(np.uint64)
-    np.save(folder / SPLIT, np.stack([hashes, clusters]))
+    clusters = split.clusters_of(looks.signatures()).astype(np.uint64)
+    np.save(folder / SPLIT, np.stack([looks.hashes(), clusters]))
     found = overview.overview_of(builder.seen, shape[1], lines)
     known = {"labels": labels.classes, "parts": labels.parts}
     of_names = {
@@ -193,7 +193,7 @@ def _build(
     )
     builder.write_index(
         {
-            "shape": array.shape,
+            "shape": builder.shape("images"),
             "digest": builder.digest({"images": ""}),
             "names": names,
             "labels": lists.get("labels"),

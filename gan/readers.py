@@ -8,6 +8,7 @@ function of a module, or a `functools.partial` of one. Nothing here imports torc
 import functools
 import io
 import os
+import stat
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -77,7 +78,7 @@ def expanded(path: str) -> Path:
     return Path(os.path.expanduser(path))
 
 
-def open_image(file: Path | io.BytesIO) -> Image.Image:
+def open_image(file: str | Path | io.BytesIO) -> Image.Image:
     """Open a picture of one of FORMATS; raises OSError or ValueError if it is none or too large."""
     image = Image.open(file, formats=FORMATS)
     if image.width * image.height > MAX_PIXELS:
@@ -85,10 +86,10 @@ def open_image(file: Path | io.BytesIO) -> Image.Image:
     return image
 
 
-def stamp_of(file: Path) -> str:
+def stamp_of(file: str | Path) -> str:
     """Size and modification time of a file, or why they cannot be read."""
     try:
-        status = file.stat()
+        status = os.stat(file)
     except OSError as error:  # a broken link: it will be among the skipped
         return str(error.strerror)
     return f"{status.st_size} {status.st_mtime_ns}"
@@ -135,8 +136,8 @@ def is_folder(data_path: str) -> bool:
     return bool(data_path) and expanded(data_path).is_dir()
 
 
-def _walk(root: Path) -> Iterator[Path]:
-    """Every file below `root`, through links, each folder once."""
+def _walk(root: Path) -> Iterator[tuple[str, list[str]]]:
+    """Every folder below `root`, through links, once, and the names of its files."""
     seen: set[str] = set()
 
     def report(error: OSError) -> None:
@@ -151,7 +152,7 @@ def _walk(root: Path) -> Iterator[Path]:
             alarm(f"data: folders below {MAX_DEPTH} others are passed over")
             inner.clear()
         seen.add(real)
-        yield from (Path(folder, file) for file in files)
+        yield folder, files
 
 
 def open_file(root: Path, name: str, size: int) -> Image.Image:
@@ -159,11 +160,11 @@ def open_file(root: Path, name: str, size: int) -> Image.Image:
 
     Raises OSError or ValueError if it is no picture, or larger than MAX_FILE_BYTES.
     """
-    path = root / name
-    if not path.is_file():  # opening a pipe would wait forever; `stat` says what a broken link is
-        path.stat()
-        raise ValueError("no regular file")
-    if path.stat().st_size > MAX_FILE_BYTES:
+    path = os.path.join(root, name)  # paths of pathlib take longer than the disk
+    status = os.stat(path)  # says what a broken link is
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("no regular file")  # opening a pipe would wait forever
+    if status.st_size > MAX_FILE_BYTES:
         raise ValueError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
     return open_image(path)
 
@@ -171,7 +172,11 @@ def open_file(root: Path, name: str, size: int) -> Image.Image:
 def open_folder(data_path: str, flag: str) -> Source:
     """The picture files in a folder and in those below it; raises Refused if there are none."""
     root = expanded(data_path)
-    stamps = {file.relative_to(root).as_posix(): stamp_of(file) for file in _walk(root)}
+    stamps: dict[str, str] = {}
+    for folder, files in _walk(root):
+        below = Path(folder).relative_to(root).as_posix()
+        start = "" if below == "." else f"{below}/"
+        stamps |= {f"{start}{file}": stamp_of(os.path.join(folder, file)) for file in files}
     return _source_of_files(data_path, flag, stamps, functools.partial(open_file, root))
 
 

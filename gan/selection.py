@@ -115,14 +115,14 @@ def _signatures(intake: Intake, file: Path) -> tuple[NDArray[np.int64], NDArray[
             "select signature from pictures where verdict = ? limit 1", (KEPT,)
         ).fetchone()[0]
     )
-    signatures = np.memmap(file, np.uint8, "w+", shape=(count, width))
     rows = intake.db.execute(
         "select id, signature from pictures where verdict = ? order by id", (KEPT,)
     )
-    for index, (number, signature) in enumerate(rows):
-        ids[index] = number
-        signatures[index] = np.frombuffer(signature, np.uint8)
-    return ids, signatures
+    with open(file, "wb") as signatures:
+        for index, (number, signature) in enumerate(rows):
+            ids[index] = number
+            signatures.write(signature)
+    return ids, np.memmap(file, np.uint8, "r", shape=(count, width))
 
 
 def _fold(intake: Intake) -> None:

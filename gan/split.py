@@ -1,8 +1,8 @@
 """Which images are near-duplicates, and which are held out to score with. No files, no torch."""
 
 import hashlib
-import itertools
 import math
+import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -19,7 +19,10 @@ NEAR_MEAN = 0.02 * 255  # of a thumbnail, on average
 NEAR_MOST = 0.1 * 255  # of a thumbnail, anywhere
 FLIPPED_SIGNS = np.uint8(0b01010101)  # of every eight cosines of a row, the odd ones
 SLOW = ((0, 0), (0, 1), (1, 0), (1, 1), (0, 2), (2, 0))  # cosines down and across of a search
-PAIRS = 2**20  # that a search finds at a time
+PAIRS = 2**20  # about so many a search finds at a time
+BLOCK = 2**14  # pictures that are searched for at once, if they are not too alike
+COUNTED = 64  # of these, whose neighbours say how many pairs to expect
+LOOKED_AT = 256  # pictures at once
 
 Images = NDArray[np.uint8]  # [N, C, H, W]
 Signatures = NDArray[np.uint8]  # [N, 16 + 256 C]: see `signatures`
@@ -42,10 +45,13 @@ def _shrunk(images: Images) -> NDArray[np.float32]:
     if side != images.shape[-2] or side % 32 or side == 32:
         return np.asarray(images, dtype=np.float32)
     step = side // 32
-    total = np.zeros((*images.shape[:2], 32, 32), np.uint32)
-    for row in range(step):
-        for column in range(step):
-            total += images[..., row::step, column::step]
+    exact = np.uint16 if step <= 16 else np.uint32  # holds the sum of that many bytes
+    short = images[..., ::step, :].astype(exact)
+    for row in range(1, step):
+        short += images[..., row::step, :]
+    total = short[..., ::step].copy()
+    for column in range(1, step):
+        total += short[..., column::step]
     return total.astype(np.float32) / step**2
 
 
@@ -78,6 +84,46 @@ def signatures(images: Images) -> Signatures:
         bits = [np.packbits(signs > 0, 1), np.packbits(signs != 0, 1)]
         packed.append(np.concatenate([*bits, thumbs], 1))
     return np.concatenate(packed) if packed else np.zeros((0, 16), np.uint8)
+
+
+class Looks:
+    """What is kept of pictures [C, H, W] that pass by one after another: hash and signature.
+
+    A few hundred of them are in memory, however many there are, and none is read a second time.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], most: int) -> None:
+        self.shape = shape
+        self.waiting: list[bytes] = []
+        self.count = 0  # of pictures that were looked at
+        self._hashes = np.empty(most, np.uint64)
+        self._signatures = np.empty((most, 16 + THUMB_SIZE**2 * shape[0]), np.uint8)
+
+    def add(self, pixels: bytes) -> None:
+        """Take in the next picture: its uint8 pixels."""
+        self.waiting.append(pixels)
+        if len(self.waiting) == LOOKED_AT:
+            self._look()
+
+    def _look(self) -> None:
+        if not self.waiting:
+            return
+        images = np.frombuffer(b"".join(self.waiting), np.uint8).reshape(-1, *self.shape)
+        some = slice(self.count, self.count + len(images))
+        self._hashes[some] = [content_hash(pixels) for pixels in self.waiting]
+        self._signatures[some] = signatures(images)
+        self.count += len(images)
+        self.waiting.clear()
+
+    def hashes(self) -> NDArray[np.uint64]:
+        """`content_hash` of each picture: [N]."""
+        self._look()
+        return self._hashes[: self.count]
+
+    def signatures(self) -> Signatures:
+        """The `signatures` of all pictures."""
+        self._look()
+        return self._signatures[: self.count]
 
 
 def _union(label: NDArray[np.int64], i: NDArray[np.int64], j: NDArray[np.int64]) -> None:
@@ -124,7 +170,15 @@ def clusters_of(packed: Signatures) -> NDArray[np.int64]:
             some = slice(start, start + 2**14)
             near = _are_near(packed[first[i[some]]], packed[first[j[some]]])
             _union(label, i[some][near], j[some][near])
+        _let_go(packed)
     return np.unique(label[group], return_inverse=True)[1]
+
+
+def _let_go(packed: Signatures) -> None:
+    """Give back the memory of signatures that are mapped from a file; they are read again."""
+    file = getattr(packed, "_mmap", None)
+    if file is not None and hasattr(mmap, "MADV_DONTNEED"):
+        file.madvise(mmap.MADV_DONTNEED)
 
 
 def _hashes(packed: Signatures) -> NDArray[np.uint64]:
@@ -136,30 +190,28 @@ def _hashes(packed: Signatures) -> NDArray[np.uint64]:
         words = np.ascontiguousarray(packed[start : start + 4096]).view(np.uint64)
         words = (words ^ (words >> np.uint64(29))) * factors  # wraps around
         found[start : start + 4096] = (words ^ (words >> np.uint64(32))).sum(1, dtype=np.uint64)
+        _let_go(packed)
     return found
 
 
 def _mirrored(thumbs: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The mirrored thumbnails [n, 256 C]."""
-    return thumbs.reshape(len(thumbs), -1, THUMB_SIZE)[:, :, ::-1].reshape(thumbs.shape)
+    rows = thumbs.shape[1] // THUMB_SIZE
+    return thumbs.reshape(len(thumbs), rows, THUMB_SIZE)[:, :, ::-1].reshape(thumbs.shape)
 
 
 def _are_near(a: Signatures, b: Signatures) -> NDArray[np.bool_]:
     """Whether a[n] and b[n], or a[n] mirrored, are near-duplicates: [n]."""
     known = a[:, 8:16] & b[:, 8:16]
     near = np.zeros(len(a), np.bool_)
-    theirs = b[:, 16:].astype(np.int16)
     for flip in (False, True):
         # mirroring negates every odd cosine
         signs = a[:, :8] ^ (FLIPPED_SIGNS if flip else np.uint8(0))
         differ = np.unpackbits((signs ^ b[:, :8]) & known, axis=1).sum(1)
-        thumbs = _mirrored(a[:, 16:]) if flip else a[:, 16:]
-        distance = np.abs(theirs - thumbs)
-        near |= (
-            (differ <= NEAR_BITS)
-            & (distance.mean(1) <= NEAR_MEAN)
-            & (distance.max(1, initial=0) <= NEAR_MOST)
-        )
+        alike = np.flatnonzero(differ <= NEAR_BITS)  # few: their thumbnails are compared
+        thumbs = _mirrored(a[alike, 16:]) if flip else a[alike, 16:]
+        distance = np.abs(b[alike, 16:].astype(np.int16) - thumbs)
+        near[alike] |= (distance.mean(1) <= NEAR_MEAN) & (distance.max(1, initial=0) <= NEAR_MOST)
     return near
 
 
@@ -182,7 +234,10 @@ def _axes(channels: int) -> NDArray[np.float32]:
 def _candidates(
     packed: Signatures, first: NDArray[np.int64]
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Pairs i[n] < j[n] of positions in `first` that may be near, in blocks of about PAIRS."""
+    """Pairs i[n] < j[n] of positions in `first` that may be near, in blocks of about PAIRS.
+
+    All that are near are among them, whatever the axes: a projection shortens distances.
+    """
     from scipy.spatial import cKDTree
 
     axes = _axes((packed.shape[1] - 16) // THUMB_SIZE**2)
@@ -191,25 +246,34 @@ def _candidates(
         thumbs = packed[first[start : start + 4096], 16:]
         points[start : start + 4096] = thumbs.astype(np.float32) @ axes
         mirrored[start : start + 4096] = _mirrored(thumbs).astype(np.float32) @ axes
+        _let_go(packed)
     # |a - b|^2 is at most the largest difference of a pixel times the sum of all of them
     reach = math.sqrt(NEAR_MOST * NEAR_MEAN * (packed.shape[1] - 16)) + 1  # 1: rounding
     tree = cKDTree(points)
     for queries in (points, mirrored):
-        count = tree.query_ball_point(queries, reach, workers=-1, return_length=True)
-        block = np.cumsum(count) // PAIRS
-        ends = [*(np.flatnonzero(np.diff(block)) + 1).tolist(), len(queries)]
-        for start, end in itertools.pairwise([0, *ends]):
-            found = tree.query_ball_point(queries[start:end], reach, workers=-1)
-            i = np.repeat(np.arange(start, end), count[start:end])
-            j = np.fromiter(itertools.chain.from_iterable(found), np.int64, len(i))
+        order = cKDTree(queries).indices  # who is near whom comes together
+        start = 0
+        while start < len(order):
+            block = order[start : start + BLOCK]
+            some = queries[block[:: -(-len(block) // COUNTED)]]
+            found = tree.query_ball_point(some, reach, workers=-1, return_length=True)
+            block = block[: max(1, PAIRS // int(found.max()))] if found.max() else block
+            start += len(block)
+            # two trees walk down together, for all of a block at once
+            pairs = cKDTree(queries[block]).sparse_distance_matrix(
+                tree, reach, output_type="ndarray"
+            )
+            i, j = block[pairs["i"]], pairs["j"]
             yield i[i < j], j[i < j]
 
 
 def clusters_of_several(clusters: NDArray[np.integer]) -> list[NDArray[np.int64]]:
     """The indices of each cluster [N] of two or more, ascending."""
     order = np.argsort(clusters, kind="stable").astype(np.int64)
-    ends = np.flatnonzero(np.diff(clusters[order])) + 1
-    return [group for group in np.split(order, ends) if len(group) > 1]
+    edges = np.flatnonzero(np.diff(clusters[order])) + 1
+    starts, ends = np.append(0, edges), np.append(edges, len(order))
+    several = ends - starts > 1  # most are single: a list of a million arrays would be slow
+    return [order[a:b] for a, b in zip(starts[several], ends[several], strict=True)]
 
 
 def held_out_parts(
