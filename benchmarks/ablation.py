@@ -26,7 +26,7 @@ import main as toolkit
 import models
 from commands import runs
 from config import Config
-from gan import checkpoint, data, features, metrics, report, sample
+from gan import checkpoint, data, features, filesystem, metrics, report, sample
 from gan.errors import Refused
 from gan.tasks import open_images
 
@@ -97,7 +97,7 @@ def zip_of_first(archive: Path, count: int) -> Path:
                 first.writestr(name, whole.read(name))
 
     if not path.exists():
-        checkpoint.atomic_write(path, write)
+        filesystem.atomic_write(path, write)
     return path
 
 

@@ -47,7 +47,7 @@ COLD_BYTES = 2 * 2**30  # of the cache that is read from the disk
 COLD_STEPS = 60
 STEP_SECONDS = 0.05  # of a training step, in which the disk can read ahead
 FILES = int(os.environ.get("BENCHMARK_FILES", "1000000"))  # in the index of `prepare`
-TINY = b"bytes of a picture"
+TINY = b"bytes of a picture that is not decoded"
 Result = TypeVar("Result")
 Rows = dict[str, list[str]]  # what was measured -> here, there, what is there, how many times
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gan import report
-from gan.checkpoint import atomic_write
+from gan.filesystem import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -119,7 +119,7 @@ def lock_run(config: Config) -> Iterator[None]:
 
     What a killed one was writing is removed.
     """
-    from gan.checkpoint import clear_parts
+    from gan.filesystem import clear_parts
 
     folder = folder_of("checkpoints", config.name)
     folder.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from config import Config, RunFacts
-from gan.checkpoint import atomic_write
+from gan.filesystem import atomic_write
 
 FACES = 32  # on its picture
 LOADING = {

@@ -6,7 +6,6 @@ Files are ordinary `torch.save` archives, so any PyTorch code can load them with
 
 import contextlib
 import functools
-import glob
 import hashlib
 import json
 import os
@@ -39,61 +38,6 @@ SUM = "facegan_sha256"
 Found = TypeVar("Found")
 
 
-def atomic_write(path: Path, write: Callable[[Path], Any]) -> None:
-    """Call `write(part)` on a file beside `path`, sync it and put it in the place of `path`.
-
-    Whoever reads `path`, at any moment and after a power cut, finds the old or the new file whole.
-    What killed processes have left of it is deleted.
-    """
-    clear_parts(path.parent, glob.escape(path.name))
-    _write_all({path: write})
-
-
-def _write_all(writes: Mapping[Path, Callable[[Path], Any]]) -> None:
-    """All files of one folder or none: each is written beside its place before the first moves."""
-    parts = {path: path.with_name(f".{path.name}.{os.getpid()}.part") for path in writes}
-    for folder in {path.parent for path in writes}:
-        folder.mkdir(parents=True, exist_ok=True)
-    try:
-        for path, write in writes.items():
-            write(parts[path])
-            with open(parts[path], "rb+") as file:
-                filesystem.sync(file)
-        for path, part in parts.items():
-            os.replace(part, path)
-    finally:
-        for part in parts.values():
-            with contextlib.suppress(OSError):  # its folder may be gone; what was raised counts
-                part.unlink()
-    for folder in {path.parent for path in writes}:
-        filesystem.sync_folder(folder)  # the rename itself has to reach the disk too
-
-
-def _is_alive(pid: int) -> bool:
-    """Whether there is such a process; True where asking would end it."""
-    if os.name == "nt":
-        return True
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:
-        pass
-    return True
-
-
-def clear_parts(folder: Path, name: str = "*") -> None:
-    """Delete what killed processes have left of files that they were writing in `folder`.
-
-    `name` is a pattern of these files.
-    """
-    for part in folder.glob(f".{name}.*.part"):
-        pid = part.name.split(".")[-2]
-        if pid.isdecimal() and not _is_alive(int(pid)):
-            with contextlib.suppress(OSError):  # somebody else's
-                part.unlink(missing_ok=True)
-
-
 def _write_payload(payload: dict[str, Any], twin: Path | None, part: Path) -> None:
     if twin is not None:
         with contextlib.suppress(OSError):  # a file system without links
@@ -123,7 +67,7 @@ def save_all(
     `twins` are files that hold the same payload: a link to them takes no room. Raises OSError; all
     files are then what they were, as long as each name is that of a file.
     """
-    _write_all(
+    filesystem.write_all(
         {
             path: functools.partial(_write_payload, payload, twins.get(path))
             for path, payload in payloads.items()

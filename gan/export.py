@@ -18,8 +18,8 @@ from safetensors.torch import save as as_safetensors
 from torch import nn
 
 from gan import checkpoint, fold
-from gan.checkpoint import atomic_write
 from gan.errors import Refused
+from gan.filesystem import atomic_write
 from gan.sample import Inputs
 from gan.weights import load_weights, without_bias
 

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from gan import distributed, job, progress
-from gan.checkpoint import atomic_write, clear_parts
 from gan.console import alarm, timed
 from gan.errors import Refused, plain
+from gan.filesystem import atomic_write, clear_parts
 
 Features = NDArray[np.float32] | NDArray[np.float64]  # [N, d]; float32 as extracted
 Extract = Callable[[Tensor], Tensor]  # float [n, 3, H, W] in 0..255 -> [n, d]

@@ -147,8 +147,6 @@ def write_films(
     written, for one of more than LARGE_BYTES or LARGE_SECONDS, unless `allow_large`; `way_out` says
     what to do then.
     """
-    from gan.checkpoint import atomic_write  # torch, which no refusal above this needs
-
     expected = {path: estimate(frames, timing, path.suffix.lower()[1:]) for path in paths}
     for path, found in expected.items():
         if not allow_large and (found.size > LARGE_BYTES or found.seconds > LARGE_SECONDS):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from config import write_config
-from gan import checkpoint, distributed, health, job, sample, validate
+from gan import checkpoint, distributed, filesystem, health, job, sample, validate
 from gan.errors import Refused
 from gan.evaluation import Score
 from gan.losses import Batch, Logs
@@ -145,7 +145,7 @@ class Session:
             )
         self.report: Report = Silent()
         if job.is_first():
-            checkpoint.atomic_write(
+            filesystem.atomic_write(
                 folders.checkpoints / "config.json",
                 lambda part: write_config(config, state.facts, part),
             )

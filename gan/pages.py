@@ -17,6 +17,8 @@ from urllib.parse import quote
 
 from PIL import Image
 
+from gan.filesystem import atomic_write
+
 if TYPE_CHECKING:
     from jinja2 import Environment
 
@@ -182,8 +184,6 @@ def small_uri(path: Path, side: int, least_bytes: int = 0) -> str | None:
 
 
 def _write_text(path: Path, text: str) -> None:
-    from gan.checkpoint import atomic_write  # which imports torch
-
     data = text.encode("utf-8", "backslashreplace")  # a file name may hold lone surrogates
     atomic_write(path, lambda part: part.write_bytes(data))
 

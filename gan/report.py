@@ -14,8 +14,8 @@ from torch import Tensor
 from torchnet.meter import AverageValueMeter
 
 from gan import console
-from gan.checkpoint import atomic_write
 from gan.errors import coloured
+from gan.filesystem import atomic_write
 from gan.progress import Progress, duration
 from gan.record import Curves, LogFile, Spare
 

@@ -17,7 +17,7 @@ from torchvision.utils import make_grid
 
 from config import Config
 from gan import distributed, kinds, progress
-from gan.checkpoint import atomic_write
+from gan.filesystem import atomic_write
 from gan.sheet import COLUMNS, GAP_PIXELS
 
 Inputs = tuple[Tensor, ...]  # what G is called with: noise or pictures, and perhaps classes

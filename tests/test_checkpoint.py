@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gan import checkpoint
+from gan import checkpoint, filesystem
 from gan.errors import Refused
 
 
@@ -28,7 +28,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        checkpoint.atomic_write(path, fails)
+        filesystem.atomic_write(path, fails)
     assert checkpoint.load(path) == {"step": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["x.pth"]
 

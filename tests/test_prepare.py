@@ -6,6 +6,8 @@ import io
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -20,6 +22,7 @@ from gan import data, detect, examine, intake, unpack
 from gan.errors import Refused
 
 Inside = Callable[..., None]
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def smooth(seed: int, size: tuple[int, int] = (64, 64)) -> Image.Image:
@@ -473,3 +476,16 @@ def test_what_ended_a_process_is_said(number: int, says: str) -> None:
     tasks = iter([[unpack.Unit("a.png", 0, 0)], [unpack.Unit("b.png", 0, 0)]])
     with pytest.raises(Refused, match=says):
         list(intake._in_processes(functools.partial(end_by, number), tasks, 2))
+
+
+def test_it_needs_no_torch_whose_import_takes_more_memory_than_all_the_rest(
+    tmp_path: Path,
+) -> None:
+    save(tmp_path / "in", {"a.png": smooth(1), "b.png": smooth(2)})
+    words = ["prepare", "--data-path=in", "--out=out", "--quiet"]
+    text = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import main; main.run({words!r}); "
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", text], cwd=tmp_path, check=True, timeout=60)
+    assert written(tmp_path / "out") == ["a.png", "b.png"]

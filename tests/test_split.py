@@ -134,3 +134,24 @@ def test_what_is_held_out_does_not_change_with_the_version() -> None:
     _, held = split.held_out(hashes, np.arange(40) // 2, 0.2, 6)
     assert held.tolist() == [0, 1, 4, 5, 16, 17, 38, 39]
     assert split.content_hash(b"pixels") == 4283655456954686195
+
+
+def test_looks_are_those_of_all_pictures_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sides of whole and of broken pixels of a thumbnail; fewer pictures than were announced."""
+    monkeypatch.setattr(split, "LOOKED_AT", 4)
+    for side in (96, 45):
+        images = np.random.RandomState(0).randint(0, 256, (10, 3, side, side)).astype(np.uint8)
+        looks = split.Looks((3, side, side), 12)
+        for image in images:
+            looks.add(image.tobytes())
+        assert np.array_equal(looks.signatures(), split.signatures(images))
+        assert looks.hashes().tolist() == [split.content_hash(x.tobytes()) for x in images]
+        mean = images.astype(np.float64).mean((2, 3))
+        thumbs = looks.signatures()[:, 16:].reshape(10, 3, 256)
+        assert np.abs(thumbs.mean(2) - mean).max() < 0.6  # of a byte: each is rounded
+
+
+def test_clusters_of_several_by_hand() -> None:
+    found = split.clusters_of_several(np.array([2, 0, 2, 1, 1, 2, 3]))
+    assert [group.tolist() for group in found] == [[3, 4], [0, 2, 5]]
+    assert split.clusters_of_several(np.array([], int)) == []

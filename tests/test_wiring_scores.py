@@ -22,6 +22,7 @@ from gan import (
     data,
     evaluation,
     features,
+    filesystem,
     health,
     loop,
     metrics,
@@ -126,7 +127,7 @@ def alarms(*readings: health.Reading) -> list[str]:
 
 
 def atomic_write(path: Path, write: Callable[[Path], Any]) -> None:
-    checkpoint.atomic_write(path, write)
+    filesystem.atomic_write(path, write)
 
 
 def column(*values: float) -> NDArray[np.float32]:

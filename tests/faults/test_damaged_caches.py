@@ -16,7 +16,7 @@ from conftest import ROOT
 from picture_files import noise, save
 from processes import alive, started, wait_until
 
-from gan import cache, checkpoint, container, data, features
+from gan import cache, container, data, features, filesystem
 
 Captured = pytest.CaptureFixture[str]
 FLIPS = 40  # damages of each file here; benchmarks/soak.py tries 1,000
@@ -292,7 +292,7 @@ def test_what_was_killed_leaves_no_part_of_what_is_written_again(tmp_path: Path)
     gone, other = (tmp_path / f".{name}.{2**30}.part" for name in (file.name, "faces1.onnx"))
     for part in (gone, other):
         part.touch()
-    checkpoint.atomic_write(file, lambda part: part.write_bytes(b"x"))
+    filesystem.atomic_write(file, lambda part: part.write_bytes(b"x"))
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([other.name, file.name])
 
 
