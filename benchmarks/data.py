@@ -47,7 +47,6 @@ COLD_BYTES = 2 * 2**30  # of the cache that is read from the disk
 COLD_STEPS = 60
 STEP_SECONDS = 0.05  # of a training step, in which the disk can read ahead
 FILES = int(os.environ.get("BENCHMARK_FILES", "1000000"))  # in the index of `prepare`
-TINY = b"bytes of a picture that is not decoded"
 Result = TypeVar("Result")
 Rows = dict[str, list[str]]  # what was measured -> here, there, what is there, how many times
 
@@ -322,13 +321,20 @@ def show_prepare(anime: str, folder: Path) -> Iterator[Rows]:
         yield {f"`prepare` of {count:,}": row}
 
 
+def tiny_picture() -> bytes:
+    """The bytes of every picture that is made up."""
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), "tan").save(file, "JPEG")
+    return file.getvalue()
+
+
 def made_up_rows(anime: str, count: int) -> Iterator[intake.Row]:
     """A row of the state of `prepare` for each file: quarters of four faces, in other colours."""
     looks = split.Looks((3, 32, 32), 2 * COUNTS[0])
     for picture in itertools.islice(varied(anime, COUNTS[0]), COUNTS[0]):
         looks.add(picture[:, ::2, ::2].tobytes())
     known = looks.signatures()
-    random = np.random.default_rng(1)
+    random, size = np.random.default_rng(1), len(tiny_picture())
     for start in range(0, count, 1000):
         number = min(1000, count - start)
         four = known[random.integers(0, len(known), (4, number)), 16:]
@@ -343,7 +349,7 @@ def made_up_rows(anime: str, count: int) -> Iterator[intake.Row]:
         packed = np.concatenate([signs, np.full((number, 8), 255, np.uint8), thumbs], 1)
         for i in range(number):
             name = f"{(start + i) // 10_000:03}/{start + i:06}.jpg"
-            place = ("made-up.bin", 0, len(TINY), "jpg", packed[i].tobytes())
+            place = ("made-up.bin", 0, size, "jpg", packed[i].tobytes())
             yield (name, name, 128, 128, 128, "", "", "[]", *place)
 
 
@@ -351,7 +357,7 @@ def index_all(anime: str, folder: Path, state: Path, count: int) -> int:
     """What `prepare` does with so many files, but that none is examined; returns how many stay."""
     made = _intake(folder, state)
     made.list_units()
-    (state / "made-up.bin").write_bytes(TINY)
+    (state / "made-up.bin").write_bytes(tiny_picture())
     made.db.execute("begin")
     made.db.executemany(intake.INSERT, made_up_rows(anime, count))
     made.db.execute("update units set done = ?", (intake.DONE,))
