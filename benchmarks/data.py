@@ -11,7 +11,6 @@ and memory mean the same on a busy machine; images/s only on an idle one.
 """
 
 import io
-import itertools
 import json
 import os
 import resource
@@ -328,12 +327,16 @@ def tiny_picture() -> bytes:
     return file.getvalue()
 
 
-def made_up_rows(anime: str, count: int) -> Iterator[intake.Row]:
+def signatures_of(anime: str) -> split.Signatures:
+    """Those of the faces of the zip."""
+    looks = split.Looks((3, SEED_SIZE, SEED_SIZE), COUNTS[0])
+    for picture in varied(anime, COUNTS[0]):
+        looks.add(picture.tobytes())
+    return looks.signatures()
+
+
+def made_up_rows(known: split.Signatures, count: int) -> Iterator[intake.Row]:
     """A row of the state of `prepare` for each file: quarters of four faces, in other colours."""
-    looks = split.Looks((3, 32, 32), 2 * COUNTS[0])
-    for picture in itertools.islice(varied(anime, COUNTS[0]), COUNTS[0]):
-        looks.add(picture[:, ::2, ::2].tobytes())
-    known = looks.signatures()
     random, size = np.random.default_rng(1), len(tiny_picture())
     for start in range(0, count, 1000):
         number = min(1000, count - start)
@@ -353,13 +356,13 @@ def made_up_rows(anime: str, count: int) -> Iterator[intake.Row]:
             yield (name, name, 128, 128, 128, "", "", "[]", *place)
 
 
-def index_all(anime: str, folder: Path, state: Path, count: int) -> int:
+def index_all(known: split.Signatures, folder: Path, state: Path, count: int) -> int:
     """What `prepare` does with so many files, but that none is examined; returns how many stay."""
     made = _intake(folder, state)
     made.list_units()
     (state / "made-up.bin").write_bytes(tiny_picture())
     made.db.execute("begin")
-    made.db.executemany(intake.INSERT, made_up_rows(anime, count))
+    made.db.executemany(intake.INSERT, made_up_rows(known, count))
     made.db.execute("update units set done = ?", (intake.DONE,))
     made.db.execute("commit")
     made.examine(0)
@@ -373,7 +376,8 @@ def index_all(anime: str, folder: Path, state: Path, count: int) -> int:
 
 def show_index(anime: str, folder: Path) -> Iterator[Rows]:
     pictures = unpack(anime, folder, FILES)
-    cost = alone(index_all, anime, pictures, folder / "out.prepare", FILES)
+    known = alone(signatures_of, anime).result
+    cost = alone(index_all, known, pictures, folder / "out.prepare", FILES)
     more = "files listed; pictures made up, not examined; chosen, written, page"
     row = [f"{cost.memory:,.0f} MB, {cost.cpu:,.0f} CPU s", "", more, ""]
     yield {f"index of `prepare` with {FILES:,} files": row}
@@ -409,15 +413,16 @@ def measure(part: str, anime: str) -> None:
             RESULTS.write_text(text + "\n", "utf-8")
 
 
-def main(anime: str, *words: str) -> None:
-    from common import print_header, print_row
-
+def main(anime: str = "", *words: str) -> None:
     known = read_results()
-    if not set(words) <= set(PARTS) or (anime == "table" and words):
+    if not anime or not set(words) <= set(PARTS) or (anime == "table" and words):
         sys.exit(__doc__)
     if anime != "table":
         for part in words or [part for part in PARTS if part not in known]:
             measure(part, anime)
+    # only now: a process is counted the memory of the one that started it, and this imports torch
+    from common import print_header, print_row
+
     print_header(["", "here", "there", "there is", "times"])
     for part, rows in read_results().items():
         if anime == "table" or part in words or not words:
@@ -426,6 +431,4 @@ def main(anime: str, *words: str) -> None:
 
 
 if __name__ == "__main__":
-    from common import run
-
-    run(main)
+    main(*sys.argv[1:])
