@@ -13,6 +13,7 @@ from PIL import Image
 from gan import progress
 from gan.console import say
 from gan.errors import Refused
+from gan.filesystem import atomic_write
 
 Frames = Callable[[int, int], Iterator[Image.Image]]  # (first, count) -> these frames, RGB
 TRIED_FRAMES = 8  # written once, to say how large a film will be and how long it takes
