@@ -211,10 +211,10 @@ TABLE = (
         instead="`train` takes scores as it goes (--eval-every), `evaluate` prints all it has",
     ),
     Alias(
-        ("wandb", "use_wandb", "display_id", "logdir", "log_dir"),
-        instead="the curves are in runs/: `tensorboard --logdir runs` shows them, and with the "
-        "package wandb `wandb sync runs/NAME` sends them to W&B",
+        ("display_id", "logdir", "log_dir"),
+        instead="the curves are in runs/: `tensorboard --logdir runs` shows them",
     ),
+    Alias(("use_wandb",), ("wandb",)),
     # drawing and scores
     Alias(("trunc_psi", "truncation_psi"), ("gen_std",)),
     Alias(("class", "class_idx"), ("label",)),

@@ -11,11 +11,19 @@ from config import Config, Settings, read_config
 from gan.errors import Refused
 
 WEIGHTS = ("netg_path", "netd_path")
+UNNAMED = "@default"  # what TensorBoard calls the run without a name; no --name can be that
 
 
 def folder_of(kind: str, name: str) -> Path:
-    """The folder of run `name` in `checkpoints`, `imgs` or `runs`."""
-    return Path(kind) / name if name else Path(kind)
+    """The folder of run `name` in `checkpoints`, `imgs` or `runs`.
+
+    A run without a name is in the folder itself, except for its log: TensorBoard calls a run by its
+    folder. The log of a run that an earlier version began stays where it is.
+    """
+    top = Path(kind)
+    if not name and kind == "runs" and not (top / "log.jsonl").exists():
+        return top / UNNAMED
+    return top / name if name else top
 
 
 def name_of_folder(path: Path) -> str:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from commands import flags, places, runs
-from config import BUDGET, FIELDS, Config, RunFacts, changes, flag, option
-from gan import job
+from config import BUDGET, FIELDS, Config, RunFacts, changes, flag, option, shared_config_json
+from gan import job, wandb_sync
 from gan.console import alarm, command_line, result, say, shown
 from gan.errors import Refused, counted
 
@@ -35,6 +35,9 @@ class TrainOptions:
     overwrite: bool = option(False, "replace the earlier run of this name")
     config: str = option("", "start from the settings in a saved config.json")
     contact_sheet: str = option("", "picture to write, of 64 images as D will see them")
+    wandb: bool | str = option(
+        False, "send the curves to Weights & Biases too: True, or the project's name"
+    )
 
 
 FLAGS = flags.CommandFlags(
@@ -72,6 +75,8 @@ def refuse_early(request: flags.Request[TrainOptions]) -> None:
     name, sheet = str(given.get("name", "")), options.contact_sheet
     if sheet and Path(sheet).suffix.lower() not in PICTURES:
         raise Refused(f"--contact-sheet={sheet}: a name that ends in {' or '.join(PICTURES)}")
+    if options.wandb:
+        wandb_sync.check()
     places.check_data_path(str(given.get("data_path", "")))
     places.check_files(given, options.config)
     if options.resume:
@@ -268,7 +273,7 @@ def _write_contact_sheet(state: "State", data: "Data", file: str) -> None:
     say(f"data: images as D will see them in {file}")
 
 
-def _train(start: Start, contact_sheet: str) -> "Outcome | None":
+def _train(start: Start, options: TrainOptions) -> "Outcome | None":
     """From the start to the end of the budget, or to a signal; None if there is nothing to do."""
     from gan import distributed, loop, machine
     from gan.state import State
@@ -287,8 +292,8 @@ def _train(start: Start, contact_sheet: str) -> "Outcome | None":
         distributed.everywhere(lambda: loop.resume(state, saved, data, folders_of(config)))
         if is_finished(state, data):
             return None
-    if contact_sheet and job.is_first():
-        _write_contact_sheet(state, data, contact_sheet)
+    if options.contact_sheet and job.is_first():
+        _write_contact_sheet(state, data, options.contact_sheet)
     distributed.from_first(lambda: say_start(state, data, start.no_budget))
     with contextlib.ExitStack() as held:
         distributed.from_first(lambda: held.enter_context(runs.lock_run(config)))
@@ -296,7 +301,10 @@ def _train(start: Start, contact_sheet: str) -> "Outcome | None":
             state = _clear_earlier_run(state, data)
         score = state.family.task.scorer(config, data, device)
         events = [{**event, "machine": machine.describe()} for event in start.events]
-        return loop.fit(state, data, folders_of(config), score=score, events=events)
+        folders, told = folders_of(config), shared_config_json(config, state.facts)
+        wanted = job.is_first() and options.wandb
+        with wandb_sync.synced(wanted, folders.runs.name, told, folders.runs):
+            return loop.fit(state, data, folders, score=score, events=events)
 
 
 def _check_same(config: Config, data: "Data") -> None:
@@ -410,7 +418,7 @@ def say_next(config: Config) -> None:
     name = f"--name={config.name}" if config.name else ""
     given = "--input=PICTURE_OR_FOLDER" if command == "translate" else ""
     say(f"next: {shown(command_line(command, name, given))}")
-    say(f"curves: tensorboard --logdir {folders_of(config).runs}")
+    say(f"curves: {shown('tensorboard --logdir runs')}")
 
 
 def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
@@ -424,7 +432,7 @@ def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
     config = start.config
     machine.reuse_freed_memory()
     try:
-        done = _train(start, request.options.contact_sheet)
+        done = _train(start, request.options)
     except (MemoryError, RuntimeError) as error:
         if not machine.is_out_of_memory(error):
             raise

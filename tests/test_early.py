@@ -17,6 +17,7 @@ train --resume=gone.pth | gone.pth: no such file
 train --resume --overwrite | --overwrite: not with --resume
 train --name=old --resume --netg-path=g.pth | --netg-path: not with --resume
 train --contact-sheet=sheet.txt | --contact-sheet=sheet.txt: a name that ends in
+train --wandb=mine | --wandb: needs a package that nothing else does
 train --config=none.json | --config=none.json: No such file
 train --netg-path=gone.pth | gone.pth: no such file
 train --init=nothing | --init=nothing: neither a run in checkpoints/
@@ -70,6 +71,7 @@ import json, sys
 import main
 from gan.errors import Refused
 
+sys.modules["wandb"] = None  # as where it is not installed
 for words in json.loads(sys.argv[1]):
     try:
         main.run(words.split())

@@ -30,7 +30,7 @@ def test_the_commands_after_a_training_run(
     out = capsys.readouterr().out
     assert "train: 40 images of" not in out
     assert "\ntrain: 40 images\n" in out  # the budget
-    assert "\ncurves: tensorboard --logdir runs/x\n" in out
+    assert "\ncurves: tensorboard --logdir runs\n" in out
     assert printed_commands(out) == [["generate", "--name=x"]]
     inside(*printed_commands(out)[0], "--gen-search-num=8", "--gen-num=4", "--rank-by=none")
     assert (tmp_path / "result.png").exists()
