@@ -47,9 +47,9 @@ class GenerateOptions:
     seeds: str = option("", "one face a seed, the first of each, in this order: 0-35 or 3,14")
     trunc: float = option(
         0.0,
-        "cut the noise off at plus and minus this (0: not): 2 calms colours, below 1.5 faces go "
-        "dark and fall apart, as G knows only noise of full length and has no mapping network to "
-        "cut behind; for better faces rank them",
+        "cut the noise off at plus and minus this (0: not): 2 calms colours, 1.5 changes little, "
+        "at 1 hair frays and contrast goes, as G knows only noise of full length; styles behind "
+        "the mapping network of modern are not cut; for better faces rank them",
         low=0,
         high=100,
     )
