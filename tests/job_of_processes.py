@@ -25,6 +25,8 @@ def state_of(name: str) -> State:
     family = FAMILIES[name]
     lacks = (*family.lacks, *(() if "pool" in family.uses else ("pool",)))
     settings = {key: value for key, value in SMALL.items() if key not in lacks}
+    if name == "pix2pix":
+        settings["img_size"] = 64  # the smallest with dropout
     config = resolve(family.defaults, {"family": name, "gpu": False}, settings)
     return State(family, config, RunFacts(), torch.device("cpu"))
 
