@@ -6,8 +6,10 @@ import this file too.
 """
 
 import contextlib
+import os
 import shlex
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,31 +42,55 @@ def is_quiet() -> bool:
     return _level.now == QUIET
 
 
+def columns(stream: TextIO) -> int:
+    """How wide the terminal is that `stream` is; 0 where it is none."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns if stream.isatty() else 0
+    except (OSError, ValueError, AttributeError):
+        return 0
+
+
+def wrapped(text: str, stream: TextIO) -> str:
+    """A line as `stream` shows it: in a terminal it goes on below, cut between words.
+
+    A table stays as it is, and so does a line with a command in it, which may be copied.
+    """
+    width = columns(stream)
+    if not 0 < width < len(text) or "\n" in text or program() in text:
+        return text
+    return "\n".join(
+        textwrap.wrap(
+            text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+        )
+    )
+
+
 def say(text: str) -> None:
     """Print a line to stdout, unless `--quiet`."""
     if not is_quiet():
-        print(text, flush=True)
+        print(wrapped(text, sys.stdout), flush=True)
 
 
 def detail(text: str) -> None:
     """Print a line to stdout if `--verbose`."""
     if _level.now == VERBOSE:
-        print(text, flush=True)
+        say(text)
 
 
 def result(text: str, *paths: object) -> None:
     """Print a line about what was made; with `--quiet` its `paths` alone, for scripts."""
-    print("\n".join(map(str, paths)) if is_quiet() else text, flush=True)
+    print("\n".join(map(str, paths)) if is_quiet() else wrapped(text, sys.stdout), flush=True)
 
 
 def alarm(text: str) -> None:
     """Print a line to stderr, in yellow where that is a terminal."""
+    text = wrapped(text, sys.stderr)
     print(coloured(text, "yellow", sys.stderr), file=sys.stderr, flush=True)
 
 
 def refuse(text: str, voice: TextIO) -> None:
     """Print why nothing was done to `voice`, which is stderr, in red where that is a terminal."""
-    line = f"{program().split()[-1]}: {text}"
+    line = wrapped(f"{program().split()[-1]}: {text}", voice)
     print(coloured(line, "red", voice), file=voice, flush=True)
 
 

@@ -6,7 +6,6 @@ import this file too.
 
 import contextlib
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
@@ -51,10 +50,7 @@ def size(count: float) -> str:
 
 def _columns() -> int:
     """How wide the terminal on stderr is; 80 where there is none."""
-    try:
-        return os.get_terminal_size(sys.stderr.fileno()).columns or WIDE
-    except (OSError, ValueError, AttributeError):
-        return WIDE
+    return console.columns(sys.stderr) or WIDE
 
 
 def fitting(parts: Iterable[str], width: int) -> str:
@@ -141,11 +137,12 @@ class Progress:
     def write(self, text: str, stream: TextIO | None = None) -> None:
         """Print `text` to `stream`, stdout by default, above the bar."""
         stream = stream or sys.stdout
-        self.bar.write(text, file=stream)
+        self.bar.write(console.wrapped(text, stream), file=stream)
         stream.flush()
 
     def close(self) -> None:
         """Take the bar away; with `--verbose`, say how long that took, if it is worth a line."""
+        self.bar.clear()  # what was shown by `show`, tqdm itself does not know to clear
         self.bar.close()
         if (seconds := time.monotonic() - self.began) >= DETAIL_SECONDS:
             console.detail(f"{self.name}: {seconds:.2f} s")

@@ -174,3 +174,27 @@ def test_an_installed_program_is_called_by_its_name(
     there = tmp_path / "facegan" / "toolkit" / "gan" / "console.py"
     monkeypatch.setattr(console, "__file__", str(there))
     assert console.program() == "facegan"
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_lines_go_on_below_between_words(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setattr(console, "columns", lambda stream: width)
+    text = "no checkpoint of run nothing in checkpoints/nothing; train first, or give --netg-path "
+    console.refuse(text + "and --netd-path, both of which are files", sys.stderr)
+    console.say(text)
+    out, err = capsys.readouterr()
+    for said in (out, err):
+        assert max(map(len, said.splitlines())) <= width
+    assert err.split() == f"main.py: {text} and --netd-path, both of which are files".split()
+    assert len(err.splitlines()) == {60: 3, 80: 2, 120: 2}[width]
+    table, command = "a  b\n" + "x" * 200, f"go on with: python main.py train {'--x=y ' * 40}"
+    console.say(table)
+    console.say(command)
+    assert capsys.readouterr().out == f"{table}\n{command}\n"
+
+
+def test_lines_that_go_into_a_file_are_lines(capsys: Captured) -> None:
+    console.say("word " * 100)
+    assert capsys.readouterr().out.count("\n") == 1

@@ -88,6 +88,17 @@ def test_a_bar_fits_its_terminal_and_cuts_no_word(
     assert len(words) == {60: 2, 80: 3, 120: 6}[columns]
 
 
+def test_a_bar_leaves_nothing_behind(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    for thing in progress.track(range(4), "drawing", 4, "faces"):
+        clock.now += 3
+        if thing == 2:
+            assert terminal.last().startswith("drawing:  50%|")
+    assert terminal.last() == ""
+    assert terminal.getvalue().endswith("\r")
+
+
 def test_what_takes_a_moment_is_not_shown(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
