@@ -178,6 +178,10 @@ class Config:
     batch_size: int = option(
         16, "images per step", low=1, high=65536, fixed="it sets which image comes when"
     )
+    accumulate: int | str = option(
+        "auto", "parts of a batch, in turn, if memory is short; each has its own batch norm",
+        low=1, choices=("auto",),
+    )  # fmt: skip
     optimizer: str = option(
         "adam", "of both nets: adam or rmsprop", choices=("adam", "rmsprop"), fixed="another state"
     )
@@ -276,6 +280,7 @@ class RunFacts:
     class_names: tuple[str, ...] = ()  # of a conditional run
     mixed_precision: bool = False  # whether the nets compute in bfloat16
     flip: bool = True  # whether images are mirrored at random
+    accumulate: int = 1  # parts in which a batch is computed
 
     @classmethod
     def of_state(cls, state: Mapping[str, Any]) -> "RunFacts":

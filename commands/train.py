@@ -166,7 +166,26 @@ def find_facts(config: Config, data: "Data", device: "torch.device") -> RunFacts
     """What a new run finds out; raises Refused for a conditional one without classes."""
     may_mirror = runs.family_of(config).task.may_mirror
     flip = may_mirror(data) if config.flip == "auto" else config.flip is True
-    return RunFacts(find_classes(config, data), choose_precision(config, device), flip)
+    exact = choose_precision(config, device)
+    return RunFacts(find_classes(config, data), exact, flip, find_parts(config))
+
+
+def find_parts(config: Config, before: int = 1) -> int:
+    """In how many parts a batch is computed: as `--accumulate` says, else as `before`.
+
+    Raises Refused for a number that does not divide the batch of each process.
+    """
+    from gan import distributed
+
+    parts = before if isinstance(config.accumulate, str) else config.accumulate
+    size = config.batch_size // distributed.count()
+    if size % parts:
+        near = min((n for n in range(1, size + 1) if not size % n), key=lambda n: abs(n - parts))
+        raise Refused(
+            f"--accumulate={parts}: {size} images cannot be divided into {parts} parts of one "
+            f"size; {near} would do"
+        )
+    return parts
 
 
 def choose_precision(config: Config, device: "torch.device") -> bool:
@@ -201,6 +220,7 @@ def resumed_facts(start: Start, data: "Data", device: "torch.device") -> RunFact
     if saved.class_names != find_classes(start.config, data):
         classes = "/".join(saved.class_names)
         raise Refused(f"--resume: the run has the classes {classes}, the data has others")
+    saved = replace(saved, accumulate=find_parts(start.config, saved.accumulate))
     if start.choose_precision:
         return replace(saved, mixed_precision=choose_precision(start.config, device))
     if saved.mixed_precision is not machine.has_bfloat16(device):

@@ -9,20 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from config import write_config
 from gan import checkpoint, distributed, filesystem, health, job, sample, validate
 from gan.errors import Refused
 from gan.evaluation import Score
-from gan.losses import Batch, Logs
+from gan.losses import Batch
 from gan.progress import size
 from gan.reading import take_reading
 from gan.record import reason_of
 from gan.report import Report, Silent
 from gan.schedule import PAUSE_SHARE, Pauses, Schedule, Stop
-from gan.state import SavedState, State, comparable_best, let_learn
+from gan.state import SavedState, State, comparable_best
+from gan.step import train_step
 from gan.tasks import Data
 
 KEPT_STATES = 2  # the newest, and the one before it in case the newest is damaged
@@ -56,48 +56,6 @@ class Outcome:
     scoring: float  # seconds of this session
     saving: float  # the same
     signal: int | None  # that stopped it before its budget was spent
-
-
-def update(loss: Tensor, optimizer: torch.optim.Optimizer, logs: Logs) -> Logs:
-    """One step down the gradient of `loss`, the mean over all processes; `logs`, averaged too."""
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    logs = distributed.average_gradients(optimizer, logs)
-    optimizer.step()
-    return logs
-
-
-def train_step(state: State, batch: Batch) -> dict[str, Tensor]:
-    """Train on one batch: update D if it is due, then G if it is due; return the losses' logs.
-
-    The fakes of a batch are generated once, with a graph only if G is due. D's weights require no
-    gradients in G's update, which saves a third of D's backward pass.
-    """
-    nets, config, family, due = state.nets, state.config, state.family, state.due
-    let_learn(state.opt_g, due.g)
-    logs: dict[str, Tensor] = {}
-    # bfloat16 has float32's range, so no loss scaling is needed
-    mixed = (
-        torch.autocast(state.device.type, torch.bfloat16)
-        if state.facts.mixed_precision
-        else contextlib.nullcontext()
-    )
-    if due.d:
-        state.let_d_learn()
-        with mixed:
-            loss, more = family.d_loss(nets, batch, config)
-        logs |= update(loss, state.opt_d, more)
-        if family.after_d:
-            family.after_d(nets, config)
-    if due.g:
-        let_learn(state.opt_d, False)
-        with mixed:
-            loss, more = family.g_loss(nets, batch, config)
-        logs |= update(loss, state.opt_g, more)
-    state.step += 1
-    if state.ema:
-        state.ema.update(config.batch_size, state.images)
-    return logs
 
 
 class Due(NamedTuple):
@@ -367,13 +325,26 @@ class Session:
         state = self.state
         state.set_rates(self.fraction)
         self.batch = self.feed.batch(state.step)
+        parts = state.facts.accumulate
         state.meters.add(train_step(state, self.batch))
+        if state.facts.accumulate > parts:
+            self.note_parts()
         state.seconds = self.now() - self.started
         schedule = self.schedule
         schedule.trained = state.seconds - self.trained_before
         if not schedule.scores.seconds:  # drawing takes about an eighth of a step
             seconds_per_image = schedule.trained / (state.images - self.images_before)
             schedule.scores.next = LITE0_SECONDS + SCORED_FAKES * seconds_per_image / 8
+
+    def note_parts(self) -> None:
+        """Say that memory was short, and that each step now takes the batch in parts."""
+        config, parts = self.state.config, self.state.facts.accumulate
+        line = (
+            f"out of memory: {config.batch_size} images a step as before, "
+            f"{config.batch_size // parts} at a time (--accumulate={parts})"
+        )
+        self.report.print_line(line, "yellow")
+        self.report.log_event(self.state.step, {"event": "accumulate", "parts": parts})
 
     def decide(self, signal: int) -> Due:
         """What is due after this step: for all processes, by the clock of the first one.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from config import Config
 from gan import distributed
 from gan.augment import augment
+from gan.errors import Refused
 from gan.translation import CycleD, ThereAndBack
 
 Logs = dict[str, Tensor]
@@ -52,6 +53,26 @@ class Batch:
         if self.fake_given is None:
             self.fake_given = G.back(self.real).float()
         return self.fake_given
+
+    def parts(self, count: int) -> "list[Batch]":
+        """The batch itself, or `count` batches of as many images each, without fakes.
+
+        Raises Refused if it cannot be divided so.
+        """
+        if count == 1:
+            return [self]
+        size, rest = divmod(len(self.real), count)
+        if rest:
+            raise Refused(
+                f"--accumulate={count}: {len(self.real)} images cannot be divided into as many "
+                "parts; give a divisor"
+            )
+        tensors = (self.real, self.given, *self.condition)
+        split = zip(*(values.split(size) for values in tensors), strict=True)
+        return [
+            Batch(real, given, tuple(classes), self.augment, self.step)
+            for real, given, *classes in split
+        ]
 
     def augmented(self, images: Tensor) -> Tensor:
         """`images` as D sees them."""

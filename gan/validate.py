@@ -81,6 +81,9 @@ def _facts_problem(saved: Mapping[str, object]) -> str:
     for name in ("mixed_precision", "flip"):
         if not isinstance(facts.get(name, False), bool):
             return f"facts: {name} is neither True nor False"
+    parts = facts.get("accumulate", 1)
+    if not isinstance(parts, int) or parts < 1:
+        return "facts: accumulate is no number of parts"
     return ""
 
 
