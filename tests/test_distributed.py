@@ -7,6 +7,8 @@ import os
 import signal
 import socket
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +22,7 @@ from processes import PATIENCE_SECONDS, alive, started, wait_until
 from torch import Tensor, nn
 
 import main
+from commands.places import UNNAMED
 from gan import checkpoint, distributed, job
 from gan.errors import Refused
 
@@ -30,6 +33,13 @@ WORDS = ("train", "--family=mlp-tiny", "--batch-size=20", "--gpu=False", "--held
          "--num-workers=1", "--log-every=1", "--save-every=2")  # fmt: skip
 
 
+def _end_with(parent: int) -> None:
+    """End this process when the tests do: one that waits for ever must not outlive them."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
 class Job:
     """Processes with the environment that torchrun gives them; forks, which have torch already."""
 
@@ -37,7 +47,8 @@ class Job:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        self.folders, self.pids = folders, []
+        self.folders, self.pids = folders, list[int]()
+        self.ended: dict[int, int] = {}  # process -> exit code
         for place, folder in enumerate(folders):
             given = {"RANK": place, "WORLD_SIZE": len(folders), "MASTER_PORT": port}
             local = 0 if len(set(folders)) > 1 else place
@@ -49,9 +60,19 @@ class Job:
                 )
             self.pids.append(pid)
 
+    def __enter__(self) -> "Job":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for pid in set(self.pids) - self.ended.keys():
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+
     @staticmethod
     def _be(place: int, folder: Path, given: dict[str, str], call: Callable[[], object]) -> None:
         code = 1
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
         try:
             os.environ.update(given)
             os.chdir(folder)
@@ -78,31 +99,23 @@ class Job:
         return path.read_text() if path.exists() else ""
 
     def codes(self) -> list[int]:
-        """How each ended; they are killed if that takes too long."""
-        found: dict[int, int] = {}
+        """How each ended."""
 
-        def ended() -> bool:
-            for pid in self.pids:
-                if pid not in found:
-                    done, status = os.waitpid(pid, os.WNOHANG)
-                    if done:
-                        found[pid] = os.waitstatus_to_exitcode(status)
-            return len(found) == len(self.pids)
+        def all_ended() -> bool:
+            for pid in set(self.pids) - self.ended.keys():
+                done, status = os.waitpid(pid, os.WNOHANG)
+                if done:
+                    self.ended[pid] = os.waitstatus_to_exitcode(status)
+            return len(self.ended) == len(self.pids)
 
-        try:
-            wait_until(ended)
-        finally:
-            for pid in self.pids:
-                if pid not in found:
-                    os.kill(pid, signal.SIGKILL)
-                    os.waitpid(pid, 0)
-        return [found[pid] for pid in self.pids]
+        wait_until(all_ended)
+        return [self.ended[pid] for pid in self.pids]
 
 
 def run_job(folder: Path, count: int, call: Callable[[], object]) -> str:
     """What `count` processes print that each call `call`; they have to end well."""
-    made = Job([folder] * count, call)
-    codes = made.codes()
+    with Job([folder] * count, call) as made:
+        codes = made.codes()
     said = [made.text(name, place) for name in ("err", "out") for place in range(count)]
     assert codes == [0] * count, said
     assert not any(made.text("out", place) for place in range(1, count))
@@ -296,7 +309,7 @@ def undisturbed(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_files_are_written_once(undisturbed: Path) -> None:
     assert [line["step"] for line in shown(undisturbed)] == list(range(1, 121))
-    assert len(list((undisturbed / "runs").glob("events*"))) == 1
+    assert len(list((undisturbed / "runs" / UNNAMED).glob("events*"))) == 1
     assert sorted(int(file.stem) for file in (undisturbed / "imgs").glob("*.png")) == [
         2, 4, 6, 8, 10, 12,
     ]  # fmt: skip
@@ -315,7 +328,7 @@ def test_two_one_and_four_processes_go_on_with_each_other(
 
 def shown(folder: Path) -> list[dict[str, Any]]:
     """The lines of the log with losses, one for each step."""
-    lines = (folder / "runs" / "log.jsonl").read_text().splitlines()
+    lines = (folder / "runs" / UNNAMED / "log.jsonl").read_text().splitlines()
     return [line for line in map(json.loads, lines) if "loss_d" in line]
 
 
@@ -360,10 +373,10 @@ def test_a_machine_that_is_lost_leaves_a_state_and_a_clear_line(
     folders = [tmp_path / "first", tmp_path / "second"]
     for folder in folders:
         folder.mkdir()
-    made = Job(folders, command(*words))
-    wait_until(lambda: bool(checkpoint.states(folders[0] / "checkpoints")))
-    os.kill(made.pids[1], signal.SIGKILL)
-    assert made.codes() == [2, -signal.SIGKILL]
+    with Job(folders, command(*words)) as made:
+        wait_until(lambda: bool(checkpoint.states(folders[0] / "checkpoints")))
+        os.kill(made.pids[1], signal.SIGKILL)
+        assert made.codes() == [2, -signal.SIGKILL]
     said = made.text("err").strip().splitlines()
     assert "has left or does not answer (process 1 of 2); --resume" in said[-1]
     assert not any("Traceback" in line for line in said)
@@ -376,21 +389,21 @@ def test_if_the_first_machine_is_lost_the_other_says_so(faces: Path, tmp_path: P
     folders = [tmp_path / "first", tmp_path / "second"]
     for folder in folders:
         folder.mkdir()
-    made = Job(folders, command(*words))
-    wait_until(lambda: bool(checkpoint.states(folders[0] / "checkpoints")))
-    os.kill(made.pids[0], signal.SIGKILL)
-    assert made.codes() == [-signal.SIGKILL, 2]
+    with Job(folders, command(*words)) as made:
+        wait_until(lambda: bool(checkpoint.states(folders[0] / "checkpoints")))
+        os.kill(made.pids[0], signal.SIGKILL)
+        assert made.codes() == [-signal.SIGKILL, 2]
     assert "has left or does not answer; --resume" in made.text("err", 1).splitlines()[-1]
 
 
 @pytest.mark.parametrize("told", [0, 1])
 def test_a_signal_to_any_process_saves(faces: Path, tmp_path: Path, told: int) -> None:
     words = (*WORDS, f"--data-path={faces}", "--max-epoch=100000")
-    made = Job([tmp_path] * 2, command(*words))
-    log = tmp_path / "runs" / "log.jsonl"
-    wait_until(lambda: log.exists() and log.read_text().count("loss_d") > 5)
-    os.kill(made.pids[told], signal.SIGTERM)
-    assert made.codes() == [128 + signal.SIGTERM] * 2
+    with Job([tmp_path] * 2, command(*words)) as made:
+        log = tmp_path / "runs" / UNNAMED / "log.jsonl"
+        wait_until(lambda: log.exists() and log.read_text().count("loss_d") > 5)
+        os.kill(made.pids[told], signal.SIGTERM)
+        assert made.codes() == [128 + signal.SIGTERM] * 2
     assert "stopped; go on with: python main.py train --resume" in made.text("out")
     newest = checkpoint.load(checkpoint.states(tmp_path / "checkpoints")[0])
     assert newest["step"] == shown(tmp_path)[-1]["step"]
@@ -406,8 +419,8 @@ def test_a_signal_to_any_process_saves(faces: Path, tmp_path: Path, told: int) -
     ],
 )
 def test_a_refused_job_says_so_once(tmp_path: Path, words: tuple[str, ...], says: str) -> None:
-    made = Job([tmp_path] * 2, command(*words, *(("--gpu=False",) * (words[0] != "film"))))
-    assert made.codes() == [2, 2]
+    with Job([tmp_path] * 2, command(*words, *(("--gpu=False",) * (words[0] != "film")))) as made:
+        assert made.codes() == [2, 2]
     assert made.text("err").count("main.py: ") == 1
     assert says in made.text("err")
     assert not made.text("err", 1)
@@ -420,8 +433,8 @@ def test_what_one_process_cannot_see_is_refused_by_all(faces: Path, tmp_path: Pa
         folder.mkdir()
     (folders[0] / "faces").symlink_to(faces)
     (folders[1] / "faces").mkdir()
-    made = Job(folders, command(*WORDS, "--data-path=faces", "--max-epoch=1"))
-    assert made.codes() == [2, 2]
+    with Job(folders, command(*WORDS, "--data-path=faces", "--max-epoch=1")) as made:
+        assert made.codes() == [2, 2]
     assert made.text("err").startswith(f"main.py: process 1 on {os.uname().nodename}: ")
     assert not (folders[0] / "checkpoints").exists()
 
@@ -432,8 +445,8 @@ def test_other_data_on_one_machine_is_refused(faces: Path, tmp_path: Path) -> No
         (folder / "faces").mkdir(parents=True)
         for file in sorted(faces.glob("*.png"))[number : number + 40]:
             (folder / "faces" / file.name).symlink_to(file)
-    made = Job(folders, command(*WORDS, "--data-path=faces", "--max-epoch=1"))
-    assert made.codes() == [2, 2]
+    with Job(folders, command(*WORDS, "--data-path=faces", "--max-epoch=1")) as made:
+        assert made.codes() == [2, 2]
     assert "the data at --data-path=faces of process 1" in made.text("err")
 
 
@@ -446,6 +459,6 @@ def test_processes_draw_and_score_what_one_does(undisturbed: Path) -> None:
     for kind in ("png", "json", "html"):
         a, b = ((undisturbed / f"{count}.{kind}").read_bytes() for count in (1, 2))
         assert a == b, kind
-    made = Job([undisturbed] * 2, command("generate", "--gen-index=1"))
-    assert made.codes() == [2, 2]
+    with Job([undisturbed] * 2, command("generate", "--gen-index=1")) as made:
+        assert made.codes() == [2, 2]
     assert "can share a search among --gen-search-num candidates only" in made.text("err")
