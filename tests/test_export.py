@@ -2,6 +2,7 @@
 
 import json
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -245,3 +246,40 @@ def test_safetensors_are_drawn_with_by_their_own_config(
     refused = pytest.raises(Refused, match="give the weights of D")
     with refused:
         inside("generate", "--netg-path=b.safetensors", "--rank-by=score")
+
+
+@pytest.mark.parametrize(("off", "fits"), [(0.0009, True), (0.0011, False)])
+def test_an_onnx_file_is_within_a_thousandth(
+    off: float, fits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The largest difference counts, and batches larger than the example are tried too."""
+    G = torch.nn.Linear(2, 2)
+    about: dict[str, str] = {}
+
+    class Session:
+        def __init__(self, path: str, providers: list[str]) -> None:
+            assert Path(path).read_text() == "program"
+
+        def run(self, names: Any, given: dict[str, Any]) -> list[Any]:
+            found = G(torch.from_numpy(given["input"])).numpy().copy()
+            if len(found) > 2:
+                found[-1, 1] -= off
+            return [found]
+
+    program = types.SimpleNamespace(
+        model=types.SimpleNamespace(metadata_props=about),
+        save=lambda path: Path(path).write_text("program"),
+    )
+    monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: program)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    path = tmp_path / "x.onnx"
+    if fits:
+        assert export.export(G, (torch.ones(2, 2),), path, {"config": "c"}) == pytest.approx(
+            off, 1e-2
+        )
+        assert about == {"config": "c"}
+        assert path.exists()
+    else:
+        with pytest.raises(Refused, match=r"other pictures, up to 0\.0011 off"):
+            export.export(G, (torch.ones(2, 2),), path, {"config": "c"})
+        assert not list(tmp_path.iterdir())
