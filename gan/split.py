@@ -22,6 +22,7 @@ SLOW = ((0, 0), (0, 1), (1, 0), (1, 1), (0, 2), (2, 0))  # cosines down and acro
 PAIRS = 2**20  # about so many a search finds at a time
 BLOCK = 2**14  # pictures that are searched for at once, if they are not too alike
 COUNTED = 64  # of these, whose neighbours say how many pairs to expect
+NEAR_AT_ONCE = 2**10  # pairs whose thumbnails are compared; the system maps 64 kB around each
 LOOKED_AT = 256  # pictures at once
 
 Images = NDArray[np.uint8]  # [N, C, H, W]
@@ -162,16 +163,26 @@ def clusters_of(packed: Signatures) -> NDArray[np.int64]:
     if not len(packed):
         return np.zeros(0, np.int64)
     _, first, group = np.unique(_hashes(packed), return_index=True, return_inverse=True)
+    order = np.argsort(first)  # of the file: what is mapped is read from its start to its end
+    first, group = first[order], np.argsort(order)[group]
+    signs = np.concatenate([packed[start : start + 4096, :16] for start in _starts(packed)])[first]
     label = np.arange(len(first))
     for i, j in _candidates(packed, first):
-        apart = label[i] != label[j]
-        i, j = i[apart], j[apart]
-        for start in range(0, len(i), 2**14):
-            some = slice(start, start + 2**14)
+        alike = _are_alike(signs[i], signs[j]) & (label[i] != label[j])
+        i, j = i[alike], j[alike]  # few: their thumbnails are compared
+        for start in range(0, len(i), NEAR_AT_ONCE):
+            some = slice(start, start + NEAR_AT_ONCE)
             near = _are_near(packed[first[i[some]]], packed[first[j[some]]])
             _union(label, i[some][near], j[some][near])
-        _let_go(packed)
+            _let_go(packed)
     return np.unique(label[group], return_inverse=True)[1]
+
+
+def _starts(packed: Signatures) -> Iterator[int]:
+    """Where parts of 4,096 begin; those before are let go."""
+    for start in range(0, len(packed), 4096):
+        yield start
+        _let_go(packed)
 
 
 def _let_go(packed: Signatures) -> None:
@@ -200,18 +211,30 @@ def _mirrored(thumbs: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return thumbs.reshape(len(thumbs), rows, THUMB_SIZE)[:, :, ::-1].reshape(thumbs.shape)
 
 
+def _differing(a: Signatures, b: Signatures, flip: bool) -> NDArray[np.int64]:
+    """How many signs of a[n] and b[n] differ, or of a[n] mirrored; of [n, 16 or more] the first."""
+    known = a[:, 8:16] & b[:, 8:16]
+    signs = a[:, :8] ^ (FLIPPED_SIGNS if flip else np.uint8(0))  # negates every odd cosine
+    return np.unpackbits((signs ^ b[:, :8]) & known, axis=1).sum(1, dtype=np.int64)
+
+
+def _are_alike(a: Signatures, b: Signatures) -> NDArray[np.bool_]:
+    """Whether the signs of a[n] and b[n], or of a[n] mirrored, are those of near-duplicates."""
+    return np.minimum(_differing(a, b, False), _differing(a, b, True)) <= NEAR_BITS
+
+
 def _are_near(a: Signatures, b: Signatures) -> NDArray[np.bool_]:
     """Whether a[n] and b[n], or a[n] mirrored, are near-duplicates: [n]."""
-    known = a[:, 8:16] & b[:, 8:16]
     near = np.zeros(len(a), np.bool_)
+    theirs = b[:, 16:].astype(np.int16)
     for flip in (False, True):
-        # mirroring negates every odd cosine
-        signs = a[:, :8] ^ (FLIPPED_SIGNS if flip else np.uint8(0))
-        differ = np.unpackbits((signs ^ b[:, :8]) & known, axis=1).sum(1)
-        alike = np.flatnonzero(differ <= NEAR_BITS)  # few: their thumbnails are compared
-        thumbs = _mirrored(a[alike, 16:]) if flip else a[alike, 16:]
-        distance = np.abs(b[alike, 16:].astype(np.int16) - thumbs)
-        near[alike] |= (distance.mean(1) <= NEAR_MEAN) & (distance.max(1, initial=0) <= NEAR_MOST)
+        thumbs = _mirrored(a[:, 16:]) if flip else a[:, 16:]
+        distance = np.abs(theirs - thumbs)
+        near |= (
+            (_differing(a, b, flip) <= NEAR_BITS)
+            & (distance.mean(1) <= NEAR_MEAN)
+            & (distance.max(1, initial=0) <= NEAR_MOST)
+        )
     return near
 
 
