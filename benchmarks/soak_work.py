@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -234,8 +234,11 @@ def wait(pid: int, patience: float = PATIENCE_SECONDS) -> int:
     raise AssertionError(f"{pid} took more than {patience:.0f} s")
 
 
-def digest(folder: Path) -> str:
-    """Of all that the newest state of run `k` would go on with, and of the last weights."""
+def digest(folder: Path, but: Collection[str] = CLOCKED) -> str:
+    """Of all that the newest state of run `k` would go on with, and of the last weights.
+
+    Without what is called one of `but`.
+    """
     top = folder / "checkpoints" / "k"
     path = checkpoint.states(top)[0]
     found = hashlib.sha256(path.name.encode())
@@ -243,7 +246,7 @@ def digest(folder: Path) -> str:
     def add(value: object) -> None:
         if isinstance(value, dict):
             for key in sorted(value, key=str):
-                if key not in CLOCKED:
+                if key not in but:
                     found.update(str(key).encode())
                     add(value[key])
         elif isinstance(value, list | tuple):

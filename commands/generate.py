@@ -221,6 +221,11 @@ def make_source(
         return source
     own = sample.NoiseSource.of(config, len(names))
     found = latent.directions(run.nets.G, own, max(amounts), "weights", device)
+    if max(amounts) > (count := len(found.vectors)):
+        raise Refused(
+            f"--direction-{max(amounts)}: there are {count} directions, as many as G has numbers "
+            "of noise (--nz)"
+        )
     moved = sum(amount * found.vectors[number - 1] for number, amount in amounts.items())
     assert not isinstance(moved, int)
     return replace(source, shift=tuple(moved.tolist()))

@@ -285,3 +285,13 @@ def test_a_damaged_byte_of_a_config_is_refused_told_or_nothing(tmp_path: Path) -
                 assert read_config(str(file)) == expected or said
                 told += bool(said)
     assert told
+
+
+def test_directions_that_g_does_not_have_are_refused(
+    inside: Callable[..., None], whole: dict[str, Any], tmp_path: Path
+) -> None:
+    checkpoint.save(tmp_path / "checkpoints" / "state_00000001.pth", whole)
+    words = ("generate", "--gen-num=2", "--gen-search-num=2", "--rank-by=none", "--gpu=False")
+    refused(lambda: inside(*words, "--direction-5=1"), says="--direction-5: there are 4 directions")
+    inside(*words, "--direction-4=1")
+    assert (tmp_path / "result.png").is_file()
