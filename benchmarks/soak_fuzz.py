@@ -310,7 +310,9 @@ def fuzz(record: Record, inputs: int) -> None:
             def attempt(seed: int) -> str:
                 return sit(sitting, seed, top / "told")  # noqa: B023 (called here)
 
-            record.try_all(f"fuzz: {kind}", math.ceil(share / INPUTS), attempt, INPUTS)
+            record.try_all(
+                f"fuzz: {kind.replace('_', ' ')}", math.ceil(share / INPUTS), attempt, INPUTS
+            )
 
 
 PARTS: dict[str, tuple[Callable[[Record, int], None], int]] = {"fuzz": (fuzz, 10_000)}

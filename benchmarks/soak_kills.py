@@ -60,7 +60,7 @@ def kill_training(top: Path, family: str, whole: str, counts: dict[str, int], nu
     shutil.rmtree(folder)
     if not same or left:
         return f"{LOST}another end, or {left} left, after a kill in {hit}"
-    return f"equal, killed in a {hit}"
+    return f"equal, killed {'between them' if hit == 'between' else f'in a {hit}'}"
 
 
 def kills(record: Record, trials: int) -> None:
@@ -70,7 +70,9 @@ def kills(record: Record, trials: int) -> None:
     with workplace() as top:
         for place, family in enumerate(families):
             count = trials // len(families) + (place < trials % len(families))
-            watch = Watch()
+            fault, watch = f"SIGKILL of a training, {family}", Watch()
+            if not record.left(fault, count):
+                continue
             assert wait(fork(top / family / "whole", words_of(family, top), watch)) == 0
             whole = digest(top / family / "whole")
             counts = {name: int(n) // 2 for name, n in zip(PHASES, watch.counts, strict=True)}
@@ -78,7 +80,7 @@ def kills(record: Record, trials: int) -> None:
             def attempt(number: int) -> str:
                 return kill_training(top, family, whole, counts, number)  # noqa: B023 (called here)
 
-            record.try_all(f"SIGKILL of a training, {family}", count, attempt)
+            record.try_all(fault, count, attempt)
 
 
 # --- other commands ------------------------------------------------------------------------------
@@ -143,6 +145,8 @@ def commands(record: Record, trials: int) -> None:
         table = commands_of(top)
         for place, (name, words) in enumerate(table.items()):
             count = trials // len(table) + (place < trials % len(table))
+            if not record.left(f"SIGKILL of {name}", count):
+                continue
             whole, took = _whole(folder, words)
 
             def attempt(number: int) -> str:

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 import main as program
-from gan import cache, checkpoint, features, loop
+from gan import cache, checkpoint, features, filesystem, loop
 from models import read_state_to_resume
 
 MEMORY = Path("/dev/shm")  # files there cost no time of a disk
@@ -39,7 +39,7 @@ PHASES: dict[str, tuple[object, str]] = {
     "build": (cache, "open_or_build"),
     "step": (loop.Session, "step"),
     "score": (loop.Session, "evaluate"),
-    "save": (checkpoint, "_write_all"),
+    "save": (filesystem, "write_all"),
 }
 
 
@@ -73,6 +73,11 @@ class Record:
         with open(self.file, "ab") as file:
             file.truncate(len(text[: text.rfind("\n") + 1].encode()))
 
+    def left(self, fault: str, trials: int) -> list[int]:
+        """The numbers of the trials that are not done."""
+        done = self.done.setdefault(fault, {})
+        return [number for number in range(trials) if number not in done]
+
     def try_all(
         self, fault: str, trials: int, attempt: Callable[[int], str], each: int = 1
     ) -> None:
@@ -80,8 +85,8 @@ class Record:
 
         One counts as `each`. Raises OutOfTime.
         """
-        done = self.done.setdefault(fault, {})
-        left = [number for number in range(trials) if number not in done]
+        left = self.left(fault, trials)
+        done = self.done[fault]
         for number in left:
             if time.monotonic() > self.deadline:
                 raise OutOfTime
