@@ -324,7 +324,7 @@ try:
 except SystemExit as stop:
     code = stop.code
 print("states", sorted(os.listdir("checkpoints")), os.listdir("imgs"))
-print("log", sum('"loss_d"' in line for line in open("runs/log.jsonl")))
+print("log", sum('"loss_d"' in line for line in open("runs/@default/log.jsonl")))
 sys.exit(code)
 """
 
