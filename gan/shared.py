@@ -17,11 +17,10 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
-        values = x.double() if x.dtype == torch.float64 else x.float()
-        variance, centre = torch.var_mean(values, (0, 2, 3), correction=0)
-        # in float64, as the mean's square is taken away again
-        moments = torch.stack([centre.double(), variance.double() + centre.double().square()])
-        centre, square = distributed.mean(moments)
+        values = x if x.dtype == torch.float64 else x.float()
+        # not torch.var_mean, which takes as long as the convolutions
+        own = torch.stack([values.mean((0, 2, 3)), values.square().mean((0, 2, 3))])
+        centre, square = distributed.mean(own.double())
         variance = (square - centre.square()).clamp(min=0)
         self._note(
             centre.detach(), variance.detach(), x.numel() // x.shape[1] * distributed.count()
