@@ -1,6 +1,5 @@
 """What the loop does if a training goes wrong, by hand: signals, alarms, rescues (`toy.py`)."""
 
-import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import toy
-from toy import alarm, feed_of, fit, poisoned, score_of, set_weight, weight
+from toy import alarm, feed_of, fit, log_of, poisoned, score_of, set_weight, weight
 
 from gan import checkpoint, loop
 from gan.errors import Refused
@@ -30,28 +29,6 @@ def session(tmp_path: Path) -> Iterator[Open]:
     yield make
     for run in opened:
         run.report.close()
-
-
-def log_of(top: Path, event: str | None = None) -> list[dict[str, Any]]:
-    """The lines of a log: of one event, or those of losses."""
-    lines = [json.loads(line) for line in (top / "r" / "log.jsonl").read_text().splitlines()]
-    return [line for line in lines if line.get("event") == event]
-
-
-def steps_of(folder: Path, pattern: str = "state_*.pth") -> list[int]:
-    return sorted(checkpoint.load(path)["step"] for path in folder.glob(pattern))
-
-
-def best_of(top: Path) -> Any:
-    return checkpoint.load(top / "c" / checkpoint.BEST)
-
-
-def save(run: loop.Session) -> None:
-    run.save(run.state.sampler(run.feed.inputs))
-
-
-def evaluate(run: loop.Session) -> None:
-    run.evaluate(run.state.sampler(run.feed.inputs))
 
 
 # --- health --------------------------------------------------------------------------------------

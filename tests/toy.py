@@ -7,6 +7,7 @@ these things is here.
 """
 
 import dataclasses
+import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from states import new_state
 from torch import Tensor, nn
 
 from config import Config
-from gan import health, loop
+from gan import checkpoint, health, loop
 from gan.evaluation import Score
 from gan.family import Family
 from gan.losses import Batch, Nets
@@ -224,3 +225,25 @@ def count_calls(owner: object, name: str, patch: Callable[..., None]) -> list[tu
 
     patch(owner, name, counted)
     return calls
+
+
+def log_of(top: Path, event: str | None = None) -> list[dict[str, Any]]:
+    """The lines of a log: of one event, or those of losses."""
+    lines = [json.loads(line) for line in (top / "r" / "log.jsonl").read_text().splitlines()]
+    return [line for line in lines if line.get("event") == event]
+
+
+def steps_of(folder: Path, pattern: str = "state_*.pth") -> list[int]:
+    return sorted(checkpoint.load(path)["step"] for path in folder.glob(pattern))
+
+
+def best_of(top: Path) -> Any:
+    return checkpoint.load(top / "c" / checkpoint.BEST)
+
+
+def save(run: loop.Session) -> None:
+    run.save(run.state.sampler(run.feed.inputs))
+
+
+def evaluate(run: loop.Session) -> None:
+    run.evaluate(run.state.sampler(run.feed.inputs))
