@@ -134,6 +134,8 @@ def plan_job(request: flags.Request[TrainOptions]) -> Start:
     """`plan_start`, and what else can be refused before any process opens the data."""
     from gan import distributed
 
+    if job.is_job():
+        refuse_early(request)
     start = plan_start(request)
     distributed.check_batch(start.config.batch_size)
     places.check_folders(start.config)
@@ -444,7 +446,8 @@ def say_next(config: Config) -> None:
 def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
     """Train; see `python main.py train --help`."""
     request = after_restart(flags.read(FLAGS, stray, words))
-    refuse_early(request)
+    if not job.is_job():  # else the first process alone looks: the others may lack its folders
+        refuse_early(request)
     from gan import distributed, machine
 
     distributed.start(on_gpu=request.settings.get("gpu") is not False)

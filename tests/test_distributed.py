@@ -366,13 +366,30 @@ def test_a_killed_worker_is_started_again_and_nothing_is_lost(
         assert torch.equal(weights(tmp_path)[name], value), name
 
 
+def two_machines(top: Path) -> list[Path]:
+    """The folders of two machines that share nothing."""
+    folders = [top / "first", top / "second"]
+    for folder in folders:
+        folder.mkdir()
+    return folders
+
+
+def test_a_job_goes_on_though_only_the_first_machine_has_the_run(
+    faces: Path, tmp_path: Path
+) -> None:
+    folders, words = two_machines(tmp_path), (*WORDS, f"--data-path={faces}")
+    for more in ((*words, "--max-epoch=2"), ("train", "--resume", "--max-epoch=4")):
+        with Job(folders, command(*more)) as made:
+            assert made.codes() == [0, 0], made.text("err")
+    assert shown(folders[0])[-1]["step"] == 40
+    assert not (folders[1] / "checkpoints").exists()
+
+
 def test_a_machine_that_is_lost_leaves_a_state_and_a_clear_line(
     faces: Path, tmp_path: Path
 ) -> None:
     words = (*WORDS, f"--data-path={faces}", "--max-epoch=100000")
-    folders = [tmp_path / "first", tmp_path / "second"]
-    for folder in folders:
-        folder.mkdir()
+    folders = two_machines(tmp_path)
     with Job(folders, command(*words)) as made:
         wait_until(lambda: bool(checkpoint.states(folders[0] / "checkpoints")))
         os.kill(made.pids[1], signal.SIGKILL)
@@ -386,9 +403,7 @@ def test_a_machine_that_is_lost_leaves_a_state_and_a_clear_line(
 
 def test_if_the_first_machine_is_lost_the_other_says_so(faces: Path, tmp_path: Path) -> None:
     words = (*WORDS, f"--data-path={faces}", "--max-epoch=100000")
-    folders = [tmp_path / "first", tmp_path / "second"]
-    for folder in folders:
-        folder.mkdir()
+    folders = two_machines(tmp_path)
     with Job(folders, command(*words)) as made:
         wait_until(lambda: bool(checkpoint.states(folders[0] / "checkpoints")))
         os.kill(made.pids[0], signal.SIGKILL)
@@ -428,9 +443,7 @@ def test_a_refused_job_says_so_once(tmp_path: Path, words: tuple[str, ...], says
 
 
 def test_what_one_process_cannot_see_is_refused_by_all(faces: Path, tmp_path: Path) -> None:
-    folders = [tmp_path / "first", tmp_path / "second"]
-    for folder in folders:
-        folder.mkdir()
+    folders = two_machines(tmp_path)
     (folders[0] / "faces").symlink_to(faces)
     (folders[1] / "faces").mkdir()
     with Job(folders, command(*WORDS, "--data-path=faces", "--max-epoch=1")) as made:
