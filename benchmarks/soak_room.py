@@ -25,7 +25,7 @@ from soak_work import (
     workplace,
 )
 
-from gan import loop, schedule
+from gan import saves, schedule
 
 IN_A_MOUNT = "SOAK_MOUNTED"
 ROOM = 1.4  # of the small disk, in runs
@@ -85,7 +85,7 @@ def disk(record: Record, trials: int) -> None:
     """A small file system that is full for a while."""
     in_own_mounts()
     see_cheaply()
-    loop.ROOM_PAUSE_SECONDS = schedule.FIRST_PAUSE_SECONDS = 0.05
+    saves.ROOM_PAUSE_SECONDS = schedule.FIRST_PAUSE_SECONDS = 0.05
     with workplace() as top:
         for family in ("dcgan", "cyclegan"):
             words, began = words_of(family, top), time.monotonic()

@@ -17,7 +17,8 @@ from gan.errors import Refused, counted
 if TYPE_CHECKING:
     import torch
 
-    from gan.loop import Folders, Outcome
+    from gan.loop import Outcome
+    from gan.saves import Folders
     from gan.state import SavedState, State
     from gan.tasks import Data
 
@@ -278,7 +279,7 @@ def _clear_earlier_run(state: "State", data: "Data") -> "State":
 
 
 def folders_of(config: Config) -> "Folders":
-    from gan.loop import Folders
+    from gan.saves import Folders
 
     return Folders(
         *(places.folder_of(kind, config.name) for kind in ("checkpoints", "imgs", "runs"))

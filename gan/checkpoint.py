@@ -5,6 +5,7 @@ Files are ordinary `torch.save` archives, so any PyTorch code can load them with
 """
 
 import contextlib
+import copy
 import functools
 import hashlib
 import json
@@ -77,11 +78,27 @@ def save_all(
 
 def size_of(payload: object) -> int:
     """Bytes of the tensors in `payload`: about the size of its file."""
+    return sum(tensor.nbytes for tensor in _tensors_in(payload))
+
+
+def _tensors_in(payload: object) -> Iterator[torch.Tensor]:
     if torch.is_tensor(payload):
-        return payload.numel() * payload.element_size()
-    if isinstance(payload, Mapping):
-        return sum(map(size_of, payload.values()))
-    return sum(map(size_of, payload)) if isinstance(payload, list | tuple) else 0
+        yield payload
+    elif isinstance(payload, Mapping | list | tuple):
+        for part in payload.values() if isinstance(payload, Mapping) else payload:
+            yield from _tensors_in(part)
+
+
+def copied(payload: Found) -> Found:
+    """A copy of `payload`, its tensors on the CPU: what is done to them later is not in it.
+
+    Tensors that are in it twice are copied once.
+    """
+    tensors = {id(tensor): tensor for tensor in _tensors_in(payload)}
+    copies: dict[int, object] = {
+        key: tensor.to("cpu", copy=True) for key, tensor in tensors.items()
+    }
+    return copy.deepcopy(payload, copies)
 
 
 def load(path: Path) -> Any:

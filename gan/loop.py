@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import shutil
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,33 +15,18 @@ from gan import checkpoint, distributed, filesystem, health, job, sample, valida
 from gan.errors import Refused
 from gan.evaluation import Score
 from gan.losses import Batch
-from gan.progress import size
 from gan.reading import take_reading
-from gan.record import reason_of
 from gan.report import Report, Silent
+from gan.saves import Folders, Saves
 from gan.schedule import PAUSE_SHARE, Pauses, Schedule, Stop
 from gan.state import SavedState, State, comparable_best
 from gan.step import train_step
 from gan.tasks import Data
 
-KEPT_STATES = 2  # the newest, and the one before it in case the newest is damaged
 SCORED_FAKES = 256  # generated for a score in mid-run
 LITE0_SECONDS = 5.0  # a guess: features of that many images at both sizes, on a CPU
 ANNOUNCED_SECONDS = 5.0  # of training, after which its speed is known
-LIGHT_BYTES = 100e6  # of a save: a smaller one is never put off
-DISK_SPEED = 200e6  # bytes/s, a guess of how fast a state is written
 MAX_RESCUES = 3
-ROOM_SECONDS = 120.0  # that a run whose last state cannot be written waits for room
-ROOM_PAUSE_SECONDS = 5.0  # between two tries of that
-
-
-@dataclass(frozen=True)
-class Folders:
-    """Where a run writes."""
-
-    checkpoints: Path
-    imgs: Path
-    runs: Path
 
 
 @dataclass(frozen=True)
@@ -78,7 +62,7 @@ class Session:
         score: Score | None,
         events: Iterable[dict[str, object]],
     ) -> None:
-        self.state, self.folders, self.score, self.digest = state, folders, score, data.digest
+        self.state, self.score = state, score
         config = state.config
         self.stopped, self.looked = 0.0, time.monotonic()
         self.began = self.now()
@@ -86,15 +70,10 @@ class Session:
         steps = len(data) // config.batch_size
         self.schedule = Schedule(config, state.family.updates, steps, self.began)
         self.schedule.scored_at = self.schedule.begun_at = self.fraction
-        self.schedule.saves.next = state.size_of_save() / DISK_SPEED
-        self.schedule.light = state.size_of_save() < LIGHT_BYTES
         self.trained_before, self.images_before = state.seconds, state.images
         self.started = self.began - state.seconds
-        self.saved: tuple[int, Path] | None = None
         self.batch: Batch  # of the last step
-        self.best_step = -1  # of the best state, if it is of this session
         self.announced = False  # when the training will end
-        self.warned = False  # that the disk is nearly full
         if self.fraction >= 1:
             raise Refused(
                 f"--resume: the budget of this run is spent ({state.images:,} images, "
@@ -108,6 +87,7 @@ class Session:
                 lambda part: write_config(config, state.facts, part),
             )
             self.report = Report(folders.runs, state.step, state.images, self.fraction)
+        self.saves = Saves(state, self.feed, folders, self.schedule, self.report, data.digest)
         self.report.log_settings(vars(config), state.images)
         for event in events:
             self.report.log_event(state.step, event)
@@ -141,9 +121,20 @@ class Session:
         pauses.add(seconds)
         took = {"event": "pause", "what": pauses.what, "took": round(seconds, 2)}
         self.report.log_event(self.state.step, took)
+        self.leave_out(seconds)
+
+    def leave_out(self, seconds: float) -> None:
+        """Count `seconds` until now neither in the budget nor in the images/s."""
         self.started += seconds
         then, step = self.speed_from
         self.speed_from = (then + seconds, step)
+
+    def settle(self) -> None:
+        """Tell what became of a save that was written in the background, if it has ended."""
+        if self.saves.writer.is_busy:
+            began = self.now()
+            self.saves.settle(wait=False)
+            self.leave_out(self.now() - began)
 
     def log(self, batch: Batch) -> None:
         """Write the averages since the last log line, and act on the health alarms they raise."""
@@ -172,7 +163,7 @@ class Session:
     def rescue(self, alarm: health.Alarm) -> None:
         """Load the best state, or the newest, and go on from there at half the learning rates."""
         state = self.state
-        found = distributed.from_first(lambda: next(self.earlier_states(), None))
+        found = distributed.from_first(lambda: next(self.saves.earlier_states(), None))
         if not state.config.rescue or not found or state.rescues == MAX_RESCUES:
             if alarm.kind != "nan":
                 return  # the line is all that can be done
@@ -192,116 +183,6 @@ class Session:
             state.step, {"event": "rescue", "state": str(path), "rates": scale, **vars(alarm)}
         )
 
-    def earlier_states(self) -> Iterator[tuple[Path, SavedState]]:
-        """The best state, then the others, newest first; those that are whole and fit this run."""
-        folder, state = self.folders.checkpoints, self.state
-        for path in [folder / checkpoint.BEST, *checkpoint.states(folder)]:
-            with contextlib.suppress(Refused):  # damaged, or none
-                saved = checkpoint.load(path)
-                if validate.state_problem(saved) or not isinstance(saved.get("step"), int):
-                    continue
-                # after a kill, one on disk may be of a later step than the resumed run
-                later = saved["step"] > state.step
-                if not later and not validate.players_problem(saved, state.nets, state.config):
-                    yield path, saved
-
-    def payload(self, G: nn.Module) -> SavedState:
-        """The whole state, with the average as `G` has it: with new batch norm statistics."""
-        saved = {**self.state.state_dict(), "data": self.digest}
-        return {**saved, "ema": G.state_dict()} if self.state.ema else saved
-
-    def save(self, G: nn.Module) -> None:
-        """Write weights and state, all or none of them; then the preview, if that can be written.
-
-        The first process alone does. Raises OSError if the state cannot be written; the states
-        before it stay.
-        """
-        state, epoch, folder = self.state, self.epoch, self.folders.checkpoints
-        path = checkpoint.state_of(folder, state.step)
-        if not job.is_first():
-            self.saved = (state.step, path)
-            return
-        files = {
-            folder / f"netg_{epoch}.pth": G.state_dict(),
-            folder / f"netd_{epoch}.pth": state.nets.D.state_dict(),
-            path: self.payload(G),  # the last to get its name: all files of its step exist
-        }
-        best = folder / checkpoint.BEST
-        twins = {path: best} if self.best_step == state.step else {}
-        try:
-            checkpoint.save_all(files, twins)
-        except OSError as error:
-            self.schedule.note_save(time.monotonic(), done=False)
-            need = sum(map(checkpoint.size_of, files.values())) / 1e6
-            raise OSError(error.errno, f"{reason_of(error)} (it needs {need:.1f} MB)") from error
-        self.saved = (state.step, path)
-        self.schedule.note_save(time.monotonic(), done=True)
-        self.report.spare.attempt("states", lambda: self.clear_away(path))
-        self.show(G)
-
-    def clear_away(self, newest: Path) -> None:
-        """Delete the earlier saves that `--keep` leaves out; warn if the disk is nearly full."""
-        config, folder = self.state.config, newest.parent
-        keep, given = config.keep, (config.netg_path, config.netd_path)
-        if isinstance(keep, int):
-            checkpoint.prune(newest, min(keep, KEPT_STATES))
-            checkpoint.thin_out(folder, self.epoch, keep, [Path(path) for path in given if path])
-        else:
-            checkpoint.prune(newest, KEPT_STATES)
-        free = shutil.disk_usage(folder).free
-        if free < self.state.size_of_save() and not self.warned:
-            self.warned = True
-            need = size(self.state.size_of_save())
-            line = f"disk: {size(free)} are free, and the next save takes {need}"
-            self.report.print_line(line, "yellow")
-
-    def show(self, G: nn.Module) -> None:
-        """Write the preview of a save, and say in the log that it was."""
-        state, name = self.state, f"{self.epoch}.png"
-        preview = self.feed.preview(G)
-        picture, path = sample.as_picture(preview), self.folders.imgs / name
-        self.report.spare.attempt("previews", lambda: sample.save_picture(picture, path))
-        self.report.log_image("preview", preview, state.images)
-        when = {"images": state.images, "seconds": round(state.seconds, 1)}
-        self.report.log_event(state.step, {"event": "save", **when, "preview": name})
-        self.report.print_detail(f"train: saved at step {state.step:,}, preview {name}")
-
-    def try_save(self, G: nn.Module, last: bool) -> None:
-        """Save; if that fails go on training, or, with the `last` state, wait for room.
-
-        Raises Refused if there is none within ROOM_SECONDS.
-        """
-        try:
-            self.save(G)
-        except OSError as error:
-            line = self.unsaved(error)
-            if not last:
-                pause = self.schedule.save_again - time.monotonic()
-                self.report.print_line(
-                    f"{line}; training goes on, next try in {pause:.0f} s", "yellow"
-                )
-                return
-            self.report.print_line(f"{line}; waiting {ROOM_SECONDS:.0f} s for room", "yellow")
-            self.wait_for_room(G, line)
-
-    def unsaved(self, error: OSError) -> str:
-        """What could not be saved, why, and what there still is."""
-        kept = checkpoint.states(self.folders.checkpoints)[:1]
-        found = f"{kept[0]} stays" if kept else "there is no earlier one"
-        return f"the state of step {self.state.step} is not saved: {reason_of(error)}; {found}"
-
-    def wait_for_room(self, G: nn.Module, line: str) -> None:
-        """Try again until the state is saved; raises Refused, saying `line`, after ROOM_SECONDS."""
-        deadline = time.monotonic() + ROOM_SECONDS
-        while time.monotonic() < deadline:
-            time.sleep(ROOM_PAUSE_SECONDS)
-            with contextlib.suppress(OSError):
-                return self.save(G)
-        weights = self.folders.checkpoints / f"netg_{self.epoch}.pth"  # smaller: it may fit
-        self.report.spare.attempt("weights", lambda: checkpoint.save(weights, G.state_dict()))
-        self.show(G)
-        raise Refused(f"{line}; make room, and go on with --resume")
-
     def evaluate(self, G: nn.Module) -> None:
         """Score the average against held-out images; keep the state if it is the best so far."""
         assert self.score is not None
@@ -309,14 +190,7 @@ class Session:
         inputs = self.feed.scored_inputs(SCORED_FAKES)
         fakes = sample.draw_together(G, inputs, state.config.batch_size, state.device)
         scores = self.score(fakes.numpy())
-        before = state.best
-        if job.is_first() and (before is None or scores["score"] < before):
-            state.best = scores["score"]
-            path, payload = self.folders.checkpoints / checkpoint.BEST, self.payload(G)
-            if not self.report.spare.attempt("best states", lambda: checkpoint.save(path, payload)):
-                state.best = before  # the one on disk is the best to go back to
-            else:
-                self.best_step = state.step
+        self.saves.keep_if_best(G, scores["score"])
         self.report.log_scores(state.step, state.images, state.seconds, scores)
         self.schedule.scored_at = self.fraction
 
@@ -367,6 +241,7 @@ class Session:
 
         `stopped` is the signal that came, 0 for none; returns that of any process.
         """
+        self.settle()
         state, schedule, due = self.state, self.schedule, self.decide(stopped)
         evaluate = self.score is not None and due.score
         # check first what is to be saved: a state of NaN must not replace a good one
@@ -380,10 +255,12 @@ class Session:
                 G = state.sampler(self.feed.inputs)
                 self.evaluate(G)
         if due.save:
-            self.report.show_pause(self.fraction, "saving", schedule.saves.next)
+            last = due.spent or due.signal > 0
+            seconds = schedule.saves.next + self.saves.behind * last
+            self.report.show_pause(self.fraction, "saving", seconds)
             with self.pause(schedule.saves):
                 G = G if evaluate else state.sampler(self.feed.inputs)
-                self.try_save(G, last=due.spent or due.signal > 0)
+                self.saves.try_save(G, last=last)
         self.show_progress()
         return due.signal
 
@@ -408,16 +285,27 @@ class Session:
                 signal = self.write_due(stop.signal or 0)
                 if distributed.count() == 1 and stop.signal:  # it came while scoring
                     signal = stop.signal
-            if self.saved is None or self.saved[0] != state.step:
+            if self.saves.writer.is_busy:
+                with self.pause(self.schedule.saves):
+                    self.saves.settle(wait=True)
+            if self.saves.last is None or self.saves.last.step != state.step:
                 if not state.meters.all_finite():
                     self.log(self.batch)
                 with self.pause(self.schedule.saves):
-                    self.try_save(state.sampler(self.feed.inputs), last=True)
-        assert self.saved is not None
+                    self.saves.try_save(state.sampler(self.feed.inputs), last=True)
+        saved = self.saves.last
+        assert saved is not None
         stopped = signal if self.fraction < 1 and signal else None  # a finished run cannot go on
         scoring, saving = self.schedule.scores.seconds, self.schedule.saves.seconds
-        path, epoch = self.saved[1], self.epoch
-        return Outcome(path, epoch, state.images, state.seconds, scoring, saving, stopped)
+        epoch = self.epoch
+        return Outcome(saved.path, epoch, state.images, state.seconds, scoring, saving, stopped)
+
+    def close(self) -> None:
+        """Wait for what is being written, and close the report."""
+        try:
+            self.saves.settle(wait=True)
+        finally:
+            self.report.close()
 
 
 def resume(state: State, saved: SavedState, data: Data, folders: Folders) -> None:
@@ -466,4 +354,4 @@ def fit(
     try:
         return session.run()
     finally:
-        session.report.close()
+        session.close()

@@ -128,6 +128,10 @@ class Schedule:
         later = (s for s in itertools.count(step) if self.updates(self.config, s).g)
         return max(self.config.log_every, next(later) - (step - 1))
 
+    def note_begun(self, now: float) -> None:
+        """A save has begun in the background: no other is due for the same reason."""
+        self.saved_at, self.save_again = now, math.inf
+
     def note_save(self, now: float, done: bool) -> None:
         """What became of a save; after one that failed, the next is due in twice the time."""
         if done:

@@ -15,9 +15,10 @@ os.environ["OMP_NUM_THREADS"] = "1"  # tiny nets: threads would only wait for ea
 
 import torch
 import torch.nn.functional as F
+import toy
 
 from config import Config
-from gan import avatars, data, features
+from gan import avatars, data, features, loop
 from gan.errors import Refused
 from models import CLASSIC
 
@@ -117,6 +118,20 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
     monkeypatch.setattr(time, "monotonic", lambda: made.now)
     return made
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Iterator[Callable[..., loop.Session]]:
+    """`session(**settings)` opens a session of the toy game that has not trained yet."""
+    opened: list[loop.Session] = []
+
+    def make(**more: object) -> loop.Session:
+        opened.append(toy.make_session(tmp_path, **more))
+        return opened[-1]
+
+    yield make
+    for run in opened:
+        run.close()
 
 
 @pytest.fixture

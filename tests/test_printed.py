@@ -12,7 +12,7 @@ import pytest
 from conftest import TINY, refused
 from PIL import Image
 
-from gan import checkpoint, loop
+from gan import checkpoint, loop, saves
 
 Inside = Callable[..., None]
 Captured = pytest.CaptureFixture[str]
@@ -55,13 +55,13 @@ def test_ctrl_c_at_the_very_end_stops_nothing(
     inside: Inside, faces: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The budget is spent: the run is finished, and no command is named that would be refused."""
-    save = loop.Session.save
+    save = saves.Saves.save
 
-    def interrupted(self: loop.Session, *given: Any) -> None:
+    def interrupted(self: saves.Saves, *given: Any, **how: bool) -> None:
         os.kill(os.getpid(), signal.SIGINT)
-        save(self, *given)
+        save(self, *given, **how)
 
-    monkeypatch.setattr(loop.Session, "save", interrupted)
+    monkeypatch.setattr(saves.Saves, "save", interrupted)
     inside("train", *TINY, f"--data-path={faces}", "--name=x", "--max-images=20")  # exits with 0
     out = capsys.readouterr().out
     assert "go on with" not in out

@@ -1,9 +1,8 @@
 """What the loop does if a training goes wrong, by hand: signals, alarms, rescues (`toy.py`)."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,20 +14,6 @@ from gan.errors import Refused
 from gan.reading import take_reading
 
 Open = Callable[..., loop.Session]
-
-
-@pytest.fixture
-def session(tmp_path: Path) -> Iterator[Open]:
-    """`session(**settings)` opens a session of the toy game that has not trained yet."""
-    opened = []
-
-    def make(**more: Any) -> loop.Session:
-        opened.append(toy.make_session(tmp_path, **more))
-        return opened[-1]
-
-    yield make
-    for run in opened:
-        run.report.close()
 
 
 # --- health --------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,20 +35,6 @@ from gan.losses import clip_weights
 from gan.state import SCORE_VERSION
 
 Open = Callable[..., loop.Session]
-
-
-@pytest.fixture
-def session(tmp_path: Path) -> Iterator[Open]:
-    """`session(**settings)` opens a session of the toy game that has not trained yet."""
-    opened = []
-
-    def make(**more: Any) -> loop.Session:
-        opened.append(toy.make_session(tmp_path, **more))
-        return opened[-1]
-
-    yield make
-    for run in opened:
-        run.report.close()
 
 
 # --- what happens in a step ----------------------------------------------------------------------

@@ -163,7 +163,7 @@ def folders(top: Path) -> loop.Folders:
 
 
 def make_session(top: Path, score: Score | None = None, **more: Any) -> loop.Session:
-    """A session that has not trained yet; to be closed by its report."""
+    """A session that has not trained yet; to be closed."""
     return loop.Session(make_state(**more), ToyData(), folders(top), score, [])  # type: ignore[arg-type]
 
 
@@ -242,7 +242,7 @@ def best_of(top: Path) -> Any:
 
 
 def save(run: loop.Session) -> None:
-    run.save(run.state.sampler(run.feed.inputs))
+    run.saves.save(run.state.sampler(run.feed.inputs))
 
 
 def evaluate(run: loop.Session) -> None:

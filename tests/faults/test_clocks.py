@@ -33,7 +33,7 @@ def test_time_in_which_the_process_is_stopped_is_not_trained(clock: Clock, tmp_p
 
     run.step = step  # type: ignore[method-assign]
     done = run.run()
-    run.report.close()
+    run.close()
     assert steps == 7  # the step in which it was stopped took no time that is known
     assert done.seconds == pytest.approx(60)
     assert signal.getsignal(signal.SIGCONT) is before
@@ -50,7 +50,7 @@ def test_a_stop_within_a_pause_is_none_of_a_save(clock: Clock, tmp_path: Path) -
     assert run.schedule.saves.seconds == pytest.approx(2)
     run.step()
     assert run.state.seconds == pytest.approx(0)
-    run.report.close()
+    run.close()
 
 
 def test_a_wall_clock_that_jumps_changes_no_budget(

@@ -199,9 +199,9 @@ def test_a_rescue_passes_over_a_best_state_that_is_none(tmp_path: Path) -> None:
         checkpoint.save(checkpoint.state_of(folder, step), run.state.state_dict())
     for content in ([1], {"step": 1, "nets": {}}, {**run.state.state_dict(), "nets": {"G": {}}}):
         torch.save(content, folder / checkpoint.BEST)
-        found = next(run.earlier_states())
+        found = next(run.saves.earlier_states())
         assert (found[0].name, found[1]["step"]) == ("state_00000004.pth", 4)
-    run.report.close()
+    run.close()
 
 
 # --- files without sums of their own -------------------------------------------------------------

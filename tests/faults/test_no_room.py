@@ -21,7 +21,7 @@ from conftest import ROOT, TINY, refused
 from processes import PATIENCE_SECONDS
 
 from commands import runs
-from gan import checkpoint, loop, record
+from gan import checkpoint, record, saves
 from gan.errors import Refused
 
 Patch = pytest.MonkeyPatch
@@ -165,7 +165,7 @@ def test_a_save_without_room_is_tried_again(
         before = count[0]
         run.write_due(stopped=False)
         tried += [run.state.step] * (count[0] - before)
-    run.report.close()
+    run.close()
     # saved; no room; ten seconds later; twenty seconds later saved; then by epochs again
     assert tried[:6] == [10, 20, 30, 50, 60, 70]
     out = capsys.readouterr().out
@@ -195,7 +195,7 @@ def test_the_last_state_waits_for_room(
     tmp_path: Path, monkeypatch: Patch, capsys: Captured
 ) -> None:
     failing(monkeypatch, 1, 2)
-    monkeypatch.setattr(loop, "ROOM_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(saves, "ROOM_PAUSE_SECONDS", 0.01)
     done = toy.fit(tmp_path, max_images=60)
     assert checkpoint.load(done.state)["step"] == 3
     assert "there is no earlier one; waiting 120 s for room" in capsys.readouterr().out
@@ -204,7 +204,7 @@ def test_the_last_state_waits_for_room(
 def test_without_room_to_the_end_the_rest_is_kept(tmp_path: Path, monkeypatch: Patch) -> None:
     failing(monkeypatch, *range(2, 999))
     for name in ("ROOM_SECONDS", "ROOM_PAUSE_SECONDS"):
-        monkeypatch.setattr(loop, name, 0.02)
+        monkeypatch.setattr(saves, name, 0.02)
     says = r"step 15 is not saved: No space.*state_00000010.pth stays; make room, .* --resume"
     with pytest.raises(Refused, match=says):
         toy.fit(tmp_path, max_images=300, save_every=1)
@@ -234,7 +234,7 @@ def test_previews_and_best_states_that_cannot_be_written_cost_no_state(
     (tmp_path / "i").write_text("a file in the way")
     (tmp_path / "c" / checkpoint.BEST).mkdir()
     done = run.run()
-    run.report.close()
+    run.close()
     assert checkpoint.load(done.state)["step"] == 3
     assert checkpoint.load(done.state)["best"] is None  # none on disk
     out = capsys.readouterr().out
@@ -268,7 +268,7 @@ def test_a_folder_deleted_in_mid_run_is_made_again(tmp_path: Path) -> None:
     for name in "cir":
         shutil.rmtree(tmp_path / name, ignore_errors=True)
     done = run.run()
-    run.report.close()
+    run.close()
     assert checkpoint.load(done.state)["step"] == 3
     assert [line["step"] for line in log_of(tmp_path) if "loss_d" in line] == [2, 3]
 
@@ -295,8 +295,8 @@ import os, subprocess, sys
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", "."], check=True)
 os.chdir(os.getcwd())
 import main
-from gan import loop, schedule
-loop.ROOM_PAUSE_SECONDS = schedule.FIRST_PAUSE_SECONDS = 0.05
+from gan import loop, saves, schedule
+saves.ROOM_PAUSE_SECONDS = schedule.FIRST_PAUSE_SECONDS = 0.05
 full, free, train_step, step = int(sys.argv[1]), int(sys.argv[2]), loop.train_step, 0
 sys.argv = ["main.py", *sys.argv[3:]]
 
