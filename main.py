@@ -32,6 +32,10 @@ def call(command: str, stray: tuple[str, ...], options: dict[str, str]) -> None:
         able = ", ".join(SHARED_COMMANDS)
         raise Refused(f"{command}: one process does it, and torchrun started several; {able} share")
     importlib.import_module(f"commands.{command}").main(stray, options)
+    if job.is_job():  # after an error the others may have left: nothing is waited for then
+        from gan import distributed
+
+        distributed.stop()
 
 
 def prepare(*stray: str, **options: str) -> None:

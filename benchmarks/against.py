@@ -5,7 +5,9 @@
 
 Both sides train one family (`modern`, if none is named) on the same random pictures with its
 defaults. Their processes take turns of ten steps, so that whatever else the machine does meets
-both. CPU seconds hold on a busy machine too; wall-clock ones and images/s want an idle one.
+both. CPU seconds hold on a busy machine too; wall-clock ones and images/s want an idle one. The
+shares of convolutions, norms, optimiser and Python are those of a profiler, with one thread
+(--threads=1) of CPU time.
 """
 
 import json
@@ -17,9 +19,11 @@ from typing import IO, cast
 
 import common
 from common import ROOT
+from speed import shares_of
 
 STEPS = 10  # of a turn
 ROUNDS = 20  # turns of each side that count; one before them does not
+PROFILES = 7  # of each side, in turn
 
 # The other checkout may be an older one: this asks for little, which hardly ever changes.
 WORKER = """
@@ -49,7 +53,20 @@ def batch():
     given = torch.randn(shape) if from_noise else torch.rand(shape) * 2 - 1
     return Batch(real, given, augment=config.augment, step=state.step)
 print(n, flush=True)
-for _ in sys.stdin:
+def profiled():
+    from torch.profiler import ProfilerActivity, profile
+    with profile(activities=[ProfilerActivity.CPU]) as found:
+        began = time.perf_counter()
+        for _ in range(4):
+            state.set_rates(0.0)
+            loop.train_step(state, batch())
+        total = time.perf_counter() - began
+    rows = [(row.key, row.self_cpu_time_total / 1e6) for row in found.key_averages()]
+    return {"rows": rows, "total": total}
+for asked in sys.stdin:
+    if asked.strip():
+        print(json.dumps(profiled()), flush=True)
+        continue
     losses, wall, cpu, least = {}, 0.0, 0.0, 1e9
     for _ in range(int(steps)):
         state.set_rates(0.0)
@@ -93,6 +110,14 @@ class Side:
         asked.flush()
         self.turns.append(json.loads(self._read()))
 
+    def shares(self) -> dict[str, float]:
+        """Kind of operation -> its share of the time of four more steps."""
+        asked = cast(IO[str], self.process.stdin)
+        asked.write("profile\n")
+        asked.flush()
+        found = json.loads(self._read())
+        return shares_of(found["rows"], found["total"])
+
     def of(self, name: str) -> list[float]:
         """One value of each turn that counts."""
         return [turn[name] for turn in self.turns[1:] if name in turn]
@@ -100,6 +125,23 @@ class Side:
     def close(self) -> None:
         cast(IO[str], self.process.stdin).close()
         self.process.wait()
+
+
+def print_kinds(sides: list[Side]) -> None:
+    """Where the CPU time of a step goes: shares by the profiler, of the CPU time without it."""
+    found: list[list[dict[str, float]]] = [[], []]
+    for _ in range(PROFILES):
+        for side, shares in zip(sides, found, strict=True):
+            shares.append(side.shares())
+    spent = []
+    for side, shares in zip(sides, found, strict=True):
+        kinds = dict.fromkeys(kind for one in shares for kind in one)
+        step = 1e3 * median(side.of("cpu"))
+        spent.append({k: step * median(one.get(k, 0.0) for one in shares) for k in kinds})
+    print(f"\nwhere the CPU time of a step goes, ms; medians of {PROFILES} profiles:\n")
+    common.print_header(["", "other", "here"])
+    for kind in dict.fromkeys([*spent[0], *spent[1]]):
+        common.print_row([kind, *(f"{side.get(kind, 0.0):.1f}" for side in spent)])
 
 
 def gain(before: list[float], after: list[float]) -> float:
@@ -131,6 +173,7 @@ def main(*words: str) -> None:
     common.print_row(["least CPU, ms", *texts, f"{least[0] / least[1]:.2f}"])
     rates = [f"{side.images / median(side.of('wall')):.1f}" for side in sides]
     common.print_row(["images/s", *rates, ""])
+    print_kinds(sides)
     print(f"\nmeans of {STEPS} steps each, the first and the last that count:\n")
     common.print_header(["", "other", "here", "other, last", "here, last"])
     for name in (key for key in before.turns[0] if key not in ("wall", "cpu", "least")):

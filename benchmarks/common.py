@@ -31,9 +31,14 @@ def take_flag(name: str, words: Iterable[str]) -> tuple[list[str], str]:
     return kept, value
 
 
-def print_row(cells: Iterable[object]) -> None:
+def row(cells: Iterable[object]) -> str:
     """One row of a Markdown table."""
-    print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def print_row(cells: Iterable[object]) -> None:
+    """Print one row of a Markdown table."""
+    print(row(cells), flush=True)
 
 
 def print_header(names: list[str]) -> None:

@@ -2,6 +2,7 @@
 
     python benchmarks/speed.py                        all families
     python benchmarks/speed.py cyclegan --ngf=32      one, with other settings
+    python benchmarks/speed.py cyclegan --into=docs/speed.md    and its rows into that table
     python benchmarks/speed.py --gpu=False            on the CPU of a machine with a GPU
 
 Random pictures, an otherwise idle machine; a few minutes. For float32 and bfloat16 (--amp):
@@ -16,7 +17,8 @@ Random pictures, an otherwise idle machine; a few minutes. For float32 and bfloa
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from statistics import median_high
 
 import common
@@ -28,9 +30,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from commands import flags, train
 from config import RunFacts, Settings, resolve
 from gan import loop, machine
+from gan.errors import Refused
 from gan.losses import Batch
 from gan.state import State
-from gan.tasks import TASKS
 from models import FAMILIES, find_family
 
 Step = Callable[[], object]
@@ -65,6 +67,10 @@ KINDS = {  # part of the name of an operation -> what it is called here
 }
 PYTHON = "Python"
 LEAST_SHARE = 0.05  # of a kind that is printed
+COLUMNS = [
+    "family", "size", "batch", "precision", "images/s", "GFLOP a step", "GFLOP/s", "MB",
+    "where the time goes",
+]  # fmt: skip
 
 
 def make_step(
@@ -75,7 +81,7 @@ def make_step(
     config = resolve(family.defaults, {"gpu": device.type != "cpu"}, settings)
     state = State(family, config, RunFacts(mixed_precision=mixed_precision), device)
     n, size = config.batch_size, config.img_size
-    from_noise = family.task is TASKS["noise"]
+    from_noise = family.task.name == "noise"
     channels = config.channels if from_noise else config.channels_wanted
 
     def pictures(channels: int) -> torch.Tensor:
@@ -168,15 +174,25 @@ def time_shares(step: Step, device: torch.device = CPU) -> dict[str, float]:
             step()
         wait_for(device)
         total = 1e6 * (time.perf_counter() - began)
-    spent: dict[str, float] = {}
-    for row in profiled.key_averages():
-        name = row.key.lower()
-        kind = next((kind for part, kind in KINDS.items() if part in name), "the rest")
-        own = row.self_device_time_total if on_gpu else row.self_cpu_time_total
-        spent[kind] = spent.get(kind, 0.0) + own
-    spent[PYTHON] = max(total - sum(spent.values()), 0.0)
-    total = sum(spent.values())
-    return {k: v / total for k, v in sorted(spent.items(), key=lambda item: -item[1])}
+    spent = [
+        (row.key, row.self_device_time_total if on_gpu else row.self_cpu_time_total)
+        for row in profiled.key_averages()
+    ]
+    return shares_of(spent, total)
+
+
+def shares_of(spent: Iterable[tuple[str, float]], total: float) -> dict[str, float]:
+    """Kind of operation -> its share of `total`, 0 to 1, the largest first.
+
+    `spent` are names of operations and their own times, in the unit of `total`.
+    """
+    by_kind: dict[str, float] = {}
+    for name, own in spent:
+        kind = next((kind for part, kind in KINDS.items() if part in name.lower()), "the rest")
+        by_kind[kind] = by_kind.get(kind, 0.0) + own
+    by_kind[PYTHON] = max(total - sum(by_kind.values()), 0.0)
+    total = sum(by_kind.values())
+    return {k: v / total for k, v in sorted(by_kind.items(), key=lambda item: -item[1])}
 
 
 def row_of(
@@ -202,8 +218,32 @@ def row_of(
     ]
 
 
+def write_rows(file: Path, rows: list[list[object]]) -> None:
+    """Put rows into the table of `file` that has these columns, in place of those of one family
+    and precision; those of others go to its end. Raises Refused if there is no such table.
+    """
+    lines = file.read_text("utf-8").splitlines()
+    head = common.row(COLUMNS)
+    if head not in lines:
+        raise Refused(f"--into={file}: no table of the columns {', '.join(COLUMNS)}")
+    end = begin = lines.index(head) + 2
+    while end < len(lines) and lines[end].startswith("|"):
+        end += 1
+    table = {_key(line): line for line in lines[begin:end]}
+    table |= {_key(text): text for text in map(common.row, rows)}
+    file.write_text("\n".join([*lines[:begin], *table.values(), *lines[end:]]) + "\n", "utf-8")
+
+
+def _key(line: str) -> tuple[str, str]:
+    """Family and precision of a row."""
+    cells = [cell.strip() for cell in line.split("|")]
+    return cells[1], cells[4]
+
+
 def main(*words: str) -> None:
     machine.reuse_freed_memory()
+    kept, into = common.take_flag("into", words)
+    words = tuple(kept)
     names = [word for word in words if not word.startswith("--")]
     given = [word[2:].partition("=") for word in words if word.startswith("--")]
     texts = {name.replace("-", "_"): text for name, _, text in given}
@@ -216,15 +256,14 @@ def main(*words: str) -> None:
         f"a product of two {MATRIX_SIDE} x {MATRIX_SIDE} matrices: {best[False] / 1e9:.0f} GFLOP/s "
         f"in float32, {best[True] / 1e9:.0f} in bfloat16\n"
     )
-    common.print_header(
-        [
-            "family", "size", "batch", "precision", "images/s", "GFLOP a step", "GFLOP/s", "MB",
-            "where the time goes",
-        ]
-    )  # fmt: skip
+    common.print_header(COLUMNS)
+    rows = []
     for name in names or FAMILIES:
         for mixed in kinds:
-            common.print_row(row_of(name, settings, mixed, device, best[mixed]))
+            rows.append(row_of(name, settings, mixed, device, best[mixed]))
+            common.print_row(rows[-1])
+    if into:
+        write_rows(Path(into), rows)
 
 
 if __name__ == "__main__":

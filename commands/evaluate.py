@@ -64,9 +64,7 @@ def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
     page = flags.page_path(request.options.report, "evaluate.html")
     refuse_early(request, page)
     if job.is_job():
-        from gan import distributed
-
-        distributed.start(on_gpu=request.settings.get("gpu") is not False)
+        runs.join_job(request.settings)
     if "fake_path" in request.given:
         source, data_path, found = _evaluate_folder(request)
     else:

@@ -314,7 +314,7 @@ def _join_job(request: flags.Request[GenerateOptions], indices: list[int]) -> No
     from gan import distributed
 
     options = request.options
-    distributed.start(on_gpu=request.settings.get("gpu") is not False)
+    runs.join_job(request.settings)
     if options.like or indices or options.gen_search_num < distributed.count():
         raise Refused(
             f"{distributed.count()} processes can share a search among --gen-search-num candidates "

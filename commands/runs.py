@@ -56,6 +56,16 @@ def open_data(config: Config, *, to_train: bool = False) -> "Data":
     return data
 
 
+def join_job(given: Settings) -> None:
+    """Join the other processes that torchrun has started, if it has; `--gpu=False`: on the CPU.
+
+    Raises Refused if there are fewer devices than processes.
+    """
+    from gan import distributed
+
+    distributed.start(on_gpu=given.get("gpu") is not False)
+
+
 # --- starting and resuming -----------------------------------------------------------------------
 
 

@@ -451,7 +451,7 @@ def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
         refuse_early(request)
     from gan import distributed, machine
 
-    distributed.start(on_gpu=request.settings.get("gpu") is not False)
+    runs.join_job(request.settings)
     start = distributed.from_first(lambda: plan_job(request))
     config = start.config
     machine.reuse_freed_memory()

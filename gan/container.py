@@ -31,6 +31,8 @@ MAX_SEAL_BYTES = 2**30  # a million pictures have 100 MB of names
 
 Sum = TypeVar("Sum")
 
+_trusting = False  # see `trusting`
+
 
 class Damaged(ValueError):
     """What is wrong with a folder, in a few words."""
@@ -104,11 +106,24 @@ def opened(folder: Path) -> dict[str, object]:
         part = folder / name
         if not part.is_file() or part.stat().st_size != size:
             raise Damaged(name)
+        if _trusting:
+            continue
         earlier = crc32 is None
         if earlier_sum(part, size) != sha256 if earlier else sums(part, size) != crc32:
             raise Damaged(name)
     found: dict[str, object] = index
     return found
+
+
+@contextlib.contextmanager
+def trusting() -> Iterator[None]:
+    """Within it the sums of files are not compared: a process of this machine has just done so."""
+    global _trusting
+    before, _trusting = _trusting, True
+    try:
+        yield
+    finally:
+        _trusting = before
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gan import job
+from gan import container, job
 from gan.errors import Refused
 
 STEP_TIMEOUT = datetime.timedelta(minutes=10)  # for one exchange within a step
@@ -169,35 +169,38 @@ def everywhere(call: Callable[[], Value]) -> Value:
     if count() == 1:
         return call()
     value, problem = _outcome(call)
+    _refuse_together(problem)
+    return cast(Value, value)
+
+
+def _refuse_together(problem: str | None) -> None:
+    """Raises Refused in all processes if one of them has a `problem`; None: it was not asked."""
     problems = exchange(problem)
     if any(problems):
         guilty = next(i for i, text in enumerate(problems) if text)
         where = exchange(platform.node())[guilty]
-        known = all(problems)
-        raise Refused(
-            problems[guilty] if known else f"process {guilty} on {where}: {problems[guilty]}"
-        )
-    return cast(Value, value)
+        known = problems[0] and all(text for text in problems if text is not None)
+        text = str(problems[guilty])
+        raise Refused(text if known else f"process {guilty} on {where}: {text}")
 
 
 def first_then_all(call: Callable[[], Value]) -> Value:
-    """`everywhere`, but the first process is done with it before the others begin.
+    """`everywhere`, but in turns: the first process, the first of each other machine, the rest.
 
-    What it writes, such as a cache, is there for the others.
+    What the first ones write and check, such as a cache, is there for the rest, who do not check
+    it again.
     """
     if count() == 1:
         return call()
-    if job.is_first():
-        value, problem = _outcome(call)
-        from_first(lambda: _raise(problem))
-        return everywhere(lambda: cast(Value, value))
-    from_first(lambda: None)
-    return everywhere(call)
-
-
-def _raise(problem: str) -> None:
-    if problem:
-        raise Refused(problem)
+    turn = 0 if job.is_first() else 1 if os.environ["LOCAL_RANK"] == "0" else 2
+    value: Value | None = None
+    for now in range(3):
+        problem = None
+        if now == turn:
+            with container.trusting() if turn == 2 else contextlib.nullcontext():
+                value, problem = _outcome(call)
+        _refuse_together(problem)
+    return cast(Value, value)
 
 
 def _outcome(call: Callable[[], Value]) -> tuple[Value | None, str]:

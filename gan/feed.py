@@ -49,14 +49,14 @@ class Feed(Protocol):
         """D's arguments for a batch of held-out images: (images, *classes); None without any."""
 
 
-def step_seed(seed: int, step: int, rank: int = 0) -> int:
+def step_seed(seed: int, step: int) -> int:
     """A 64-bit seed for everything random in one step, so that a resumed run repeats it.
 
     The finaliser of SplitMix64 (Steele et al. 2014), which makes the seeds of neighbouring
     steps unrelated.
     """
     mask = 2**64 - 1
-    x = (seed * 0x9E3779B97F4A7C15 + step * 0xD1B54A32D192ED03 + rank * 0x8CB92BA72F3D8DD7) & mask
+    x = (seed * 0x9E3779B97F4A7C15 + step * 0xD1B54A32D192ED03) & mask
     x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & mask
     x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & mask
     return x ^ (x >> 31)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from config import Config, RunFacts, resolve
-from gan import distributed, job, loop, shared
+from gan import container, distributed, job, loop, shared
 from gan.errors import Refused
 from gan.feed import step_seed
 from gan.losses import Batch
@@ -79,6 +79,7 @@ def exchanges() -> dict[str, object]:
     return {
         "exchange": distributed.exchange(f"of {me}"),
         "first": distributed.from_first(lambda: f"told by {me}"),
+        "trusting": distributed.first_then_all(lambda: container._trusting),
         "agreed": distributed.agree([me, -me]),
         "average": distributed.average([float(me), None]),
         "gathered": distributed.gather(torch.full((me + 1, 2), float(me))).tolist(),

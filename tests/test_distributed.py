@@ -177,6 +177,7 @@ def test_exchanges(told: Mapping[str, Any]) -> None:
         assert (found["rank"], found["count"], found["silent"]) == (place, 2, place == 1)
         assert found["exchange"] == ["of 0", "of 1"]
         assert found["first"] == "told by 0"
+        assert found["trusting"] == (place == 1)  # of one machine the first process checks a cache
         assert found["agreed"] == [1, 0]
         assert found["average"] == [0.5, None]
         assert found["gathered"] == [[0, 0], [1, 1], [1, 1]]
@@ -285,6 +286,29 @@ def test_each_process_needs_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
         Refused, match=r"--nproc-per-node=4: each process needs a GPU, and .* has 2"
     ):
         distributed.start(on_gpu=True)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_process_leaves_the_job_when_it_is_done(
+    monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    done: list[str] = []
+
+    class Command:
+        @staticmethod
+        def main(stray: object, options: object) -> None:
+            done.append("main")
+            if fails:
+                raise Refused("x")
+
+    given = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "x"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(main.importlib, "import_module", lambda name: Command)
+    monkeypatch.setattr(distributed, "stop", lambda: done.append("stop"))
+    with contextlib.suppress(Refused):
+        main.call("train", (), {})
+    assert done == (["main"] if fails else ["main", "stop"])
 
 
 # --- the command line ----------------------------------------------------------------------------

@@ -308,6 +308,6 @@ def test_every_save_writes_preview_weights_and_two_states(
 
 
 def test_seeds_of_steps_are_unrelated() -> None:
-    seeds = {step_seed(s, i, r) for s in range(4) for i in range(500) for r in range(3)}
+    seeds = {step_seed(s, i) for s in range(12) for i in range(500)}
     assert len(seeds) == 6000
     assert all(0 <= seed < 2**64 for seed in seeds)

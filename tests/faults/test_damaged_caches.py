@@ -106,6 +106,22 @@ def test_a_part_that_is_gone_or_a_folder_is_built_again(folder: Path) -> None:
         assert content(opened(folder)) == expected
 
 
+def test_what_another_process_has_just_checked_is_not_summed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_bytes(bytes(10))
+    container.seal(tmp_path, ["a"], {"n": 1})
+    with monkeypatch.context() as patch, container.trusting():
+        patch.setattr(container, "sums", None)
+        assert container.opened(tmp_path) == {"n": 1}
+        (tmp_path / "a").write_bytes(bytes(9))
+        with pytest.raises(container.Damaged):
+            container.opened(tmp_path)
+    (tmp_path / "a").write_bytes(b"1" + bytes(9))
+    with pytest.raises(container.Damaged):
+        container.opened(tmp_path)
+
+
 def test_every_block_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(container, "BLOCK", 4)
     part = tmp_path / "part"
