@@ -31,7 +31,7 @@ def hours(record: Record, minutes: int) -> None:
     with workplace() as top:
         words = ["train", "--family=dcgan", f"--data-path={top / 'faces'}", "--name=k", *OF_A_RUN]
         words += [*NETS, "--held-out=0.3", f"--max-minutes={10 * minutes}", "--save-every=100000"]
-        words += ["--save-minutes=0.1", "--eval-every=8000", "--keep=3"]
+        words += ["--save-minutes=0.1", "--eval-every=400", "--keep=3"]
         began, pid = time.monotonic(), fork(top, words)
         for part in range(ROWS):
             share = max(part / (ROWS - 1), FIRST_SHARE)

@@ -1,4 +1,8 @@
-"""SIGKILL at random moments: what goes on afterwards ends as if nothing had been."""
+"""SIGKILL at random moments: what goes on afterwards ends as if nothing had been.
+
+`kills` of trainings in all that they do, `builds` of trainings while they build a cache, `commands`
+of the other commands that write files.
+"""
 
 import contextlib
 import hashlib
@@ -10,9 +14,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
 from soak_work import (
     LOST,
+    NETS,
     NOISE,
+    PATIENCE_SECONDS,
     PHASES,
     PICTURES,
     Record,
@@ -28,6 +36,8 @@ from soak_work import (
 from gan import checkpoint
 
 LONGEST_PHASE_SECONDS = 0.3  # a kill comes so long after its phase began, at most
+BUILT = 400  # pictures of a build that is killed: enough for two processes that decode
+ATTEMPTS = 20  # at hitting a build
 
 
 def resumed(folder: Path, words: list[str]) -> int:
@@ -83,6 +93,89 @@ def kills(record: Record, trials: int) -> None:
             record.try_all(fault, count, attempt)
 
 
+# --- builds --------------------------------------------------------------------------------------
+
+
+def children(pid: int) -> set[int]:
+    """The processes that it started and that have not ended."""
+    found: set[int] = set()
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            found |= set(map(int, (task / "children").read_text().split()))
+    return found
+
+
+def ends(pid: int, deadline: float) -> bool:
+    """Whether the process ends by itself before time.monotonic() is `deadline`."""
+    while time.monotonic() < deadline:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def caches(folder: Path) -> dict[str, str]:
+    """All that is in the folder of caches, but for the files that are locked."""
+    return {n: s for n, s in sums(folder / "data" / "cache").items() if not n.endswith(".lock")}
+
+
+def kill_build(folder: Path, words: list[str], whole: dict[str, str], took: float) -> str:
+    """Kill it after so many seconds of its build: no process and no file of it stays."""
+    watch = Watch()
+    pid = fork(folder, words, watch)
+    watch.wait_for("build", 1, pid)
+    time.sleep(took)
+    started = children(pid)
+    os.kill(pid, signal.SIGKILL)  # not waited for: it is there, if it has ended
+    hit = watch.phase()
+    wait(pid)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    stay = [child for child in started if not ends(child, deadline)]
+    code = wait(fork(folder, [*words, "--overwrite"]))
+    same, left = caches(folder) == whole, [*folder.rglob("*.part")]
+    shutil.rmtree(folder)
+    if stay or code or not same or left:
+        return f"{LOST}{len(stay)} processes stay, exit code {code}, {left} left, equal: {same}"
+    if hit != "build":
+        return "equal, killed after its build"
+    decoding = len(started) > 2  # two that decode, and Python's tracker
+    return f"equal, killed {'while processes decoded' if decoding else 'beside decoding'}"
+
+
+def builds(record: Record, trials: int) -> None:
+    """Of trainings, all while they build a cache by two processes."""
+    with workplace() as top:
+        (top / "many").mkdir()
+        chance = np.random.default_rng(0)
+        for index in range(BUILT):
+            pixels = chance.integers(0, 256, (64, 64, 3), np.uint8)
+            Image.fromarray(pixels).save(top / "many" / f"{index:03}.png")
+        words = ["train", "--family=mlp-tiny", f"--data-path={top / 'many'}", "--name=k", "--nz=4"]
+        words += ["--img-size=28", "--batch-size=4", "--max-images=8", "--gpu=False"]
+        words += ["--num-workers=2", "--held-out=0.3", "--eval-every=0"]
+        watch = Watch()
+        pid = fork(top / "whole", words, watch)
+        watch.wait_for("build", 1, pid)
+        began = time.monotonic()
+        watch.wait_for("step", 1, pid)
+        took = time.monotonic() - began
+        assert wait(pid) == 0
+        whole = caches(top / "whole")
+
+        def attempt(number: int) -> str:
+            moments, told = random.Random(f"build {number}"), ""
+            for _ in range(ATTEMPTS):
+                told = kill_build(top / "now", words, whole, moments.uniform(0, took))
+                if told != "equal, killed after its build":
+                    break
+            return told
+
+        record.try_all("SIGKILL of a build by two processes", trials, attempt)
+
+
 # --- other commands ------------------------------------------------------------------------------
 
 
@@ -110,6 +203,8 @@ def commands_of(top: Path) -> dict[str, list[str]]:
             "--gen-search-num=8",
             "--gen-img=out/f.png",
         ],
+        "evaluate": ["evaluate", *run, "--gpu=False", "--gen-num=8", "--report=out/f.html"],
+        "film": ["film", *run, "--output=out/f.gif"],
         "prepare": ["prepare", f"--data-path={top / 'faces'}", "--out=out/set", "--min-size=8"],
     }
 
@@ -172,5 +267,6 @@ def _whole(folder: Path, words: list[str]) -> tuple[dict[str, str], float]:
 
 PARTS: dict[str, tuple[Callable[[Record, int], None], int]] = {
     "kills": (kills, 100),
-    "commands": (commands, 50),
+    "builds": (builds, 20),
+    "commands": (commands, 70),
 }

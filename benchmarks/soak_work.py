@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import importlib
 import json
 import mmap
 import os
@@ -34,6 +35,9 @@ NETS = ("--ngf=4", "--ndf=4")
 NOISE = ("dcgan", "modern", "wgan-gp", "rpgan", "lsgan", "mlp-tiny")
 PICTURES = ("pix2pix", "cyclegan")
 CLOCKED = {"seconds"}  # of a state: what differs from run to run
+# what programs import in mid-run: once here, not in each fork
+for _name in ("torchmetrics", "tensorboardX", "torchnet.meter", "torch.optim.swa_utils"):
+    importlib.import_module(_name)
 # what a training does, and the function within which it does it
 PHASES: dict[str, tuple[object, str]] = {
     "build": (cache, "open_or_build"),
