@@ -18,7 +18,6 @@ import numpy as np
 from PIL import Image
 from soak_work import (
     LOST,
-    NETS,
     NOISE,
     PATIENCE_SECONDS,
     PHASES,
