@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-PATIENCE_SECONDS = 60.0  # for what a process should have done long before
+PATIENCE_SECONDS = 300.0  # for what a process has done long before, unless the machine is busy
 
 
 @contextlib.contextmanager

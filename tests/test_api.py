@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from processes import PATIENCE_SECONDS
 
 import facegan
 from gan import machine, sample
@@ -19,7 +20,6 @@ TINY = {
     "img_size": 28, "nz": 8, "ngf": 4, "ndf": 4, "batch_size": 20, "gpu": False, "held_out": 0,
     "num_workers": 1, "family": "dcgan", "max_images": 40,
 }  # fmt: skip
-SECONDS = 80.0  # that a process of a test may take
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_the_log_says_where_it_was_trained_and_how_long_it_saved(room: Path) -> 
     assert lines[0]["machine"] == machine.describe()
     pauses = [line for line in lines if line.get("event") == "pause"]
     assert pauses[-1]["what"] == "saving"
-    assert 0 < pauses[-1]["took"] < SECONDS
+    assert 0 < pauses[-1]["took"] < PATIENCE_SECONDS
 
 
 def test_a_run_of_another_folder_and_exported_weights(
@@ -82,7 +82,7 @@ def run_python(*words: str, cwd: Path, path: Path) -> subprocess.CompletedProces
     environment = {**os.environ, "PYTHONPATH": str(path)}
     return subprocess.run(
         [sys.executable, *words], cwd=cwd, env=environment, capture_output=True, text=True,
-        timeout=SECONDS,
+        timeout=PATIENCE_SECONDS,
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from processes import PATIENCE_SECONDS
 
 from gan import cache, container, overview
 from gan.errors import Refused, counted
@@ -171,5 +172,5 @@ def test_what_is_skipped_is_said_with_the_right_number(
 def test_reading_data_does_not_import_torch() -> None:
     """Workers are new processes: with torch each would start seconds later."""
     code = "import sys, gan.data, gan.pairs; sys.exit('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=PATIENCE_SECONDS)
     assert done.returncode == 0

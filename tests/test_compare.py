@@ -313,7 +313,7 @@ def until_then(*given):
         with open("paused.part", "w") as file:
             file.write(str(os.getpid()))
         os.rename("paused.part", "paused")
-        select.select([receive], [], [], 60)
+        select.select([receive], [], [], 300)
     return train_step(*given)
 
 loop.train_step = until_then

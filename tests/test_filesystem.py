@@ -14,6 +14,7 @@ from typing import ClassVar
 
 import pytest
 from conftest import TINY, refused
+from processes import PATIENCE_SECONDS
 
 from commands import compare_jobs
 from gan import checkpoint, filesystem
@@ -164,6 +165,10 @@ def test_without_fcntl_everything_is_imported() -> None:
     code = "import sys; sys.modules['fcntl'] = None; import gan.filesystem as f; print(f.fcntl)"
     root = Path(__file__).resolve().parent.parent
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
     )
     assert done.stdout == "None\n"

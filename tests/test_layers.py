@@ -9,6 +9,7 @@ from dataclasses import Field
 from pathlib import Path
 
 import pytest
+from processes import PATIENCE_SECONDS
 
 from commands.evaluate import EvaluateOptions
 from commands.generate import GenerateOptions
@@ -191,7 +192,7 @@ def test_help_imports_no_torch() -> None:
         [sys.executable, "-X", "importtime", str(ROOT / "main.py"), "--help"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
         check=True,
     )
     modules = {line.rpartition("|")[2].strip() for line in found.stderr.splitlines()}

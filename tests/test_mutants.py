@@ -5,6 +5,7 @@ from pathlib import Path
 
 import mutants
 import pytest
+from processes import PATIENCE_SECONDS
 
 TABLE = """# a remark
 # of two lines
@@ -95,7 +96,7 @@ def test_faults_are_found_or_not_and_known_the_next_time(
     root.mkdir()
     (root / "a.py").write_text(CODE)
     (root / "test_a.py").write_text(TEST)
-    subprocess.run(["git", "init", "-q"], cwd=root, check=True, timeout=60)
+    subprocess.run(["git", "init", "-q"], cwd=root, check=True, timeout=PATIENCE_SECONDS)
     row = "# fault {0}\nfile: a.py\n-     return a {1} b\n+     return a {2} b\ntest: {3}\n"
     good, bad = "test_a.py::test_minus", "test_a.py::test_broken"
     rows = [("-", "+", good), ("+", "-", good), ("*", "/", good), ("-", "+", f"{good} {bad}")]

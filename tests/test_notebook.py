@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from processes import PATIENCE_SECONDS
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = {
@@ -26,7 +27,7 @@ def test_the_notebook_runs_from_top_to_bottom(
     (parameters,) = [c for c in book.cells if "parameters" in c.metadata.get("tags", [])]
     parameters.source = f"DATA = {str(faces)!r}\nSETTINGS = {TINY!r}\nRANK_BY = 'score'"
     nbclient.NotebookClient(
-        book, timeout=80, resources={"metadata": {"path": str(tmp_path)}}
+        book, timeout=PATIENCE_SECONDS, resources={"metadata": {"path": str(tmp_path)}}
     ).execute()
     outputs = [output for c in book.cells if c.cell_type == "code" for output in c.outputs]
     pictures = [

@@ -17,6 +17,7 @@ import pytest
 from conftest import ROOT
 from jinja2 import UndefinedError
 from PIL import Image
+from processes import PATIENCE_SECONDS
 
 from gan import metrics, pages
 
@@ -140,7 +141,11 @@ def test_templates_are_found_from_any_folder(
 def test_importing_the_pages_loads_neither_torch_nor_jinja2() -> None:
     code = "import sys, gan.pages; print(sorted({'torch', 'numpy', 'jinja2'} & set(sys.modules)))"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
     )
     assert done.stdout == "[]\n", done.stderr
 

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from picture_files import noise, save
 from PIL import Image, ImageOps
+from processes import PATIENCE_SECONDS
 
 from gan import data, detect, examine, intake, unpack
 from gan.errors import Refused
@@ -487,5 +488,5 @@ def test_it_needs_no_torch_whose_import_takes_more_memory_than_all_the_rest(
         f"import sys; sys.path.insert(0, {str(ROOT)!r}); import main; main.run({words!r}); "
         "assert 'torch' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", text], cwd=tmp_path, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", text], cwd=tmp_path, check=True, timeout=PATIENCE_SECONDS)
     assert written(tmp_path / "out") == ["a.png", "b.png"]

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import toy
+from processes import PATIENCE_SECONDS
 from toy import fit, log_of, poisoned, score_of, steps_of
 
 from gan import checkpoint, loop, machine, saves, schedule
@@ -24,7 +25,6 @@ from gan.writer import Writer
 
 Open = Callable[..., loop.Session]
 Patch = pytest.MonkeyPatch
-PATIENCE_SECONDS = 30.0
 
 
 class Disk:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from picture_files import noise, save
-from processes import alive, started, wait_until
+from processes import PATIENCE_SECONDS, alive, started, wait_until
 
 from gan import cache, container, data, features, filesystem
 
@@ -243,18 +243,18 @@ def test_two_that_want_the_same_share_one_build(folder: Path, capsys: Captured) 
     def build(part: Path) -> None:
         built.append(part)
         started_building.set()
-        assert waits.wait(30)
+        assert waits.wait(PATIENCE_SECONDS)
         container.seal(part, [], {"digest": "d"})
 
     found: list[cache.DataSet] = []
     first = threading.Thread(target=lambda: found.append(cache.open_or_build(where, read, build)))
     first.start()
-    assert started_building.wait(30)
+    assert started_building.wait(PATIENCE_SECONDS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("builtins.print", lambda text, **_: (said.append(text), waits.set()))
         said: list[str] = []
         found.append(cache.open_or_build(where, read, build))
-    first.join(30)
+    first.join(PATIENCE_SECONDS)
     assert said == [f"data: another process is making {where}: waiting for it"]
     assert [x.digest for x in found] == ["d", "d"]
     assert len(built) == 1
@@ -321,6 +321,6 @@ def test_processes_that_decode_end_with_their_parent(
     with started(tmp_path, "decodes.py") as process:
         wait_until(lambda: len(list(tmp_path.glob("pid-*"))) == 2, process)
         process.kill()
-        process.wait(30)
+        process.wait(PATIENCE_SECONDS)
         pids = [int(path.name.split("-")[1]) for path in tmp_path.glob("pid-*")]
         wait_until(lambda: not any(map(alive, pids)))
