@@ -6,7 +6,18 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from soak_work import LOST, NETS, OF_A_RUN, Record, fork, see_cheaply, wait, workplace
+from soak_work import (
+    LOST,
+    NETS,
+    OF_A_RUN,
+    PATIENCE_SECONDS,
+    Record,
+    Watch,
+    fork,
+    see_cheaply,
+    wait,
+    workplace,
+)
 
 COLUMNS = ["minute", "memory, MB", "threads", "open files", "states and weights", "previews"]
 ROWS = 11  # figures are taken so often, evenly
@@ -14,8 +25,14 @@ FIRST_SHARE = 0.02  # of the time, when the first are taken: all caches are warm
 GROWTH = 0.03  # of the memory from the first row to the last that is still flat
 
 
-def sizes(pid: int, folder: Path) -> list[int]:
-    """MB of memory, threads and open files of a process; files in the folders of its run."""
+def sizes(pid: int, folder: Path, watch: Watch) -> list[int]:
+    """MB of memory, threads and open files of a process; files in the folders of its run.
+
+    Not in the middle of a save or score, which have files of their own open.
+    """
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while watch.phase() in ("save", "score") and time.monotonic() < deadline:
+        time.sleep(0.0005)
     status = Path(f"/proc/{pid}/status").read_text()
     values = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
     handles = len(os.listdir(f"/proc/{pid}/fd"))
@@ -32,12 +49,13 @@ def hours(record: Record, minutes: int) -> None:
         words = ["train", "--family=dcgan", f"--data-path={top / 'faces'}", "--name=k", *OF_A_RUN]
         words += [*NETS, "--held-out=0.3", f"--max-minutes={10 * minutes}", "--save-every=100000"]
         words += ["--save-minutes=0.1", "--eval-every=400", "--keep=3"]
-        began, pid = time.monotonic(), fork(top, words)
+        watch = Watch()
+        began, pid = time.monotonic(), fork(top, words, watch)
         for part in range(ROWS):
             share = max(part / (ROWS - 1), FIRST_SHARE)
             time.sleep(max(0.0, began + 60 * minutes * share - time.monotonic()))
             took = (time.monotonic() - began) / 60
-            rows.append([f"{took:.1f}", *sizes(pid, top)])
+            rows.append([f"{took:.1f}", *sizes(pid, top, watch)])
             print(rows[-1], flush=True)
         os.kill(pid, 15)
         code = wait(pid)
