@@ -1,4 +1,4 @@
-"""How far a command is: a bar in a terminal, elsewhere a line every 30 seconds.
+"""How far a command is: a bar in a terminal or a notebook, elsewhere a line every 30 seconds.
 
 Nothing here writes a carriage return where there is no terminal. No torch: processes that decode
 import this file too.
@@ -8,8 +8,9 @@ import contextlib
 import math
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from typing import TextIO, TypeVar
+from typing import NoReturn, TextIO, TypeVar
 
 from tqdm import tqdm
 
@@ -64,12 +65,24 @@ def fitting(parts: Iterable[str], width: int) -> str:
     return text
 
 
+def _kind_of_bar() -> "tuple[type[tqdm[NoReturn]], bool]":
+    """The class of bars, and whether it is that of notebooks: in one, if it has ipywidgets."""
+    if "ipykernel" not in sys.modules:  # tqdm.auto takes a moment to import
+        return tqdm, False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # ipywidgets is missing: lines do as well
+        from tqdm.auto import tqdm as chosen
+    from tqdm.notebook import tqdm_notebook
+
+    return chosen, issubclass(chosen, tqdm_notebook)
+
+
 class Progress:
     """One thing that takes a while: `name`, and how much of `total` is done.
 
     `total` is a number of things called `noun`, or a share of 1 if they have no name. It is shown
-    after `delay` seconds: as a bar on stderr or, where that is no terminal, as lines on `lines`;
-    with `--quiet` not at all.
+    after `delay` seconds: as a bar on stderr or in a notebook, elsewhere as lines on `lines`; with
+    `--quiet` not at all.
     """
 
     def __init__(
@@ -87,18 +100,22 @@ class Progress:
         wide = _columns() >= WIDE
         self.width = BAR_WIDTH if wide else NARROW_BAR_WIDTH
         plain = name.replace("{", "{{").replace("}", "}}")
-        self.bar = tqdm(
+        kind, self.in_notebook = _kind_of_bar()
+        drawn = "{bar}" if self.in_notebook else f"{{bar:{self.width}}}"
+        self.bar = kind(
             total=total,
             initial=done,
-            disable=console.is_quiet() or None,  # None: no bar where there is no terminal
+            # None: no bar where there is no terminal
+            disable=console.is_quiet() or (False if self.in_notebook else None),
             leave=False,
             delay=max(delay, 1e-9),  # else it is drawn at once, without a word beside it
             dynamic_ncols=True,
-            bar_format=f"{plain}: {{percentage:3.0f}}%|{{bar:{self.width}}}| {{desc}}",
+            bar_format=f"{plain}: {{percentage:3.0f}}%|{drawn}| {{desc}}",
         )
 
     @property
-    def in_terminal(self) -> bool:
+    def has_bar(self) -> bool:
+        """Whether there is a terminal or a notebook to draw it in."""
         return not self.bar.disable
 
     def show(
@@ -114,7 +131,7 @@ class Progress:
         time nothing is said.
         """
         now = time.monotonic()
-        wait = BAR_SECONDS if self.in_terminal else LINE_SECONDS
+        wait = BAR_SECONDS if self.has_bar else LINE_SECONDS
         if console.is_quiet():
             return
         if not at_once and (now - self.shown_at < wait or now - self.began < self.delay):
@@ -126,7 +143,7 @@ class Progress:
         left = [f"{duration(seconds_left or 0)} left"] if known else []
         count = [f"{done:,.0f} of {self.total:,.0f} {self.noun}"] if self.noun else []
         parts = [*count, *left, *facts()]
-        if self.in_terminal:
+        if self.has_bar:
             room = _columns() - len(self.name) - self.width - 10
             self.bar.n = min(done, self.total)
             self.bar.set_description_str(fitting(parts, room), refresh=True)
@@ -142,6 +159,8 @@ class Progress:
 
     def close(self) -> None:
         """Take the bar away; with `--verbose`, say how long that took, if it is worth a line."""
+        if self.in_notebook:
+            self.bar.n = self.total  # else it stays, in red
         self.bar.clear()  # what was shown by `show`, tqdm itself does not know to clear
         self.bar.close()
         if (seconds := time.monotonic() - self.began) >= DETAIL_SECONDS:
@@ -150,9 +169,9 @@ class Progress:
 
 @contextlib.contextmanager
 def stage(name: str, text: str) -> Iterator[None]:
-    """Within it a terminal shows that `name` is at `text`, and nobody knows for how long."""
+    """Within it a bar shows that `name` is at `text`, and nobody knows for how long."""
     progress = Progress(name, 1.0, delay=0.0)
-    if progress.in_terminal:
+    if progress.has_bar:
         progress.show(0.0, lambda: [text], math.inf, at_once=True)
     try:
         yield

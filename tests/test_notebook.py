@@ -3,6 +3,7 @@
 import base64
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -15,12 +16,19 @@ TINY = {
 }  # fmt: skip
 
 
+def widgets_of(book: Any) -> list[dict[str, Any]]:
+    """What the bars of an executed notebook were at the end."""
+    saved = book.metadata["widgets"]["application/vnd.jupyter.widget-state+json"]
+    return list(saved["state"].values())
+
+
 def test_the_notebook_runs_from_top_to_bottom(
     faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nbclient = pytest.importorskip("nbclient")
     nbformat = pytest.importorskip("nbformat")
     pytest.importorskip("ipykernel")
+    pytest.importorskip("ipywidgets")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     book = nbformat.read(ROOT / "docs" / "notebook.ipynb", as_version=4)
@@ -38,5 +46,10 @@ def test_the_notebook_runs_from_top_to_bottom(
     assert sizes == [(242, 242), (242, 122), (242, 122), (242, 62)]
     assert Image.open(tmp_path / "walk.gif").n_frames == 60  # type: ignore[attr-defined]
     assert (tmp_path / "faces.html").is_file()
+    bars = [w["state"] for w in widgets_of(book) if w["model_name"] == "FloatProgressModel"]
+    assert {bar["max"] for bar in bars} > {1.0}  # of the training, and of what is counted
+    assert not [bar for bar in bars if bar["bar_style"]], "one stayed, in red"
+    texts = [output.get("text", "") for output in outputs]
+    assert not [text for text in texts if "\r" in text], "a bar of a terminal"
     assert not [c for c in nbformat.read(ROOT / "docs" / "notebook.ipynb", 4).cells
                 if c.get("outputs")], "committed without outputs"  # fmt: skip
