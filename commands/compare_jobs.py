@@ -27,7 +27,7 @@ from commands.compare_curves import FINISHED
 from commands.compare_plan import Plan, PlannedRun
 from config import OPERATIONAL, Config, RunFacts, Settings, Value, difference, flag
 from gan import checkpoint, console
-from gan.console import result, say, shown
+from gan.console import result, say, say_table, shown
 from gan.errors import Refused, counted
 from gan.progress import Progress
 from gan.schedule import Budget
@@ -363,7 +363,7 @@ def run(plan: Plan, path: Path, command: str, shared: str) -> int:
     with Children() as children:
         train_jobs(jobs, children, lambda: write_page(path, jobs, plan.name, shared))
     rows = write_page(path, jobs, plan.name, shared)
-    say(compare_page.format_summary(rows))
+    say_table(compare_page.summary(rows))
     files = (path, path.with_suffix(".png"), path.with_suffix(".json"))
     result("compare: page {}, curves {}, numbers {}".format(*map(shown, files)), path)
     unfinished = [job for job in jobs if job.state != FINISHED]

@@ -34,6 +34,7 @@ COLUMNS = (
     "alarms",
     "rescues",
 )
+MOST_IMPORTANT = ("setting", "final score", "best score", "finished", "images", "minutes", "alarms")
 
 
 EARLIER_SCORE = (
@@ -185,9 +186,11 @@ def table_rows(rows: Iterable[SettingRow]) -> list[list[str]]:
     return table
 
 
-def format_summary(rows: Iterable[SettingRow]) -> str:
-    """The table for a terminal."""
-    return pages.format_table([COLUMNS, *table_rows(rows)])
+def summary(rows: Iterable[SettingRow]) -> list[list[str]]:
+    """The table for a terminal: a narrow one shows the first columns alone."""
+    table = [dict(zip(COLUMNS, row, strict=True)) for row in table_rows(rows)]
+    order = [*MOST_IMPORTANT, *(name for name in COLUMNS if name not in MOST_IMPORTANT)]
+    return [order, *([row[name] for name in order] for row in table)]
 
 
 def _preview_uri(path: Path) -> str | None:

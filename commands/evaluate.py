@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from commands import faces, flags, places, runs
 from config import Config, file_name, flag, option, resolve
 from gan import job
-from gan.console import alarm, result, say, shown
+from gan.console import alarm, result, say, say_table, shown
 from gan.errors import Refused
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
         return
     from gan import pages
 
-    say(pages.format_table(found.table))
+    say_table(found.table)
     data = file_name(data_path) or "avatars"
     numbers = {"drawn_by": file_name(source), "data": data, **found.numbers}
     pages.write_evaluation(page, numbers, found.table, found.notes, found.pictures)

@@ -11,12 +11,15 @@ import shlex
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, TextIO
 
 from gan.errors import coloured
 
+GAP = 2  # characters between two columns of a table
+LEAST_COLUMNS = 4  # of a table that a narrow terminal shows
+Column = list[list[str]]  # cells, each of one or more lines
 QUIET, NORMAL, VERBOSE = "--quiet", "", "--verbose"  # as a child process is told
 
 
@@ -58,11 +61,70 @@ def wrapped(text: str, stream: TextIO) -> str:
     width = columns(stream)
     if not 0 < width < len(text) or "\n" in text or program() in text:
         return text
+    return wrap(text, width)
+
+
+def wrap(text: str, width: int) -> str:
+    """`text` in lines at most `width` wide, all but the first indented; no word is cut."""
     return "\n".join(
         textwrap.wrap(
             text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
         )
     )
+
+
+def say_table(rows: Sequence[Sequence[str]]) -> None:
+    """Print a table to stdout, no wider than a terminal that stdout is, unless `--quiet`."""
+    say(format_table(rows, columns(sys.stdout)))
+
+
+def format_table(rows: Sequence[Sequence[str]], width: int = 0) -> str:
+    """Rows of equal length, the first one the heads, as text at most `width` wide; 0: no limit.
+
+    Where there is too little room, heads go on below, then the last columns are left out, then
+    the first column goes on below too; nothing is cut in a word.
+    """
+    columns: list[Column] = [[[text] for text in column] for column in zip(*rows, strict=True)]
+    if not 0 < width < _width(columns):
+        return _text(columns)
+    for column in columns:
+        column[0] = _folded(column[0][0], max(len(text) for cell in column[1:] for text in cell))
+    left_out: list[str] = []
+    while len(columns) > LEAST_COLUMNS and _width(columns) > width:
+        left_out.insert(0, " ".join(columns.pop()[0]))
+    if (over := _width(columns) - width) > 0:
+        first = max(len(text) for cell in columns[0] for text in cell)
+        columns[0] = [_folded(" ".join(cell), first - over) for cell in columns[0]]
+    if left_out:
+        return f"{_text(columns)}\n{wrap('only on the page: ' + ', '.join(left_out), width)}"
+    return _text(columns)
+
+
+def _folded(text: str, width: int) -> list[str]:
+    """The words of `text` in lines at most `width` wide, unless a word is wider."""
+    width = max([width, *map(len, text.split())])
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]
+
+
+def _width(columns: Sequence[Column]) -> int:
+    widths = [max(len(text) for cell in column for text in cell) for column in columns]
+    return sum(widths) + GAP * (len(columns) - 1)
+
+
+def _text(columns: Sequence[Column]) -> str:
+    """Each column as wide as its widest line; heads stand on the row below them."""
+    widths = [max(len(text) for cell in column for text in cell) for column in columns]
+    lines = []
+    for row, cells in enumerate(zip(*columns, strict=True)):
+        height = max(map(len, cells))
+        blank = [[""] * (height - len(cell)) for cell in cells]
+        full = [
+            gap + cell if row == 0 else cell + gap for cell, gap in zip(cells, blank, strict=True)
+        ]
+        for line in zip(*full, strict=True):
+            padded = (text.ljust(width) for text, width in zip(line, widths, strict=True))
+            lines.append((" " * GAP).join(padded).rstrip())
+    return "\n".join(lines)
 
 
 def say(text: str) -> None:

@@ -201,13 +201,6 @@ def write_json(path: Path, numbers: Mapping[str, object]) -> None:
     _write_text(path, json.dumps(numbers, indent=1) + "\n")
 
 
-def format_table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of equal length as text for a terminal, each column as wide as its widest text."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    padded = ("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(line.rstrip() for line in padded)
-
-
 def score_rows(found: Mapping[str, Any]) -> Sequence[tuple[str, ...]]:
     """The scores that `gan.metrics.evaluate` found, as rows of text.
 

@@ -88,13 +88,13 @@ def test_the_numbers_of_the_table(tmp_path: Path) -> None:
     assert b["best"] is not None
     assert (b["best"]["score"], b["images"]) == (1.5, 40)
     assert b["runs"][1]["final"] is None
-    head, first, second = compare_page.format_summary(rows).splitlines()
-    assert head.split("  ")[0] == "setting"
-    assert first.split()[-11:] == [
-        "2.500", "±", "2.121", "0.500", "20", "0.2", "15.5", "40", "0.4", "1", "1",
+    head, first, second = compare_page.summary(rows)
+    assert head[:4] == ["setting", "final score", "best score", "finished"]
+    assert first[1:] == [
+        "2.500 ± 2.121", "0.500", "2 of 2", "40", "0.4", "1", "20", "0.2", "15.5", "1",
     ]  # fmt: skip
-    assert "±" not in second
-    assert compare_page.format_summary(compare_page.summarise([]))
+    assert "±" not in second[1]
+    assert compare_page.summary(compare_page.summarise([]))
 
 
 NEW, OLD, PAIRS, NONE = (

@@ -198,3 +198,40 @@ def test_lines_go_on_below_between_words(
 def test_lines_that_go_into_a_file_are_lines(capsys: Captured) -> None:
     console.say("word " * 100)
     assert capsys.readouterr().out.count("\n") == 1
+
+
+TABLE = (
+    ("setting", "final score", "best", "finished", "images", "rescues"),
+    ("family modern, g-every 5", "0.421 ± 0.012", "0.400", "2 of 2", "40,000", "0"),
+    ("family dcgan, g-every 5", "1.421 ± 0.013", "1.400", "1 of 2", "40,000", "3"),
+)
+
+
+def test_a_table_is_as_wide_as_the_terminal_and_no_word_is_cut() -> None:
+    words = {word for row in TABLE for cell in row for word in cell.split()}
+    for width in (40, 50, 60, 70, 80):
+        text = console.format_table(TABLE, width)
+        assert max(map(len, text.splitlines())) <= width
+        body, _, left_out = text.partition("only on the page: ")
+        assert set(body.split()) <= words
+        assert {"family", "modern,", "0.421", "0.400"} <= set(body.split())
+        assert all((name in body) != (name in left_out) for name in TABLE[0][2:])
+    assert console.format_table(TABLE, 80) == console.format_table(TABLE)  # where there is room
+    assert console.format_table(TABLE, 50).splitlines() == [
+        "setting         final score    best   finished",
+        "family modern,  0.421 ± 0.012  0.400  2 of 2",
+        "g-every 5",
+        "family dcgan,   1.421 ± 0.013  1.400  1 of 2",
+        "g-every 5",
+        "only on the page: images, rescues",
+    ]
+
+
+def test_heads_go_on_below_before_a_column_is_left_out() -> None:
+    rows = (("score", "reference (real images)", "n"), ("KID", "0.1", "2,000"))
+    assert console.format_table(rows, 23).splitlines() == [
+        "       reference",
+        "       (real",
+        "score  images)    n",
+        "KID    0.1        2,000",
+    ]

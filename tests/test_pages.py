@@ -19,7 +19,7 @@ from jinja2 import UndefinedError
 from PIL import Image
 from processes import PATIENCE_SECONDS
 
-from gan import metrics, pages
+from gan import console, metrics, pages
 
 HOSTILE = """<script>alert("1")</script> & 'quoted' {{ 7 * 7 }} \udcff.png"""
 FOUND: dict[str, Any] = {
@@ -220,7 +220,7 @@ def test_the_json_beside_the_page_is_what_was_found(tmp_path: Path) -> None:
 
 
 def test_the_scores_for_a_terminal() -> None:
-    assert pages.format_table(pages.score_rows(FOUND)).splitlines() == [
+    assert console.format_table(pages.score_rows(FOUND)).splitlines() == [
         "score               better     value            reference  images",
         "KID (lite0)         lower      0.1235 ± 0.0046  0.0100     2000 / 100",
         "coverage            higher     0.5000           0.9600     2000 / 100",
