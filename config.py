@@ -31,11 +31,6 @@ BUDGET = ("max_epoch", "max_images", "max_minutes")
 # what does not change the result of a run
 OPERATIONAL = ("name", "gpu", "num_workers", "save_every", "save_minutes", "keep")
 PATHS = ("data_path", "netg_path", "netd_path")
-# what the default family has no use for: `train --help` leaves it out
-OF_OTHER_FAMILIES = (
-    "channels_a", "channels_b", "direction", "jitter", "l1", "cycle", "identity", "half_squares",
-    "pool", "spectral", "d_lead", "fake_label", "penalty", "penalty_every", "clip",
-)  # fmt: skip
 # the groups of settings in `--help`: each begins with this one
 GROUPS = {
     "family": "the run",
@@ -89,7 +84,7 @@ class Config:
     """All settings of one run; the table that `train --help` prints is made from these lines."""
 
     # the run
-    family: str = option("modern", "which GAN: a row of FAMILIES in models.py", fixed="other nets")
+    family: str = option("modern", "which GAN: a row of gan/families.py", fixed="other nets")
     name: str = option("", "name of the run: its sub-folder in checkpoints, imgs and runs")
     gpu: bool | str = option(
         "auto", "True, False or auto (CUDA, then Apple MPS, then CPU)", choices=("auto",)

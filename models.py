@@ -1,6 +1,5 @@
-"""Every network that generates from noise, and at the end the table of families."""
+"""Every network that generates from noise, and the families of `gan/families.py` made of them."""
 
-import difflib
 import functools
 from collections.abc import Mapping
 from itertools import pairwise
@@ -9,13 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from config import FIELDS, Config, RunFacts, Settings, Value, parse
+from config import FIELDS, Config, RunFacts, Settings, parse
 from gan import checkpoint, validate
 from gan.errors import Refused
+from gan.families import ROWS, Row, find_row
 from gan.family import Family
-from gan.losses import Nets, adversarial, clip_weights, cycle, fake_label, paired
+from gan.losses import Nets, clip_weights
 from gan.modern import ModernD, ModernG, ModulatedG
-from gan.schedule import critic_first
 from gan.shapes import project, pyramid, width
 from gan.spectral import spectral_norm
 from gan.state import SavedState
@@ -215,9 +214,7 @@ def cyclegan_nets(config: Config, classes: int = 0) -> Nets:
 def find_family(name: str) -> Family:
     """The row of `FAMILIES` called `name`; raises Refused with the nearest one."""
     if name not in FAMILIES:
-        near = difflib.get_close_matches(name, FAMILIES, 1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise Refused(f"--family={name}: no such family; {hint}there are {', '.join(FAMILIES)}")
+        find_row(name)
     return FAMILIES[name]
 
 
@@ -285,87 +282,22 @@ def restore(path: Path) -> tuple[Nets, Config, RunFacts]:
     return nets, config, facts
 
 
-LOGISTIC = adversarial("logistic", extra=fake_label)
-HINGE = adversarial("hinge")
-CLASSIC: dict[str, Value] = {  # Radford et al. 2016; the defaults of Config are those of `modern`
-    "nz": 100, "ngf": 64, "ndf": 64, "batch_size": 64, "augment": 0.0,
-    "lr1": 2e-4, "lr2": 2e-4, "beta1": 0.5, "beta2": 0.999, "warm_up": 0, "lr_end": 1.0,
-}  # fmt: skip
-TRANSLATION: dict[str, Value] = {**CLASSIC, "img_size": 256, "batch_size": 1, "ema": False}
-DIGITS: dict[str, Value] = {**CLASSIC, "img_size": 28, "channels": 1, "flip": False}
+AFTER_D = {"clip": clip_weights}  # by the setting of a family that brings it
 
-SLOWER: dict[str, Value] = {"lr1": 4e-4, "lr2": 4e-4}
 
-# fmt: off
-FAMILIES: dict[str, Family] = {
-    "modern": Family(modern_nets, *HINGE),
-    "unmodulated": Family(unmodulated_nets, *HINGE, defaults=SLOWER),  # what `modern` was first
-    # RpGAN with both penalties (Huang et al. 2024, arXiv:2501.05441); lazily, as StyleGAN2 has it
-    "rpgan": Family(
-        functools.partial(unmodulated_nets, norm="none"),
-        *adversarial("relativistic", penalties=("r1", "r2")), uses=("penalty", "penalty_every"),
-        defaults={**SLOWER, "penalty": 5.0, "penalty_every": 4},
-    ),
-    "dcgan": Family(dcgan_nets, *LOGISTIC, uses=("fake_label",), defaults=CLASSIC),
-    # published runs of the same nets: digits at 64 px, 286 faces at 144 px
-    "dcgan-64": Family(
-        dcgan_nets, *LOGISTIC, uses=("fake_label",),
-        defaults={
-            **DIGITS, "img_size": 64, "ngf": 128, "ndf": 128, "batch_size": 100, "d_every": 2,
-        },
-    ),
-    "dcgan-144": Family(
-        dcgan_nets, *LOGISTIC, uses=("fake_label",),
-        defaults={
-            **CLASSIC, "img_size": 144, "nz": 40, "ngf": 32, "ndf": 32, "batch_size": 32,
-            "lr2": 5e-5,
-        },
-    ),
-    "mlp": Family(
-        functools.partial(mlp_nets, hidden=(256, 512)), *LOGISTIC,
-        uses=("fake_label",), lacks=("ngf", "ndf"), largest=256,
-        defaults={**DIGITS, "batch_size": 16, "lr1": 1e-4, "lr2": 1e-4, "beta1": 0.9},
-    ),
-    "mlp-tiny": Family(
-        functools.partial(mlp_nets, hidden=(128,)), *LOGISTIC,
-        uses=("fake_label",), lacks=("ngf", "ndf"), largest=256,
-        defaults={
-            **DIGITS, "batch_size": 128, "lr1": 1e-3, "lr2": 1e-3, "beta1": 0.9, "noise": "uniform",
-        },
-    ),
-    "lsgan": Family(dcgan_nets, *adversarial("least-squares"), defaults=CLASSIC),
-    "hinge": Family(
-        functools.partial(dcgan_nets, norm="spectral"), *HINGE, defaults=CLASSIC,
-    ),
-    # a published run at 32 px; Arjovsky et al. 2017 clip to 0.01 and have rates of 5e-5
-    "wgan": Family(
-        dcgan_nets, *adversarial("critic"), after_d=clip_weights, updates=critic_first,
-        uses=("clip", "d_lead"),
-        defaults={
-            **CLASSIC, "img_size": 32, "noise": "uniform", "optimizer": "rmsprop", "g_every": 5,
-            "d_lead": 625,  # 25 updates of G
-        },
-    ),
-    "wgan-gp": Family(
-        functools.partial(dcgan_nets, norm="none"), 
-        *adversarial("critic", penalties=("gradient",)), uses=("penalty", "penalty_every"),
-        defaults={
-            **CLASSIC, "img_size": 48, "nz": 40, "g_every": 5,
-            "lr1": 1e-4, "lr2": 1e-4, "beta1": 0.0, "beta2": 0.9,
-        },
-    ),
-    "pix2pix": Family(
-        pix2pix_nets, *paired("logistic"), task=TASKS["paired"],
-        uses=("l1", "half_squares", "spectral"),
-        defaults=TRANSLATION,
-    ),
-    "cyclegan": Family(
-        cyclegan_nets, *cycle("least-squares"), task=TASKS["unpaired"],
-        uses=("cycle", "identity", "half_squares", "pool", "spectral"),
-        defaults={**TRANSLATION, "lr_end": 0.0, "lr_fall": "linear"},
-    ),
-}
-# fmt: on
+def make_family(row: Row) -> Family:
+    """The row with its nets, losses and task."""
+    task = TASKS[row.task]
+    d_loss, g_loss = task.losses(row)
+    return Family(
+        functools.partial(globals()[row.nets], **row.options),
+        d_loss,
+        g_loss,
+        task=task,
+        after_d=next((AFTER_D[name] for name in row.uses if name in AFTER_D), None),
+        updates=row.updates,
+        defaults=row.defaults,
+    )
 
-# the settings that only some families have
-ONLY_SOME = tuple(dict.fromkeys(name for row in FAMILIES.values() for name in row.settings))
+
+FAMILIES = {name: make_family(row) for name, row in ROWS.items()}

@@ -28,6 +28,7 @@ from commands import runs
 from config import Config
 from gan import checkpoint, data, features, filesystem, metrics, report, sample
 from gan.errors import Refused
+from gan.families import ROWS, Row
 from gan.tasks import open_images
 
 Line = dict[str, Any]  # Any: a row of JSON
@@ -136,7 +137,10 @@ def score_state(state: Path, run: Run, anime: Path, grid: Path) -> Line:
 def train(run: Run, anime: Path) -> Path:
     """Train the run, or resume it, to the end of its budget; returns its last state."""
     name, folder = run.folder_name, runs.folder_of("checkpoints", run.folder_name)
-    flags, models.FAMILIES[run.arm] = ARMS[run.arm]
+    flags, family = ARMS[run.arm]
+    models.FAMILIES[run.arm] = family
+    uses = ("penalty", "penalty_every")
+    ROWS[run.arm] = Row("", "", uses=uses, defaults=family.defaults)
     if next(checkpoint.newest(folder, checkpoint.load), None):
         words = ["--resume", f"--name={name}"]
     else:

@@ -134,7 +134,7 @@ TABLE = (
             "norm", "n_layers_d", "init_type", "init_gain", "no_dropout", "n_residual_blocks",
             "fmap_max", "attn_res_layers",
         ),
-        instead="the family sets the nets; each is a row of FAMILIES in models.py",
+        instead="the family sets the nets; each is a row of gan/families.py",
     ),
     Alias(("net_g", "network", "ckpt", "checkpoint", "weights"), ("netg_path",), convert=_weights),
     Alias(("net_d",), ("netd_path",), convert=_weights),

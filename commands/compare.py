@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Mapping
 
-from commands import compare_plan, flags, places
+from commands import compare_plan, flags, places, runs
 from config import file_name
 from gan.console import command_line
 from gan.errors import Refused
@@ -21,9 +21,10 @@ def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
         raise Refused(f"--report={path}: cannot be written")
     if importlib.util.find_spec("matplotlib") is None:
         raise Refused("compare plots with matplotlib: pip install -r requirements.txt")
-    for run in plan.runs:
-        places.check_data_path(str(run.given.get("data_path", "")))
-        places.check_files(run.given, run.config_file)
+    for planned in plan.runs:
+        places.check_data_path(str(planned.given.get("data_path", "")))
+        places.check_files(planned.given, planned.config_file)
+        runs.check_new_config(planned.given, planned.config_file)
     from commands import compare_jobs
 
     def command(values: Mapping[str, str]) -> str:

@@ -14,6 +14,7 @@ from commands.aliases import ALIASES, snake_case
 from config import FIELDS, Field, Settings, Value, flag, option, parse, types_of
 from gan import console
 from gan.errors import Refused
+from gan.families import find_row
 
 Options = TypeVar("Options")
 BARE = "\0"  # the value of a flag that is given without one; no word can hold this character
@@ -197,6 +198,8 @@ def _set_level(values: Settings) -> None:
 def _check_settings(settings: Settings) -> None:
     if settings.get("data_path") == "":
         raise Refused("--data-path=: empty; leave the flag out to use the rendered avatars")
+    if "family" in settings:
+        find_row(str(settings["family"]))
     name = str(settings.get("name", "x"))
     if not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
         raise Refused(f"--name={name}: letters, digits, '-', '_' and '.' only")

@@ -8,8 +8,9 @@ from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from config import GROUPS, OF_NETS, OF_OTHER_FAMILIES, Value, flag, types_of
+from config import GROUPS, OF_NETS, Config, Value, flag, types_of
 from gan import console
+from gan.families import ONLY_SOME, ROWS, find_row
 
 if TYPE_CHECKING:
     from commands.flags import CommandFlags
@@ -126,17 +127,16 @@ def help_of(command: str, families: list[str], every: bool = False) -> str:
     Without a family, the flags of the default one, unless `every` asks for all.
     """
     spec = flags_of(command)
+    unused = set(ONLY_SOME) - set(ROWS[Config.family].settings)
     notes = [*spec.notes, OTHER_TOOLS]
     if families and "," not in families[-1]:
-        from models import ONLY_SOME, find_family
-
-        row = find_family(families[-1])
+        row = find_row(families[-1])
         defaults = {"family": families[-1], **row.defaults}
         table = help_table(spec, defaults, set(ONLY_SOME) - set(row.settings))
-    elif every or families or not set(OF_OTHER_FAMILIES) <= set(spec.settings):
+    elif every or families or not unused <= set(spec.settings):
         table = help_table(spec)
-    else:  # at once: no torch
-        table = help_table(spec, without=OF_OTHER_FAMILIES)
+    else:
+        table = help_table(spec, without=unused)
         notes.insert(0, OTHER_FAMILIES.format(command=command))
     program = console.program()
     head = [f"{program} {command} [--flag=value ...]", *_wrap(spec.does)]

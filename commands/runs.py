@@ -28,6 +28,7 @@ from config import (
 from gan import filesystem
 from gan.console import alarm, command_line, say, timed
 from gan.errors import Refused
+from gan.families import ONLY_SOME, ROWS, check_batch, check_data, find_row
 
 if TYPE_CHECKING:
     from torch import nn
@@ -171,24 +172,27 @@ def new_config(given: Settings, file: str = "") -> Config:
         origin = _settings_of_origin(init)
         saved, given = {**saved, **origin}, {**given, "init": origin["init"]}
     config = merge_layers(saved, given)
-    least = family_of(config).task.least_batch
-    if config.batch_size < least:
-        raise Refused(
-            f"--batch-size={config.batch_size}: D of {config.family} has to see several images; "
-            f"{least} or more"
-        )
+    check_batch(config)
+    check_data(config)
     return config
+
+
+def check_new_config(given: Settings, file: str) -> None:
+    """Raises Refused, without torch, for settings that no new run can have.
+
+    Those of a run with `--init` are looked at later: they depend on the nets of the other run.
+    """
+    if not (given.get("init") or (file and read_config(file)[0].get("init"))):
+        new_config(given, file)
 
 
 def merge_layers(saved: Settings, given: Settings) -> Config:
     """The defaults, overridden by the family's, by saved settings and by given ones, in turn."""
-    from models import FAMILIES, ONLY_SOME, find_family
-
     name = str(given.get("family", saved.get("family", Config.family)))
-    family = find_family(name)
+    family = find_row(name)
     for other in ONLY_SOME:
         if other in given and other not in family.settings:
-            able = [row for row in FAMILIES if other in FAMILIES[row].settings]
+            able = [row for row in ROWS if other in ROWS[row].settings]
             raise Refused(f"{flag(other)}: {name} has no use for it; {', '.join(able)} do")
     saved = {k: v for k, v in saved.items() if k not in ONLY_SOME or k in family.settings}
     config = resolve(family.defaults, saved, given)

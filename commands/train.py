@@ -84,6 +84,7 @@ def refuse_early(request: flags.Request[TrainOptions]) -> None:
         _check_resume(request)
         places.check_states(options.resume, name)
         return
+    runs.check_new_config(given, options.config)
     places.check_folders(Config(name=name, data_path=str(given.get("data_path", ""))))
     if not options.overwrite:
         refuse_earlier_run(name)

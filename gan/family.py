@@ -16,7 +16,7 @@ ORDINARY_WIDTH = 256  # channels of nets that are built without measuring them f
 
 @dataclass(frozen=True)
 class Family:
-    """A row of FAMILIES in `models.py`."""
+    """A row of `ROWS` in `gan/families.py` with its nets and losses."""
 
     build: Callable[[Config, int], Nets]  # (config, number of classes, 0 if unconditional)
     d_loss: Loss
@@ -25,14 +25,6 @@ class Family:
     after_d: Callable[[Nets, Config], None] | None = None  # e.g. the weight clip of WGAN
     updates: Callable[[Config, int], Updates] = alternate  # (config, step) -> who is updated
     defaults: Mapping[str, Value] = field(default_factory=dict)
-    uses: tuple[str, ...] = ()  # settings of its losses, which other families refuse
-    lacks: tuple[str, ...] = ()  # settings of its task that it does not have
-    largest: int = 1024  # pixels on a side of its pictures
-
-    @property
-    def settings(self) -> list[str]:
-        """The settings of this family that not all families have."""
-        return [name for name in (*self.task.settings, *self.uses) if name not in self.lacks]
 
     def make(self, config: Config, classes: int, copies: int = 1) -> Nets:
         """The nets, of which this machine has memory for `copies`.

@@ -9,10 +9,10 @@ import torch
 from config import Config, RunFacts
 from gan import data, evaluation, mirror, pairs
 from gan.data import Images
-from gan.errors import Refused
 from gan.evaluation import Evaluation, Score
+from gan.families import Row, check_data
 from gan.feed import Feed, NoiseFeed, PictureFeed
-from gan.losses import Nets
+from gan.losses import Loss, Nets, adversarial, cycle, fake_label, paired
 from gan.pairs import PictureSet
 from gan.sample import Inputs, NoiseSource
 
@@ -25,8 +25,8 @@ class Task(Generic[OneData]):
     """A row of TASKS: everything that depends on what a family's G is given."""
 
     name: str
-    settings: tuple[str, ...]  # of Config, that only families of this task have
     command: str  # that draws with such a G
+    losses: Callable[[Row], tuple[Loss, Loss]]  # of D and of G
     open_data: Callable[[Config, int], OneData]  # (config, fewest images)
     feed: Callable[[Config, RunFacts, OneData, torch.device], Feed]
     may_mirror: Callable[[OneData], bool]  # decides --flip=auto
@@ -37,7 +37,6 @@ class Task(Generic[OneData]):
     inputs: tuple[str, ...]  # names of the inputs of G
     # channels-last makes convolutions train 8 to 14 % faster, but instance norm slower
     memory_format: torch.memory_format
-    least_batch: int = 1
 
 
 def open_images(config: Config, at_least: int) -> Images:
@@ -55,10 +54,7 @@ def open_images(config: Config, at_least: int) -> Images:
 
 def _open_pictures(paired: bool) -> Callable[[Config, int], PictureSet]:
     def open_pictures(config: Config, at_least: int) -> PictureSet:
-        if not config.data_path:
-            raise Refused(
-                f"--data-path: {config.family} has no data of its own; give a folder or zip"
-            )
+        check_data(config)
         return pairs.open_pictures(
             paired,
             config.data_path,
@@ -81,12 +77,17 @@ def example_pictures(config: Config, classes: int, back: bool) -> Inputs:
     return (torch.rand(2, channels, size, size) * 2 - 1,)
 
 
-def _of_pictures(name: str, paired: bool) -> Task[PictureSet]:
+def adversarial_losses(row: Row) -> tuple[Loss, Loss]:
+    extra = fake_label if "fake_label" in row.uses else None
+    return adversarial(row.game, row.penalties, extra)
+
+
+def _of_pictures(name: str, losses: Callable[[str], tuple[Loss, Loss]]) -> Task[PictureSet]:
     return Task(
         name,
-        settings=("ngf", "ndf", "channels_a", "channels_b", "direction", "jitter"),
         command="translate",
-        open_data=_open_pictures(paired),
+        losses=lambda row: losses(row.game),
+        open_data=_open_pictures(name == "paired"),
         feed=PictureFeed,
         may_mirror=lambda data: True,  # part of the jitter of the reference implementation
         scorer=evaluation.picture_scorer,
@@ -102,8 +103,8 @@ def _of_pictures(name: str, paired: bool) -> Task[PictureSet]:
 TASKS: dict[str, Task[Any]] = {
     "noise": Task(
         "noise",
-        settings=("ngf", "ndf", "nz", "noise", "channels", "dedup", "conditional"),
         command="generate",
+        losses=adversarial_losses,
         open_data=open_images,
         feed=NoiseFeed,
         may_mirror=mirror.may_mirror,
@@ -113,8 +114,7 @@ TASKS: dict[str, Task[Any]] = {
         example=lambda config, classes, back: NoiseSource.of(config, classes)(0, 2),
         inputs=("noise", "class"),
         memory_format=torch.channels_last,
-        least_batch=2,  # D has to see several images
     ),
-    "paired": _of_pictures("paired", paired=True),
-    "unpaired": _of_pictures("unpaired", paired=False),
+    "paired": _of_pictures("paired", paired),
+    "unpaired": _of_pictures("unpaired", cycle),
 }

@@ -21,7 +21,7 @@ import toy
 from config import Config
 from gan import avatars, data, features, loop
 from gan.errors import Refused
-from models import CLASSIC
+from gan.families import CLASSIC
 
 # A shell starts what it runs in the background with Ctrl-C ignored; the tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)

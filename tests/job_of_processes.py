@@ -11,6 +11,7 @@ from torch import Tensor
 from config import Config, RunFacts, resolve
 from gan import container, distributed, job, loop, shared
 from gan.errors import Refused
+from gan.families import ROWS
 from gan.feed import step_seed
 from gan.losses import Batch
 from gan.state import State
@@ -23,7 +24,7 @@ SMALL = {"batch_size": BATCH, "img_size": 32, "ngf": 4, "ndf": 4, "augment": 0.5
 
 def state_of(name: str) -> State:
     family = FAMILIES[name]
-    lacks = (*family.lacks, *(() if "pool" in family.uses else ("pool",)))
+    lacks = (*ROWS[name].lacks, *(() if "pool" in ROWS[name].uses else ("pool",)))
     settings = {key: value for key, value in SMALL.items() if key not in lacks}
     if name == "pix2pix":
         settings["img_size"] = 64  # the smallest with dropout

@@ -10,6 +10,7 @@ import torch
 
 from config import RunFacts, resolve
 from gan import loop, machine, transfer
+from gan.families import ROWS
 from gan.losses import Batch
 from gan.state import State
 from gan.tasks import TASKS
@@ -25,7 +26,7 @@ OF_NOISE = [name for name, row in FAMILIES.items() if row.task is TASKS["noise"]
 def state_of(family: str, device: torch.device, mixed: bool = False) -> State:
     row = FAMILIES[family]
     small = {"ngf": 4, "ndf": 4, "img_size": 32, "batch_size": 8, "nz": 8, "augment": 0.0}
-    given = {name: value for name, value in small.items() if name not in row.lacks}
+    given = {name: value for name, value in small.items() if name not in ROWS[family].lacks}
     return State(row, resolve(row.defaults, given), RunFacts(mixed_precision=mixed), device)
 
 

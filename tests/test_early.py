@@ -10,6 +10,23 @@ from processes import PATIENCE_SECONDS
 
 # a line each: the words, and how the refusal begins
 REFUSALS = """
+train --family=dcgann | --family=dcgann: no such family; did you mean dcgan?
+train --name=old --resume --family=none | --family=none: no such family
+train --loss=none | --loss=none: wants logistic or hinge
+train --noise=none | --noise=none: wants normal or uniform
+train --optimizer=none | --optimizer=none: wants adam or rmsprop
+train --penalty=3 | --penalty: modern has no use for it; rpgan, wgan-gp do
+train --family=pix2pix | --data-path: pix2pix has no data of its own
+train --family=mlp --img-size=512 | --img-size=512: mlp has weights for each pixel
+train --batch-size=1 | --batch-size=1: D of modern has to see several images
+train --max-images=0 --max-epoch=0 | --max-epoch, --max-images, --max-minutes: all are 0
+train --family=wgan --beta1=0.5 | --beta1: rmsprop has no use for it
+generate --family=none --netg-path=g.pth | --family=none: no such family
+generate --rank-by=none-such | --rank-by=none-such: wants consensus or realism
+evaluate --features=none | --features=none: wants lite0 or inception
+translate --input=. --family=none | --family=none: no such family
+compare --family=none,modern | --family=none: no such family
+compare --family=modern --penalty=1,2 | --penalty: modern has no use for it
 train --name=old | checkpoints/old holds an earlier run
 train --name=y --data-path=none | --data-path=none: no such folder or zip
 train --name=y --resume | --resume: no valid state in checkpoints/y

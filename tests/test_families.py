@@ -15,10 +15,11 @@ from config import FIELDS, Config, resolve
 from gan import checkpoint, loop, pairs, sample
 from gan.data import Images
 from gan.errors import Refused
+from gan.families import ONLY_SOME, ROWS
 from gan.losses import Batch
 from gan.state import SavedState
 from gan.translation import CycleD, ThereAndBack
-from models import FAMILIES, ONLY_SOME, find_family, restore, settings_of
+from models import FAMILIES, find_family, restore, settings_of
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def test_it_trains_ten_steps_resumes_and_generates(
 ) -> None:
     family = FAMILIES[name]
     assert set(family.defaults) <= set(FIELDS)
-    assert set(family.uses) <= set(ONLY_SOME) <= set(FIELDS)
+    assert set(ROWS[name].uses) <= set(ONLY_SOME) <= set(FIELDS)
     given = {k: v for k, v in family.defaults.items() if k not in ("img_size", "channels")}
     small = {"ngf": 4, "ndf": 4, "nz": 8, "batch_size": 20 if family.task.name == "noise" else 4}
     still = {"warm_up": 0, "lr_end": 1.0}  # or the rates would depend on the budget
@@ -206,7 +207,7 @@ def test_a_state_without_the_setting_keeps_the_halves_that_it_had(
 def test_large_pictures_go_through_the_nets(name: str) -> None:
     family = find_family(name)
     small = {"img_size": 512, "ngf": 1, "ndf": 1, "nz": 2, "gpu": False, "batch_size": 2}
-    small = {k: v for k, v in small.items() if k != "nz" or "nz" in family.settings}
+    small = {k: v for k, v in small.items() if k != "nz" or "nz" in ROWS[name].settings}
     config = resolve(family.defaults, small)  # type: ignore[arg-type]
     nets = family.build(config, 0)
     given = family.task.example(config, 0, False)

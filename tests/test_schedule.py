@@ -7,8 +7,8 @@ import pytest
 from toy import make_config
 
 from config import Config
+from gan.families import ROWS
 from gan.schedule import Budget, Schedule, Updates, alternate, critic_first, learning_rate_scale
-from models import FAMILIES
 
 STEPS = 10  # per epoch
 Rule = Callable[[Config, int], Updates]
@@ -80,8 +80,8 @@ def test_g_waits_for_a_critic() -> None:
 
 
 def test_families_with_a_critic_first_are_those_with_the_flag() -> None:
-    leads = {name for name, row in FAMILIES.items() if "d_lead" in row.settings}
-    assert leads == {name for name, row in FAMILIES.items() if row.updates is critic_first}
+    leads = {name for name, row in ROWS.items() if "d_lead" in row.settings}
+    assert leads == {name for name, row in ROWS.items() if row.updates is critic_first}
     assert leads == {"wgan"}
 
 

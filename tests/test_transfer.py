@@ -8,6 +8,7 @@ from wiring import feed_of, image_set, make_config, numbered
 
 from config import RunFacts, resolve
 from gan import loop, transfer
+from gan.families import ROWS
 from gan.losses import Batch
 from gan.state import State
 from gan.tasks import TASKS
@@ -40,7 +41,7 @@ def test_no_step_waits_for_the_device(
 ) -> None:
     row = FAMILIES[family]
     small = {"ngf": 2, "ndf": 2, "img_size": 32, "batch_size": 4, "augment": 0.5, "nz": 4}
-    given = {name: value for name, value in small.items() if name not in row.lacks}
+    given = {name: value for name, value in small.items() if name not in ROWS[family].lacks}
     config = resolve(row.defaults, given)
     state = State(row, config, RunFacts(mixed_precision=mixed), CPU)
     real = torch.rand(4, config.channels, 32, 32) * 2 - 1

@@ -20,8 +20,9 @@ from commands import runs
 from config import Config, RunFacts, write_config
 from gan import checkpoint, data, features, metrics, ranking, sample, sheet
 from gan.errors import Refused
+from gan.families import CLASSIC
 from gan.weights import load_weights
-from models import CLASSIC, FAMILIES
+from models import FAMILIES
 
 CPU = torch.device("cpu")
 Pixels = NDArray[np.uint8]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from config import Config
+from gan.families import ROWS
 from gan.losses import Batch, Nets, clip_weights
 from gan.schedule import alternate, critic_first
 from models import FAMILIES
@@ -201,7 +202,7 @@ def test_flags_of_the_losses_of_noise(name: str) -> None:
     share = 14.0 / settings(name).penalty - 1  # that its weight grows by
     expected = share * penalty_of(name, SLOPES[:1])
     assert shift.item() == pytest.approx(expected, abs=1e-5)
-    if "fake_label" in FAMILIES[name].uses:  # cross-entropy with label t: softplus(s) - t s
+    if "fake_label" in ROWS[name].uses:  # cross-entropy with label t: softplus(s) - t s
         shift = play(name, toys(), batch, fake_label=0.3)[0] - plain
         assert shift.item() == pytest.approx(-0.3 * mean(FAKE_SCORES), abs=1e-5)
 
@@ -441,8 +442,9 @@ def test_defaults_are_those_of_the_source(name: str) -> None:
 
 @pytest.mark.parametrize("name", FLAGS)
 def test_task_and_flags(name: str) -> None:
-    row = FAMILIES[name]
-    assert (row.task.name, set(row.uses), set(row.lacks)) == FLAGS[name]
+    row = ROWS[name]
+    assert FAMILIES[name].task.name == row.task
+    assert (row.task, set(row.uses), set(row.lacks)) == FLAGS[name]
 
 
 @pytest.mark.parametrize("name", FLAGS)

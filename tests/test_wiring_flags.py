@@ -37,7 +37,8 @@ from commands import (
 from config import Config, RunFacts, write_config
 from gan import checkpoint, idx, readers
 from gan.errors import Refused
-from models import CLASSIC, FAMILIES
+from gan.families import CLASSIC
+from models import FAMILIES
 
 CPU = torch.device("cpu")
 SMALL = {"img_size": 32, "ngf": 2, "ndf": 2, "batch_size": 1, "gpu": False}

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from config import Config
 from gan import checkpoint, health, loop
 from gan.evaluation import Score
+from gan.families import CLASSIC
 from gan.family import Family
 from gan.losses import Batch, Nets
 from gan.sample import Inputs
 from gan.state import SavedState, State
 from gan.tasks import TASKS
-from models import CLASSIC
 
 COUNT = 200  # images; with batches of 20 an epoch has 10 steps
 SHAPE = (20, 3, 2, 2)

@@ -22,9 +22,10 @@ from commands import runs
 from config import Config, RunFacts, read_config, write_config
 from gan import checkpoint, machine
 from gan.errors import Refused
+from gan.families import CLASSIC
 from gan.state import State
 from gan.weights import load_weights
-from models import CLASSIC, FAMILIES, find_family, restore
+from models import FAMILIES, find_family, restore
 
 CONFIG = Config(
     **{**CLASSIC, "family": "mlp-tiny", "img_size": 28, "channels": 1, "nz": 4, "gpu": False}  # type: ignore[arg-type]

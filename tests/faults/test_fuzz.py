@@ -28,7 +28,8 @@ from commands import train
 from config import FIELDS, Config, read_config
 from gan import data, idx, pairs
 from gan.errors import LINE, Refused, one_line
-from models import CLASSIC, read_state_to_resume, restore
+from gan.families import CLASSIC
+from models import read_state_to_resume, restore
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "100")) // 5  # of each of the five kinds
 LONGEST_SECONDS = 10.0
