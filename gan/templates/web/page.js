@@ -188,7 +188,12 @@ function showChosen() {
   const more = face.shifts.map((x, k) => x ? ` --direction-${k + 1}=${x}` : "").join("")
     + (face.limit < ALL ? ` --trunc=${face.limit}` : "")
     + (about.classes.length && face.label >= 0 ? ` --label=${face.label}` : "");
-  $("recipe").textContent = `${nameOf(face)}: generate --seed=${face.seed} --gen-index=${face.index}${more}`;
+  const recipe = `${nameOf(face)}: generate --seed=${face.seed} --gen-index=${face.index}${more}`;
+  $("recipe").replaceChildren(...recipe.split(" ").flatMap((word) => {  // a flag is not cut at its hyphens
+    const part = document.createElement("span");
+    part.textContent = word;
+    return [part, " "];
+  }));
   drawLarge(inputOf(face));
 }
 
