@@ -66,7 +66,8 @@ def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
     device = machine.pick_device(run.config.gpu)
     G = run.nets.G.to(device)
     source = faces.source_of(run, options.label, 0.0)
-    found = latent.directions(G, source, options.count, options.by, device)
+    measured = latent.measured_faces(run.config, len(run.facts.class_names))
+    found = latent.directions(G, measured, options.count, options.by, device)
     amounts = torch.linspace(-latent.REACH, latent.REACH, options.steps)
     pictures, captions = [], []
     for number, vector in enumerate(found.vectors, 1):

@@ -219,8 +219,8 @@ def make_source(
     amounts = faces.shifts(options)
     if not amounts:
         return source
-    own = sample.NoiseSource.of(config, len(names))
-    found = latent.directions(run.nets.G, own, max(amounts), "weights", device)
+    measured = latent.measured_faces(config, len(names))
+    found = latent.directions(run.nets.G, measured, max(amounts), "weights", device)
     if max(amounts) > (count := len(found.vectors)):
         raise Refused(
             f"--direction-{max(amounts)}: there are {count} directions, as many as G has numbers "

@@ -1,15 +1,16 @@
 """Tools of the latent space: walks between noise vectors, and directions that change faces most."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, fx, nn
 
+from config import Config
 from gan import fold, sample
 from gan.errors import Refused
 from gan.modern import modulated
-from gan.sample import Inputs, InputSource
+from gan.sample import Inputs, InputSource, NoiseSource
 
 PCA_FACES = 1024  # whose features --by=features analyses
 PCA_SIDE = 8  # pixels that these features are pooled to
@@ -187,6 +188,11 @@ def by_features(G: nn.Module, source: InputSource, count: int = CANDIDATES) -> T
     coordinates = vectors.flip(1)[:, :count] * values.flip(0)[:count].clamp(min=0).sqrt()
     slopes = torch.linalg.lstsq(coordinates, z - z.mean(0)).solution  # [count, nz]
     return slopes / slopes.norm(dim=1, keepdim=True).clamp(min=1e-12)
+
+
+def measured_faces(config: Config, classes: int) -> NoiseSource:
+    """The faces in which directions are measured: whatever is drawn, number 2 stays number 2."""
+    return NoiseSource.of(replace(config, seed=0), classes)
 
 
 METHODS = {"weights": by_weights, "features": by_features}

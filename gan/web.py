@@ -44,7 +44,8 @@ def write_page(G: nn.Module, config: Config, facts: RunFacts, path: Path, about:
     """
     source = sample.NoiseSource.of(config, len(facts.class_names))
     program = web_program.compile_program(G, source(0, web_program.TRIED))
-    found = latent.directions(G, source, SLIDERS, "weights", torch.device("cpu"))
+    measured = latent.measured_faces(config, len(facts.class_names))
+    found = latent.directions(G, measured, SLIDERS, "weights", torch.device("cpu"))
     data = {
         "seed": str(config.seed),
         "nz": config.nz,

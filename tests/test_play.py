@@ -95,13 +95,21 @@ def test_noise_cut_off_moved_and_mixed(draw: Inside, room: Path) -> None:
     words = ("--trunc=0.7", "--direction-2=-1.5", "--direction-1=2", "--label=left+right")
     draw("generate", "--gen-index=4,11", "--rank-by=none", "--columns=2", *words)
     run = runs.load_run({"name": "x"})
-    own = sample.NoiseSource.of(run.config, 2)
-    found = latent.directions(run.nets.G, own, 2, "weights", CPU).vectors
+    measured = latent.measured_faces(run.config, 2)
+    found = latent.directions(run.nets.G, measured, 2, "weights", CPU).vectors
     z = torch.cat([sample.noise(5, i, 1, 8, "normal", 0.7) for i in (4, 11)])
     wanted = faces(z + 2 * found[0] - 1.5 * found[1], EVEN)
     off = np.abs(tiles(room / "result.png", 2).astype(int) - wanted).max()
     assert off <= 1
     assert json.loads((room / "result.json").read_text())["directions"] == {"1": 2.0, "2": -1.5}
+
+
+def test_a_direction_keeps_its_number_whatever_is_drawn(draw: Inside, room: Path) -> None:
+    found = []
+    for seed, label in ((0, "left"), (1, "right"), (2, "left"), (3, "right")):
+        draw("directions", "--count=6", f"--seed={seed}", f"--label={label}", "--steps=3")
+        found.append(json.loads((room / "directions.json").read_text())["vectors"])
+    assert found[1:] == found[:-1]
 
 
 def test_enlarged_with_a_transparent_gap(draw: Inside, room: Path) -> None:
