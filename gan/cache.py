@@ -119,30 +119,41 @@ def map_in_processes(
         yield from map(function, arguments)
         return
     others, own = set(multiprocessing.active_children()), set[BaseProcess]()
-    pool = ProcessPoolExecutor(workers, processes.context(), initializer=start_worker)
+    pool = ProcessPoolExecutor(
+        workers, processes.context(), initializer=_start_mapping, initargs=(function,)
+    )
     try:
-        rest = iter(arguments)
-        working: deque[Future[list[Result]]] = deque()
-        while True:
-            # No more: decoded pictures must not pile up faster than the disk takes them.
-            while len(working) < PORTION // CHUNK and (
-                chunk := list(itertools.islice(rest, CHUNK))
-            ):
-                working.append(pool.submit(_apply, function, chunk))
-            own = own or set(multiprocessing.active_children()) - others
-            if not working:
-                return
-            yield from working.popleft().result()
+        with processes.closing(pool):
+            rest = iter(arguments)
+            working: deque[Future[list[Result]]] = deque()
+            while True:
+                # No more: decoded pictures must not pile up faster than the disk takes them.
+                while len(working) < PORTION // CHUNK and (
+                    chunk := list(itertools.islice(rest, CHUNK))
+                ):
+                    working.append(cast("Future[list[Result]]", pool.submit(_map_chunk, chunk)))
+                own = own or set(multiprocessing.active_children()) - others
+                if not working:
+                    return
+                yield from working.popleft().result()
     except BrokenProcessPool as error:
         raise Refused(f"a process decoding images {end_of(own)}; try --num-workers=1") from error
     except MemoryError as error:
         raise Refused("out of memory while decoding images; try --num-workers=1") from error
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
-def _apply(function: Callable[[Argument], Result], chunk: Sequence[Argument]) -> list[Result]:
-    return [function(argument) for argument in chunk]
+_mapped: list[
+    Callable[..., object]
+] = []  # in a worker: the function, sent once, as it may be large
+
+
+def _start_mapping(function: Callable[..., object]) -> None:
+    start_worker()
+    _mapped.append(function)
+
+
+def _map_chunk(chunk: Sequence[object]) -> list[object]:
+    return [_mapped[0](argument) for argument in chunk]
 
 
 def end_of(processes: Iterable[BaseProcess]) -> str:

@@ -443,21 +443,20 @@ def _in_processes(
     working: dict[Future[list[Report]], list[Unit]] = {}
     others, own = set(multiprocessing.active_children()), set[BaseProcess]()
     try:
-        for task in tasks:
-            working[pool.submit(_examine, task)] = task
-            own |= set(multiprocessing.active_children()) - others
-            while len(working) >= 2 * workers:
+        with processes.closing(pool):
+            for task in tasks:
+                working[pool.submit(_examine, task)] = task
+                own |= set(multiprocessing.active_children()) - others
+                while len(working) >= 2 * workers:
+                    yield from _finished(working)
+            while working:
                 yield from _finished(working)
-        while working:
-            yield from _finished(working)
     except BrokenProcessPool:
         units = ", ".join(plain(unit.key) for task in working.values() for unit in task[:2])
         raise Refused(
             f"prepare: a process {end_of(own)}, at one of {units[:300]}; the same command goes on, "
             "with --num-workers=1 at less memory"
         ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _finished(working: dict[Future[list[Report]], list[Unit]]) -> Iterator[list[Report]]:

@@ -1,7 +1,10 @@
 """Processes that work beside this one, started in a way that no script has to know of."""
 
+import contextlib
 import sys
 import threading
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.context import SpawnContext, SpawnProcess
 from multiprocessing.process import BaseProcess
 from types import ModuleType
@@ -40,3 +43,19 @@ class _Context(SpawnContext):
 def context() -> SpawnContext:
     """Spawned, not forked: a fork of a process with torch's threads in it may hang."""
     return _Context()
+
+
+@contextlib.contextmanager
+def closing(pool: ProcessPoolExecutor) -> Iterator[ProcessPoolExecutor]:
+    """`pool`, which is shut down afterwards, also if its processes were killed.
+
+    Before Python 3.11.5 that waits for ever for calls which fill the pipe to the processes: nobody
+    reads them, but this process could (python/cpython#94777).
+    """
+    try:
+        yield pool
+    finally:
+        queue = getattr(pool, "_call_queue", None)
+        if sys.version_info < (3, 11, 5) and queue is not None and getattr(pool, "_broken", False):
+            queue._reader.close()
+        pool.shutdown(cancel_futures=True)

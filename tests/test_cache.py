@@ -101,6 +101,42 @@ def test_a_worker_that_ends_is_a_refusal_that_says_how(
         builder(tmp_path, workers=2).write(["a"], singles(*range(128)), end)
 
 
+def test_a_worker_that_ends_before_it_has_read_what_fills_the_pipe_is_a_refusal() -> None:
+    """Before Python 3.11.5 the pool waited for ever for someone to read that."""
+    long = [(f"{number:10000}", "") for number in range(256)]  # 16 in a call: more than a pipe
+    with pytest.raises(Refused, match="ended with exit code 7"):
+        list(cache.map_in_processes(leave, long, 2))
+
+
+class Large:
+    """A function that counts how often it is sent."""
+
+    sent = 0
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[()]]:
+        Large.sent += 1
+        return _small, ()
+
+    def __call__(self, item: cache.Item) -> str:
+        raise AssertionError("not here")
+
+
+def _small() -> Callable[[cache.Item], str]:
+    return named
+
+
+def named(item: cache.Item) -> str:
+    return item[0]
+
+
+def test_what_is_done_with_pictures_is_sent_to_each_process_once() -> None:
+    """It knows all shards of a set, of which there may be 100,000."""
+    Large.sent = 0
+    names = [str(number) for number in range(640)]
+    assert list(cache.map_in_processes(Large(), [(name, "") for name in names], 2)) == names
+    assert Large.sent == 2
+
+
 def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
     folder = tmp_path / "deep" / "set"
 
