@@ -27,7 +27,7 @@ from gan import cache, checkpoint, features, filesystem, loop
 from models import read_state_to_resume
 
 MEMORY = Path("/dev/shm")  # files there cost no time of a disk
-PATIENCE_SECONDS = 300.0  # for a program of a few seconds, on a busy machine
+PATIENCE_SECONDS = 1800.0  # for a program of a few seconds, on a busy machine
 LOST = "lost: "  # how the outcome of a trial begins that lost something
 OF_A_RUN = ("--img-size=28", "--batch-size=4", "--gpu=False", "--num-workers=1", "--log-every=5")
 SMALL = (*OF_A_RUN, "--held-out=0.3", "--max-images=160", "--save-every=2", "--eval-every=60")
