@@ -1,4 +1,4 @@
-# make faces: train on the rendered avatars for ten minutes and generate 64 ranked faces
+# make faces: train on rendered avatars of few parts for ten minutes and generate 64 ranked faces
 # make test:  formatting, lint, types and the whole test suite
 # make faces TORCH=cpu: the same with PyTorch's build for CPUs; TORCH=auto chooses by the machine
 
@@ -9,7 +9,7 @@ TORCH ?=
 .PHONY: faces test clean web-kernels
 
 faces: .venv/installed
-	$(PY) main.py train --name=faces --overwrite --max-minutes=10 --save-every=1
+	$(PY) main.py train --name=faces --data-path=simple-avatars --overwrite --max-minutes=10 --save-every=1
 	$(PY) main.py generate --name=faces --gen-num=64 --gen-img=imgs/faces/best.png
 
 test: .venv/tools

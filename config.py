@@ -99,7 +99,7 @@ class Config:
 
     # data
     data_path: str = option(
-        "", "folder, zip or .tar shards of images; empty: 4,096 rendered avatars"
+        "", "folder, zip or .tar of images, or simple-avatars; empty: 4,096 rendered avatars"
     )
     img_size: int = option(
         96, "pixels on a side (also --image-size)", low=28, high=1024, fixed="other nets"

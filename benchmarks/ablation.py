@@ -3,30 +3,37 @@
     python benchmarks/ablation.py run ARM SET SEED IMAGES --anime=anime-faces-128.zip
     python benchmarks/ablation.py table
 
-SET: a 4,096 rendered avatars; b all of the zip; c its first 286 pictures, scored against the
-others. Budgets are counted in images, so that a busy machine spoils no comparison. A killed run is
-resumed; one that is in the table is not run again. 96 px, 1,000 fakes of the final average.
-Runs are trained in benchmarks/work, or in the folder that ABLATION_WORK names.
+SET: a 4,096 rendered avatars; b all of the zip; c its first 286 pictures and f its first 50, scored
+against the others; u 4,096 avatars of a style that nothing was tuned on. Budgets are counted in
+images, so that a busy machine spoils no comparison. A killed run is resumed; one that is in the
+table is not run again. 96 px, 1,000 fakes of the final average. Runs are trained in
+benchmarks/work, or in the folder that ABLATION_WORK names.
 """
 
+import io
 import json
 import os
 import sys
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import common
 import numpy as np
+import resvg_py
 from arms import ARMS
 from common import CPU, LITE0, ROOT, SCORE
+from dicebear import Avatar, Style
+from PIL import Image
 
 import main as toolkit
 import models
 from commands import runs
 from config import Config
-from gan import checkpoint, data, features, filesystem, metrics, report, sample
+from gan import avatars, checkpoint, data, features, filesystem, metrics, report, sample
 from gan.errors import Refused
 from gan.families import ROWS, Row
 from gan.tasks import open_images
@@ -36,7 +43,8 @@ LINES = ROOT / "docs" / "ablation.jsonl"
 WORK = Path(os.environ.get("ABLATION_WORK", ROOT / "benchmarks" / "work")).resolve()
 FAKES = 1000
 OTHERS = 1000  # images of the zip that runs on set c are scored against, at most
-FIRST = 286
+FIRST = {"c": 286, "f": 50}  # images of the zip that are trained on
+UNTUNED_STYLE = "lorelei"  # by Lisa Wischofsky, CC0 1.0
 SCORE_IMAGES = 25_000  # images from one score in mid-run to the next, at most
 COLUMNS = {
     "score": SCORE,
@@ -57,7 +65,7 @@ class Run:
     """What one line of the table is of."""
 
     arm: str  # a row of ARMS
-    data_set: str  # a, b or c
+    data_set: str  # a key of PATHS
     seed: int
     images: int
 
@@ -87,26 +95,63 @@ def find_line(run: Run) -> Line | None:
     return next((line for line in read_lines() if line["name"] == run.name), None)
 
 
-def zip_of_first(archive: Path, count: int) -> Path:
-    """A zip of the first `count` pictures of another, in the working folder."""
-    path = Path(f"first-{count}.zip")
+def make_zip(path: Path, fill: Callable[[zipfile.ZipFile], object]) -> Path:
+    """A zip in the working folder, filled when it is first asked for."""
 
     def write(part: Path) -> None:
-        with zipfile.ZipFile(archive) as whole, zipfile.ZipFile(part, "w") as first:
-            names = sorted(i.filename for i in whole.infolist() if not i.is_dir())
-            for name in names[:count]:
-                first.writestr(name, whole.read(name))
+        with zipfile.ZipFile(part, "w") as archive:
+            fill(archive)
 
     if not path.exists():
         filesystem.atomic_write(path, write)
     return path
 
 
-def others_of(anime: Path) -> features.Subset:
-    """Images of the zip that are neither among the first nor near-duplicates of one of them."""
+def zip_of_first(archive: Path, count: int) -> Path:
+    """A zip of the first `count` pictures of another."""
+
+    def fill(first: zipfile.ZipFile) -> None:
+        with zipfile.ZipFile(archive) as whole:
+            names = sorted(i.filename for i in whole.infolist() if not i.is_dir())
+            for name in names[:count]:
+                first.writestr(name, whole.read(name))
+
+    return make_zip(Path(f"first-{count}.zip"), fill)
+
+
+def zip_of_style(name: str) -> Path:
+    """A zip of as many faces of another style as there are avatars, 96 px, on their backgrounds."""
+
+    def fill(archive: zipfile.ZipFile) -> None:
+        text = resources.files("dicebear_styles").joinpath(f"{name}.json").read_text("utf-8")
+        style = Style(json.loads(text))
+        for index in range(avatars.COUNT):
+            look = {"seed": f"face {index}", "backgroundColor": avatars.BACKGROUNDS}
+            drawing = Avatar(style, look).to_string()
+            png = resvg_py.svg_to_bytes(
+                svg_string=drawing, width=96, height=96, skip_system_fonts=True
+            )
+            face = io.BytesIO()
+            Image.open(io.BytesIO(png)).convert("RGB").save(face, "PNG")
+            archive.writestr(f"{index:04}.png", face.getvalue())
+
+    return make_zip(Path(f"{name}.zip"), fill)
+
+
+PATHS: dict[str, Callable[[Path], Path | None]] = {  # set -> what --data-path names, of the zip
+    "a": lambda anime: None,
+    "b": lambda anime: anime,
+    "c": lambda anime: zip_of_first(anime, FIRST["c"]),
+    "f": lambda anime: zip_of_first(anime, FIRST["f"]),
+    "u": lambda anime: zip_of_style(UNTUNED_STYLE),
+}
+
+
+def others_of(anime: Path, first: int) -> features.Subset:
+    """Images of the zip that are neither among its first nor near-duplicates of one of them."""
     images = data.open_images(str(anime), 96, 3)
     clusters = np.load(images.folder / "split.npy")[1]
-    others = np.flatnonzero(~np.isin(clusters, clusters[:FIRST]))
+    others = np.flatnonzero(~np.isin(clusters, clusters[:first]))
     # rounded down: other images would not compare with the lines that there are
     spaced = np.linspace(0, len(others) - 1, min(len(others), OTHERS)).astype(int)
     return features.Subset(images.array, others[spaced])
@@ -121,8 +166,8 @@ def score_state(state: Path, run: Run, anime: Path, grid: Path) -> Line:
     sample.save_picture(sample.as_picture(sample.image_grid(fakes[:64])), grid)
     train = features.Subset(images.array, images.train)
     held_out = features.Subset(images.array, images.held_out)
-    if run.data_set == "c":
-        held_out = others_of(anime)
+    if run.data_set in FIRST:
+        held_out = others_of(anime, FIRST[run.data_set])
     reference = features.Reference(images.features_file)
     found = metrics.evaluate(fakes.numpy(), train, held_out, reference=reference)
     memory = found["memorisation"]
@@ -147,8 +192,7 @@ def train(run: Run, anime: Path) -> Path:
         score_images = min(run.images // 4, SCORE_IMAGES)
         words = [f"--family={run.arm}", f"--name={name}", "--gpu=False", f"--seed={run.seed}"]
         words += [f"--eval-every={score_images}", "--save-every=1000000", "--save-minutes=5"]
-        if run.data_set != "a":
-            path = anime if run.data_set == "b" else zip_of_first(anime, FIRST)
+        if path := PATHS[run.data_set](anime):
             words.append(f"--data-path={path}")
         words += flags.split()
     try:
@@ -209,7 +253,7 @@ def main(*given: str) -> None:
     words, anime = common.take_flag("anime", given)
     if words == ["table"]:
         print_table()
-    elif len(words) == 5 and words[0] == "run" and words[1] in ARMS and words[2] in "abc" and anime:
+    elif len(words) == 5 and words[0] == "run" and words[1] in ARMS and words[2] in PATHS and anime:
         _, arm, data_set, seed, images = words
         add_line(Run(arm, data_set, int(seed), int(images)), Path(anime).resolve())
     else:

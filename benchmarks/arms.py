@@ -303,5 +303,6 @@ ARMS: dict[str, tuple[str, Family]] = {
     "no-deviation": ("", replace(MODERN, build=without_deviation)),
     "slow-rates": ("--lr1=4e-4 --lr2=4e-4", MODERN),
     # for few images
+    "transfer": ("--init=modern-a-0-81500", MODERN),  # the name of another arm's run
     "narrow-d": ("--ndf=16", UNMODULATED),
 }

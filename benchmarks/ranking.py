@@ -20,7 +20,7 @@ import common
 import looks
 import numpy as np
 import torch
-from ablation import others_of
+from ablation import FIRST, others_of
 from common import CPU
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -128,7 +128,9 @@ def compare_rankers(folder: str, name: str, anime: str) -> None:
     config, classes = run.config, len(run.facts.class_names)
     images = open_images(config, at_least=1)
     train = features.Subset(images.array, images.train)
-    held_out = others_of(archive) if anime else features.Subset(images.array, images.held_out)
+    held_out = (
+        others_of(archive, FIRST["c"]) if anime else features.Subset(images.array, images.held_out)
+    )
     source = sample.NoiseSource.of(config, classes)
     inputs = source(0, DRAWN)
     drawn = torch.cat(list(sample.draw(run.nets.G, inputs, config.batch_size, CPU)))

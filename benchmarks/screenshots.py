@@ -1,6 +1,6 @@
-"""Screenshots of the page that draws faces and of a report, for docs/pages/.
+"""Screenshots for docs/pages/: of the page that draws faces, a report, and what `prepare` shows.
 
-    python benchmarks/screenshots.py FACES.html REPORT.html [FOLDER]
+    python benchmarks/screenshots.py [faces=FACES.html] [report=REPORT.html] [prepare=OUT.html]
 
 Needs playwright (requirements-dev.txt) and Chromium. How fast the page drew is not in the picture.
 """
@@ -45,25 +45,38 @@ def wait_for_curves(page: Any) -> None:
     page.wait_for_timeout(500)
 
 
-def main(faces: str, report: str, folder: str = str(FOLDER)) -> None:
-    shots = (
-        ("faces", faces, "light", WIDE, keep_and_change),
-        ("faces-phone", faces, "dark", PHONE, wait_for_faces),
-        ("report-light", report, "light", WIDE, wait_for_curves),
-        ("report-dark", report, "dark", WIDE, wait_for_curves),
-        ("report-phone", report, "dark", PHONE, wait_for_curves),
-    )
-    Path(folder).mkdir(parents=True, exist_ok=True)
+def wait_for_pictures(page: Any) -> None:
+    page.locator("img").first.wait_for(timeout=WAIT_MS)
+    page.wait_for_timeout(1000)
+
+
+SHOTS = (  # of which page, name, colours, size, what is done first
+    ("faces", "faces", "light", WIDE, keep_and_change),
+    ("faces", "faces-phone", "dark", PHONE, wait_for_faces),
+    ("report", "report-light", "light", WIDE, wait_for_curves),
+    ("report", "report-dark", "dark", WIDE, wait_for_curves),
+    ("report", "report-phone", "dark", PHONE, wait_for_curves),
+    ("prepare", "prepare", "light", WIDE, wait_for_pictures),
+)
+
+
+def main(*words: str) -> None:
+    files = dict(word.partition("=")[::2] for word in words)
+    if not files or not files.keys() <= {shot[0] for shot in SHOTS}:
+        sys.exit(__doc__)
+    FOLDER.mkdir(parents=True, exist_ok=True)
     with open_browser() as browser:
-        for name, file, scheme, (width, height), ready in shots:
+        for kind, name, scheme, (width, height), ready in SHOTS:
+            if kind not in files:
+                continue
             view = {"width": width, "height": height}
             watched = Watched(browser, color_scheme=scheme, viewport=view)
-            page = watched.open(Path(file))
+            page = watched.open(Path(files[kind]))
             ready(page)
             picture = Image.open(io.BytesIO(page.screenshot()))
             watched.check()
             page.close()
-            path = Path(folder) / f"{name}.webp"
+            path = FOLDER / f"{name}.webp"
             picture.convert("RGB").save(path, quality=QUALITY, method=6)
             print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from config import Config, RunFacts
+from gan import avatars
 from gan.filesystem import atomic_write
 
 FACES = 32  # on its picture
@@ -28,8 +29,8 @@ python main.py generate --netg-path={file} --gen-num=64""",
 
 def _data_line(config: Config) -> str:
     name = Path(config.data_path).name
-    if not name:
-        return "rendered cartoon avatars of DiceBear (each style has its licence)"
+    if avatars.matches(config.data_path):
+        return "rendered cartoon avatars of DiceBear (Adventurer by Lisa Wischofsky, CC BY 4.0)"
     return f"`{name}`, {config.img_size} x {config.img_size} pixels"
 
 

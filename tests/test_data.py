@@ -7,6 +7,7 @@ import shutil
 import warnings
 import zipfile
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -278,6 +279,34 @@ def test_without_a_path_the_data_are_the_avatars(monkeypatch: pytest.MonkeyPatch
     assert (source.label, len(source.names), source.stamp) == ("avatars", 4096, avatars.version())
     with source.open("avatar 00004", 48) as face:
         assert np.array_equal(np.asarray(face).transpose(2, 0, 1), avatars.render(4, 1, 48)[0])
+
+
+def test_simple_avatars_are_a_name_unless_a_folder_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = find_source(avatars.SIMPLE, "--data-path", data.READERS)
+    assert (source.label, len(source.names)) == ("simple avatars", 4096)
+    assert source.stamp.startswith(avatars.version())
+    assert source.stamp != avatars.version()
+    faces = {kind: avatars.render_one(1, 48, kind) for kind in (False, True)}
+    with source.open("simple avatar 00001", 48) as face:
+        assert face.tobytes() == faces[True].tobytes() != faces[False].tobytes()
+    save(tmp_path / avatars.SIMPLE, {"mine.bmp": noise(1)})
+    source = find_source(avatars.SIMPLE, "--data-path", data.READERS)
+    assert list(source.names) == ["mine.bmp"]
+
+
+def test_the_parts_of_simple_avatars_exist() -> None:
+    """An unknown part would be left out of the face without a word."""
+    text = resources.files("dicebear_styles").joinpath("adventurer.json").read_text("utf-8")
+    components = json.loads(text)["components"]
+    for key, chosen in avatars.SIMPLE_PARTS.items():
+        if isinstance(chosen, list):
+            variants = components[key.removesuffix("Variant")]["variants"]
+            assert set(chosen) <= set(variants)
+        else:
+            assert key.removesuffix("Probability") in components
 
 
 def test_files_too_large_are_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
