@@ -214,7 +214,8 @@ def main() -> None:
         if not machine.is_out_of_memory(error):
             raise
         text = "out of memory; give smaller numbers, such as --gen-num or --batch-size"
-        console.refuse(f"{one_line(sys.argv[1])}: {text}", sys.stderr)
+        if voice := job.voice_for(job.Alone()):
+            console.refuse(f"{job.where()}{one_line(sys.argv[1])}: {text}", voice)
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped at once, with nothing more saved", file=sys.stderr)

@@ -461,9 +461,9 @@ def main(stray: tuple[str, ...], words: Mapping[str, str]) -> None:
     except (MemoryError, RuntimeError) as error:
         if not machine.is_out_of_memory(error):
             raise
-        raise Refused(
-            f"--batch-size={config.batch_size}: out of memory; start a run with a smaller one, or "
-            "with a smaller --img-size, --ngf, --ndf or --nz"
+        raise job.Alone(
+            f"{job.where()}--batch-size={config.batch_size}: out of memory; start a run with a "
+            "smaller one, or with a smaller --img-size, --ngf, --ndf or --nz"
         ) from None
     if done is None:
         say_next(config)

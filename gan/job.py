@@ -16,6 +16,10 @@ class Left(Refused):
     """A process of the job has left, or does not answer: the others cannot go on."""
 
 
+class Alone(Refused):
+    """What stops this process, and the others know nothing of, such as memory that ran out."""
+
+
 def is_job() -> bool:
     """Whether there are other processes that train the same run."""
     return all(map(os.environ.get, VARIABLES)) and os.environ["WORLD_SIZE"] != "1"
@@ -24,6 +28,11 @@ def is_job() -> bool:
 def is_first() -> bool:
     """Whether this process is the one that reads, writes and prints."""
     return not is_job() or os.environ["RANK"] == "0"
+
+
+def where() -> str:
+    """Which process of a job this is, to begin a line with; "" for one without others."""
+    return f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']}: " if is_job() else ""
 
 
 def attempt() -> int:
@@ -35,9 +44,10 @@ def attempt() -> int:
 def voice_for(error: Exception) -> TextIO | None:
     """Where this process prints `error`: the first one does, once for all.
 
-    If one has left, that may be the first: then one process of each machine does.
+    If one has left, that may be the first: then one process of each machine does. What stops one
+    `Alone` that one says.
     """
     if is_first():
         return sys.stderr
     heard = isinstance(error, Left) and os.environ["LOCAL_RANK"] == "0"
-    return sys.__stderr__ if heard else None
+    return sys.__stderr__ if heard or isinstance(error, Alone) else None

@@ -265,6 +265,7 @@ def test_parts_are_everything_once(
         (Refused("x"), "1", "0", False),
         (job.Left("x"), "2", "0", True),  # of another machine than the first process
         (job.Left("x"), "1", "1", False),
+        (job.Alone("x"), "3", "3", True),
     ],
 )
 def test_one_process_speaks(
@@ -274,6 +275,7 @@ def test_one_process_speaks(
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     assert (job.voice_for(error) is not None) == heard
+    assert job.where() == f"process {rank} of 4: "
 
 
 def test_each_process_needs_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
