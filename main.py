@@ -31,8 +31,17 @@ def call(command: str, stray: tuple[str, ...], options: dict[str, str]) -> None:
     if job.is_job() and command not in SHARED_COMMANDS:
         able = ", ".join(SHARED_COMMANDS)
         raise Refused(f"{command}: one process does it, and torchrun started several; {able} share")
-    importlib.import_module(f"commands.{command}").main(stray, options)
-    if job.is_job():  # after an error the others may have left: nothing is waited for then
+    try:
+        importlib.import_module(f"commands.{command}").main(stray, options)
+    except SystemExit:  # a signal has stopped the training, in all processes
+        leave_job()
+        raise
+    leave_job()
+
+
+def leave_job() -> None:
+    """Leave the other processes, if there are any; after an error, they may have left already."""
+    if job.is_job():
         from gan import distributed
 
         distributed.stop()
@@ -204,7 +213,7 @@ def main() -> None:
     except (Refused, OSError) as error:
         if voice := job.voice_for(error):
             console.refuse(one_line(str(error)), voice)
-        if isinstance(error, job.Left):  # in order it would wait for the one that is gone
+        if job.is_job():  # in order it would wait for one that is gone, or be aborted meanwhile
             sys.stdout.flush()
             os._exit(2)
         sys.exit(2)

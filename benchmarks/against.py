@@ -23,7 +23,7 @@ from speed import shares_of
 
 STEPS = 10  # of a turn
 ROUNDS = 20  # turns of each side that count; one before them does not
-PROFILES = 7  # of each side, in turn
+PROFILES = 5  # of each side, in turn
 
 # The other checkout may be an older one: this asks for little, which hardly ever changes.
 WORKER = """

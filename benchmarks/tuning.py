@@ -21,8 +21,8 @@ from speed import make_step
 from gan import machine
 from models import FAMILIES
 
-STEPS = 4  # of a turn
-ROUNDS = 8
+STEPS = 3  # of a turn
+ROUNDS = 5
 DEFAULTS = ("modern", "dcgan", "wgan-gp")
 LAYOUTS = {"channels last": torch.channels_last, "channels first": torch.contiguous_format}
 

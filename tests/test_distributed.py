@@ -290,9 +290,9 @@ def test_each_process_needs_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
         distributed.start(on_gpu=True)
 
 
-@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("end", [None, SystemExit(130), Refused("x")])
 def test_a_process_leaves_the_job_when_it_is_done(
-    monkeypatch: pytest.MonkeyPatch, fails: bool
+    monkeypatch: pytest.MonkeyPatch, end: BaseException | None
 ) -> None:
     done: list[str] = []
 
@@ -300,17 +300,17 @@ def test_a_process_leaves_the_job_when_it_is_done(
         @staticmethod
         def main(stray: object, options: object) -> None:
             done.append("main")
-            if fails:
-                raise Refused("x")
+            if end:
+                raise end
 
     given = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "x"}
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(main.importlib, "import_module", lambda name: Command)
     monkeypatch.setattr(distributed, "stop", lambda: done.append("stop"))
-    with contextlib.suppress(Refused):
+    with contextlib.suppress(Refused, SystemExit):
         main.call("train", (), {})
-    assert done == (["main"] if fails else ["main", "stop"])
+    assert done == (["main"] if isinstance(end, Refused) else ["main", "stop"])
 
 
 # --- the command line ----------------------------------------------------------------------------
