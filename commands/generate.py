@@ -115,6 +115,7 @@ def check_paths(options: GenerateOptions) -> None:
 def check_size(path: Path, size: tuple[int, int]) -> None:
     """Raise Refused for a format that cannot hold a colour picture of this width and height."""
     import io
+    import struct
 
     from PIL import Image
 
@@ -122,7 +123,7 @@ def check_size(path: Path, size: tuple[int, int]) -> None:
     try:
         for probe in ((8, size[1]), (size[0], 8)):
             Image.new("RGB", probe).save(io.BytesIO(), kind)
-    except (KeyError, OSError, OverflowError, ValueError):
+    except (KeyError, OSError, OverflowError, ValueError, struct.error):  # by version of Pillow
         raise Refused(
             f"--gen-img={path}: {path.suffix} cannot be in colour and {size[0]:,} pixels wide, "
             f"{size[1]:,} pixels high; give .png, or a smaller --gen-num"
