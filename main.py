@@ -110,6 +110,13 @@ COMMANDS = {
     )
 }  # fmt: skip
 
+# what other tools call a command
+ELSEWHERE = {
+    "draw": "generate", "sample": "generate", "infer": "generate", "test": "evaluate",
+    "eval": "evaluate", "score": "evaluate", "fid": "evaluate", "resume": "train",
+    "convert": "export", "dataset_tool": "prepare", "style_mixing": "interpolate",
+}  # fmt: skip
+
 
 def spell_out(words: list[str]) -> list[str]:
     """Every flag with its value, so that Fire has nothing to guess: `--name x` -> `--name=x`.
@@ -145,7 +152,8 @@ def run(words: list[str]) -> None:
         return
     command, *rest = words
     if command not in COMMANDS:
-        near = difflib.get_close_matches(command, COMMANDS, 1)
+        near = [ELSEWHERE[command]] if command in ELSEWHERE else []
+        near = near or difflib.get_close_matches(command, COMMANDS, 1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
         raise Refused(f"{command}: no such command; {hint}")
     if any(word in ("--help", "-h") for word in rest):

@@ -53,15 +53,22 @@ def _device(text: str) -> str:
     return known[text]
 
 
+def _several_gpus(count: str) -> str:
+    return f"torchrun --nproc-per-node={count} main.py train ... takes several: docs/scale.md"
+
+
 def _gpu_count(text: str) -> str:
-    if text not in ("0", "1"):
-        raise Refused(f"a run is trained on one GPU; {ONE_GPU}")
+    if int(text) > 1:
+        raise Refused(_several_gpus(text))
     return str(text == "1")
 
 
 def _gpu_ids(text: str) -> str:
+    ids = text.split(",")
+    if len(ids) > 1:
+        raise Refused(_several_gpus(str(len(ids))))
     if text not in ("0", "-1"):
-        raise Refused(f"a run is trained on one GPU; {ONE_GPU}")
+        raise Refused(ONE_GPU)
     return str(text == "0")
 
 
@@ -95,7 +102,10 @@ def _features(text: str) -> str:
 TABLE = (
     # data
     Alias(
-        ("dataroot", "data", "data_dir", "data_root", "dataset_path", "image_dir"),
+        (
+            "dataroot", "data", "data_dir", "data_root", "dataset_path", "image_dir", "input",
+            "src", "source",
+        ),
         ("input", "data_path"),
     ),
     Alias(
@@ -136,10 +146,23 @@ TABLE = (
         ),
         instead="the family sets the nets; each is a row of gan/families.py",
     ),
+    Alias(
+        ("network_capacity", "fmap_base", "cbase"),
+        instead="--ngf and --ndf are the channels of G's last wide layer and of D's first one",
+    ),
+    Alias(
+        ("freezed", "freeze_d"),
+        instead="--init=RUN starts from an earlier run; D's first layers learn after a third only",
+    ),
     Alias(("net_g", "network", "ckpt", "checkpoint", "weights"), ("netg_path",), convert=_weights),
     Alias(("net_d",), ("netd_path",), convert=_weights),
     # updates
-    Alias(("batch",), ("batch_size",)),
+    Alias(("batch", "bs"), ("batch_size",)),
+    Alias(
+        ("gradient_accumulate_every", "gradient_accumulation_steps", "batch_gpu"),
+        instead="--batch-size is the whole batch, and --accumulate its parts; where memory is "
+        "short, it is computed in parts anyway",
+    ),
     Alias(("lr", "learning_rate"), ("lr1",), ("lr2",)),
     Alias(("lr_g", "g_lr", "glr"), ("lr1",)),
     Alias(("lr_d", "d_lr", "dlr"), ("lr2",)),
@@ -149,7 +172,13 @@ TABLE = (
         ("lr_policy", "n_epochs_decay", "niter_decay", "decay_epoch"),
         instead="the learning rates fall from half of the budget on: --lr-fall, --lr-end",
     ),
-    Alias(("n_critic", "critic_iters"), ("g_every",)),
+    Alias(("n_critic", "critic_iters", "d_steps", "n_dis"), ("g_every",)),
+    Alias(
+        ("ratio", "d_g_ratio"),
+        instead="--g-every=5 is five updates of D for one of G, --d-every=2 two of G for one of D",
+    ),
+    Alias(("ttur",), instead="--lr1 and --lr2 are the learning rates of G and D"),
+    Alias(("dual_contrast_loss",), instead="--loss chooses one; `train --help` lists them"),
     Alias(("clip_value",), ("clip",)),
     Alias(("gan_mode",), ("loss",), convert=_loss),
     Alias(("lambda_gp", "gamma", "r1_gamma"), ("penalty",)),
@@ -174,7 +203,7 @@ TABLE = (
     Alias(("cpu", "no_cuda"), ("gpu",), convert=_opposite),
     Alias(("gpus", "ngpu"), ("gpu",), convert=_gpu_count),
     Alias(("gpu_ids",), ("gpu",), convert=_gpu_ids),
-    Alias(("multi_gpus",), instead=f"a run is trained on one GPU; {ONE_GPU}"),
+    Alias(("multi_gpus",), instead=_several_gpus("N")),
     Alias(("manual_seed", "random_seed", "rng_seed"), ("seed",)),
     # budget and files
     Alias(("epochs", "n_epochs", "num_epochs", "niter", "max_epochs"), ("max_epoch",)),
@@ -192,6 +221,9 @@ TABLE = (
         ("gen_dir", "output"),
         instead="files go to checkpoints/, imgs/ and runs/; --name=NAME makes a sub-folder in each",
     ),
+    Alias(("out", "output"), ("file", "gen_img", "report", "output", "out")),
+    Alias(("format",), ("to", "gen_format", "format")),
+    Alias(("onnx",), instead="--to=onnx, or --file=faces.onnx"),
     Alias(("continue_train",), ("resume",)),
     Alias(("new",), instead="--overwrite replaces the earlier run of this name"),
     Alias(
@@ -218,7 +250,14 @@ TABLE = (
     # drawing and scores
     Alias(("trunc_psi", "truncation_psi"), ("gen_std",)),
     Alias(("class", "class_idx"), ("label",)),
-    Alias(("num_images", "num_samples", "n_samples"), ("gen_num",)),
+    Alias(
+        ("num_images", "num_samples", "n_samples", "num", "n", "n_images", "count"),
+        ("gen_num",),
+    ),
+    Alias(
+        ("generate", "generate_interpolation", "phase", "is_train"),
+        instead="each is a command: train, generate, evaluate, translate, interpolate",
+    ),
     Alias(("how_many", "num_test"), instead="`translate` takes all pictures of --input"),
     Alias(("rank",), ("rank_by",)),
     Alias(("input1",), ("fake_path",)),

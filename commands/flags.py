@@ -161,6 +161,16 @@ def _parse(field: "Field[Any]", given: str, word: str, text: str) -> Value:
         raise
 
 
+def _meaning_of_stray(word: str, fields: "Mapping[str, Field[Any]]") -> str:
+    """What a word that is no flag was probably meant as."""
+    if word in fields:
+        return f"did you mean {flag(word)}=...?"
+    of_pictures = next((name for name in ("input", "data_path") if name in fields), "")
+    if of_pictures and Path(word).exists():
+        return f"did you mean {flag(of_pictures)}={word}?"
+    return "flags are --x=y"
+
+
 def read(
     spec: CommandFlags[Options], stray: Iterable[str], words: Mapping[str, str]
 ) -> Request[Options]:
@@ -170,14 +180,14 @@ def read(
     """
     fields = spec.fields
     for word in map(str, stray):
-        hint = f"did you mean {flag(word)}=...?" if word in fields else "flags are --x=y"
-        raise Refused(f"{word}: a stray word; {hint}")
+        raise Refused(f"{word}: a stray word; {_meaning_of_stray(word, fields)}")
     values: Settings = {}
     for given, word in words.items():
         for name, text in meaning_of(spec, given, str(word)).items():
-            if name in values:
-                raise Refused(f"{flag(given)}: given twice")
-            values[name] = _parse(fields[name], given, str(word), text)
+            value = _parse(fields[name], given, str(word), text)
+            if values.get(name, value) != value:  # --cuda --ngpu=1 say the same
+                raise Refused(f"{flag(given)}: given twice; {flag(name)} is {values[name]} already")
+            values[name] = value
     settings = {name: value for name, value in values.items() if name in spec.settings}
     _check_settings(settings)
     own = {name: value for name, value in values.items() if name not in (*settings, *COMMON)}

@@ -193,7 +193,8 @@ def merge_layers(saved: Settings, given: Settings) -> Config:
     for other in ONLY_SOME:
         if other in given and other not in family.settings:
             able = [row for row in ROWS if other in ROWS[row].settings]
-            raise Refused(f"{flag(other)}: {name} has no use for it; {', '.join(able)} do")
+            verb = "do" if len(able) > 1 else "does"
+            raise Refused(f"{flag(other)}: {name} has no use for it; {', '.join(able)} {verb}")
     saved = {k: v for k, v in saved.items() if k not in ONLY_SOME or k in family.settings}
     config = resolve(family.defaults, saved, given)
     if config.img_size > family.largest:

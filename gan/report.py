@@ -167,7 +167,7 @@ class Report:
 
     def show_pause(self, fraction: float, what: str, seconds: float) -> None:
         """Say that the training now waits for `what`: always in a bar, in a line if it is long."""
-        text = f"{what}, about {duration(seconds)}"
+        text = f"{what}, about {duration(seconds)}" if seconds >= 0.5 else what
         if self.progress.has_bar:
             self.progress.show(min(fraction, 1.0), lambda: [text], math.inf, at_once=True)
         elif seconds > LONG_PAUSE_SECONDS:

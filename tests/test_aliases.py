@@ -6,13 +6,23 @@ import pytest
 from conftest import refused
 
 import main
-from commands import compare_plan, evaluate, export, flags, generate, help, train, translate
+from commands import (
+    compare_plan,
+    evaluate,
+    export,
+    flags,
+    generate,
+    help,
+    prepare,
+    train,
+    translate,
+)
 from commands.aliases import ALIASES, TABLE, Alias, snake_case
 from config import flag
 from gan.errors import Refused
 
 ROOT = Path(__file__).resolve().parent.parent
-ALL = (train, generate, evaluate, translate, export, compare_plan)
+ALL = (train, generate, evaluate, translate, export, compare_plan, prepare)
 SPECS = {module.FLAGS.command: module.FLAGS for module in ALL}
 
 
@@ -61,6 +71,8 @@ def settings(**words: str) -> dict[str, object]:
         ({"greyscale": flags.BARE}, {"channels": 1}),
         ({"b1": "0.5", "b2": "0.9", "latent_dim": "8"}, {"beta1": 0.5, "beta2": 0.9, "nz": 8}),
         ({"gamma": "5"}, {"penalty": 5.0}),
+        ({"cuda": flags.BARE, "ngpu": "1"}, {"gpu": True}),  # PyTorch's example takes both
+        ({"d_steps": "5"}, {"g_every": 5}),
     ],
 )  # fmt: skip
 def test_flags_of_other_tools_work(theirs: dict[str, str], ours: dict[str, object]) -> None:
@@ -78,6 +90,10 @@ def test_flags_that_depend_on_the_command() -> None:
     scored = flags.read(evaluate.FLAGS, [], {"input1": "a", "input2": "b"})
     assert scored.options.fake_path == "a"
     assert scored.settings == {"data_path": "b"}
+    assert flags.read(generate.FLAGS, [], {"num": "4", "out": "a.png"}).options.gen_img == "a.png"
+    assert flags.read(export.FLAGS, [], {"format": "onnx", "output": "a.onnx"}).options.to == "onnx"
+    words = {"input": "a", "output": "b"}
+    assert flags.read(prepare.FLAGS, [], words).options.out == "b"
     assert flags.read(train.FLAGS, [], {"continue_train": flags.BARE}).options.resume is True
 
 
@@ -91,14 +107,19 @@ def test_flags_that_depend_on_the_command() -> None:
         ),
         (["--device=cuda:1"], "--device=cuda:1: --gpu=True takes the first GPU"),
         (["--device"], "--device: --gpu=True takes the first GPU"),
-        (["--gpus=8"], "--gpus=8: a run is trained on one GPU"),
+        (["--gpus=8"], "--gpus=8: torchrun --nproc-per-node=8 main.py train ... takes several"),
+        (["--gpu-ids=0,1"], "--gpu-ids=0,1: torchrun --nproc-per-node=2 main.py train"),
+        (["--gpu-ids=2"], "--gpu-ids=2: --gpu=True takes the first GPU"),
+        (["--multi-gpus"], "--multi-gpus: torchrun --nproc-per-node=N main.py train"),
+        (["--cuda", "--ngpu=0"], "--ngpu: given twice; --gpu is True already"),
+        (["--gradient-accumulate-every=4"], "--gradient-accumulate-every: --batch-size is the"),
         (["--netG=unet_256"], "--netG=unet_256: the family sets the nets"),
         (["--steps=100"], "--steps: --max-images is steps times --batch-size"),
         (["--kimg=many"], "--kimg=many: not a value of it; it is --max-images here"),
         (["--kimg"], "--kimg: not a value of it"),
         (["--lr=many"], "--lr=many: --lr1=many: wants a number"),
         (["--epochs=-1"], "--epochs=-1: --max-epoch=-1: at least 0"),
-        (["--lr=1", "--lr1=2"], "--lr1: given twice"),
+        (["--lr=1", "--lr1=0.5"], "--lr1: given twice; --lr1 is 1.0 already"),
         (["--epochs=1", "--niter=2"], "--niter: given twice"),
         (["--epoch=3"], "--epoch: --max-epoch is how many to train"),
     ],
@@ -139,7 +160,8 @@ def test_no_alias_hides_a_flag_and_all_of_ours_exist() -> None:
         assert row.ours or row.instead
         for name in row.spellings:
             assert name == snake_case(name)
-    assert not set(spellings) & fields  # a flag of the same name would be used first
+    # a flag of the same name would be used first
+    assert not {name for row in TABLE for name in row.spellings if name not in row.ours} & fields
 
 
 def as_line(row: Alias) -> str:

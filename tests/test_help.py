@@ -89,6 +89,19 @@ def commands_of_readme(name: str) -> list[str]:
     return re.findall(r"^\| [^|]+ \| `python main\.py ([^`]+)` \|$", table, re.MULTILINE)
 
 
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
+def test_the_first_commands_of_the_readme_work_on_any_machine(name: str) -> None:
+    first_screen = (ROOT / name).read_text(encoding="utf-8").split("\n| ")[0]
+    commands = re.findall(r"^(?:\S*python) main\.py ([^#\n]+)", first_screen, re.MULTILINE)
+    assert len(commands) == 3
+    for line in commands:
+        command, *words = line.split()
+        given = dict(word.removeprefix("--").partition("=")[::2] for word in words)
+        named = {k.replace("-", "_"): v for k, v in given.items()}
+        request = flags.read(importlib.import_module(f"commands.{command}").FLAGS, [], named)
+        assert "gpu" not in request.settings
+
+
 def test_the_commands_of_the_readme_are_understood() -> None:
     commands = commands_of_readme("README.md")
     assert len(commands) == 15

@@ -151,6 +151,8 @@ def test_a_new_run_from_given_weights(run: Path, inside: Inside, faces: Path) ->
         ("trian", "did you mean train?"),
         ("train --lr3=1", "--lr"),
         ("train fast", "fast: a stray word"),
+        ("sample --n=4", "sample: no such command; did you mean generate?"),
+        ("train --lambda-identity=1", "--identity: modern has no use for it; cyclegan does"),
         ("train -", "a stray word"),
         ("train --img-size=12", "--img-size=12: at least 28"),
         ("train --data-path=nowhere", "--data-path=nowhere: no such"),

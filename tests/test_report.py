@@ -126,6 +126,18 @@ def test_long_pauses_and_the_end_are_announced(
     )
 
 
+def test_a_pause_of_no_time_is_said_without_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, said = Report(tmp_path, 0, 0, 0.0), []
+    monkeypatch.setattr(type(log.progress), "has_bar", True)
+    monkeypatch.setattr(log.progress, "show", lambda done, facts, *_, **__: said.append(facts()))
+    for seconds in (0.4, 0.6):
+        log.show_pause(0.5, "saving", seconds)
+    log.close()
+    assert said == [["saving"], ["saving, about 1 second"]]
+
+
 def test_steps_that_are_done_again_are_logged_once(tmp_path: Path) -> None:
     log = Report(tmp_path, 0, 0, 0.0)
     for step in (2, 4, 6):
