@@ -166,7 +166,7 @@ def mlp_nets(config: Config, classes: int = 0, hidden: tuple[int, ...] = (256, 5
 
 
 def modern_nets(config: Config, classes: int = 0, evenly: bool = True) -> Nets:
-    """G and D of the `modern` family; `evenly`: G draws no chequerboard and no frame."""
+    """G and D of the `modern` family; `evenly`: G enlarges by `EvenUp`."""
     size, channels = config.img_size, config.channels
     return Nets(
         ModulatedG(config.nz, config.ngf, size, channels, classes, evenly),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from gan.errors import Refused
-from gan.modern import BorderedConv, EvenUp
+from gan.modern import EvenUp
 from gan.sample import Inputs
 
 Layer = nn.Linear | nn.Conv2d | nn.ConvTranspose2d
@@ -42,10 +42,10 @@ def fixed_inputs(G: nn.Module, inputs: Inputs) -> nn.Module:
 
 
 def in_plain_layers(G: nn.Module) -> nn.Module:
-    """G itself, in which no layer is one of gan/modern.py."""
+    """G itself, in which every `EvenUp` is layers of PyTorch."""
     for parent in list(G.modules()):
         for name, layer in parent.named_children():
-            if isinstance(layer, EvenUp | BorderedConv):
+            if isinstance(layer, EvenUp):
                 setattr(parent, name, layer.plain())
     return G
 

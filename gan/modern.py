@@ -96,34 +96,6 @@ class EvenUp(nn.Module):
         return nn.Sequential(nn.ReplicationPad2d(1), up)
 
 
-class BorderedConv(nn.Conv2d):
-    """A 3 x 3 convolution for which the picture goes on beyond the border as it is on it."""
-
-    def __init__(self, c_in: int, c_out: int, bias: bool) -> None:
-        super().__init__(c_in, c_out, 3, bias=bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(_Bordered.apply(x), self.weight, self.bias)
-
-    def plain(self) -> nn.Sequential:
-        """The same in layers of PyTorch, for other programs."""
-        conv = nn.Conv2d(self.in_channels, self.out_channels, 3, bias=self.bias is not None)
-        conv.load_state_dict(self.state_dict())
-        return nn.Sequential(nn.ReplicationPad2d(1), conv)
-
-
-def make_even(net: nn.Module) -> None:
-    """Put an `EvenUp` in place of each transposed convolution, and a `BorderedConv` of others."""
-    for parent in list(net.modules()):
-        for name, layer in parent.named_children():
-            if isinstance(layer, nn.ConvTranspose2d):
-                odd = layer.output_padding[0]
-                setattr(parent, name, EvenUp(layer.in_channels, layer.out_channels, odd))
-            elif isinstance(layer, nn.Conv2d):
-                wide, thin, bias = layer.in_channels, layer.out_channels, layer.bias is not None
-                setattr(parent, name, BorderedConv(wide, thin, bias))
-
-
 class Residual(nn.Module):
     """x + body(x)."""
 
@@ -254,9 +226,9 @@ class ModernG(nn.Module):
 class ModulatedG(nn.Module):
     """Generator of the `modern` family: noise [N, nz] -> [N, C, s, s] in [-1, 1].
 
-    `ModernG` with a `Modulation` in place of each batch norm and, if `evenly`, `EvenUp` and
-    `BorderedConv` in place of convolutions. The style is a function of the noise that is learned,
-    `mapping` (Karras et al. 2019, arXiv:1812.04948, section 2).
+    `ModernG` with a `Modulation` in place of each batch norm and, if `evenly`, `EvenUp`s. The style
+    is a function of the noise that is learned, `mapping` (Karras et al. 2019,
+    arXiv:1812.04948, section 2).
     """
 
     def __init__(
@@ -276,8 +248,9 @@ class ModulatedG(nn.Module):
                 self.main[i] = Modulation(STYLES, layer.num_features)
             elif isinstance(layer, Residual):
                 self.main[i] = ModulatedResidual(STYLES, layer)
-        if evenly:
-            make_even(self.main)
+            elif isinstance(layer, nn.ConvTranspose2d) and evenly:
+                odd = layer.output_padding[0]
+                self.main[i] = EvenUp(layer.in_channels, layer.out_channels, odd)
         self.mapping = nn.Sequential(
             nn.Linear(nz + classes, STYLES),
             nn.LeakyReLU(0.2),
