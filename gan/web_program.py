@@ -101,12 +101,6 @@ def _transposed(program: Program, layer: nn.Module, given: Shape, made: Shape) -
     return {"op": "transposed", **found, "a": a, "b": b}
 
 
-def _bordered(program: Program, layer: nn.Module, given: Shape, made: Shape) -> Op:
-    assert isinstance(layer, nn.ReplicationPad2d)
-    pad = _number(layer, "padding", layer.padding)
-    return {"op": "border", "c": given[0], "h": given[1], "w": given[2], "pad": pad}
-
-
 def _leaky(program: Program, layer: nn.Module, given: Shape, made: Shape) -> Op:
     slope = layer.negative_slope if isinstance(layer, nn.LeakyReLU) else 0.0
     return {"op": "leaky", "slope": slope}
@@ -126,7 +120,6 @@ WRITERS: dict[type[nn.Module], Writer] = {
     nn.Linear: _linear,
     nn.Conv2d: _convolve,
     nn.ConvTranspose2d: _transposed,
-    nn.ReplicationPad2d: _bordered,
     nn.BatchNorm2d: _affine,  # only where it could not be folded
     nn.ReLU: _leaky,
     nn.LeakyReLU: _leaky,

@@ -68,7 +68,6 @@ ANY = {  # where a type of the standard library or of a file is Any
     "gan.checkpoint": "a file holds tensors, numbers, strings and containers of them",
     "gan.state": "a saved state is such a file",
     "gan.spectral": "the context of an autograd.Function has no type",
-    "gan.modern": "the same",
     "gan.distributed": "values that are pickled, and tensors or arrays that are sliced alike",
     "gan.health": "the fields of a reading, as a saved state has them",
     "gan.report": "a line of the log is JSON",

@@ -2,18 +2,9 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from gan.modern import (
-    BatchDeviation,
-    EvenUp,
-    ModernD,
-    ModulatedG,
-    ModulatedResidual,
-    Modulation,
-    modulated,
-)
+from gan.modern import BatchDeviation, ModernD, ModulatedG, ModulatedResidual, Modulation, modulated
 
 
 def test_modulation_by_hand() -> None:
@@ -99,30 +90,3 @@ def test_the_deviation_of_equal_images_is_nothing_and_has_a_gradient() -> None:
     assert made[:, 1].max() < 1e-3
     assert x.grad is not None
     assert x.grad.isfinite().all()
-
-
-@pytest.mark.parametrize("odd", [0, 1])
-def test_it_enlarges_as_a_convolution_of_repeated_pixels_does(odd: int) -> None:
-    up = EvenUp(3, 2, odd).double()
-    x = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
-    sides = [2 * side + 1 for side in x.shape[2:]]  # one more than is needed, cut off below
-    repeated = F.interpolate(F.pad(x, (1, 1, 1, 1), "replicate"), scale_factor=2.0)[:, :, 1:, 1:]
-    flipped = up.kernel.transpose(0, 1).flip(2, 3)  # a transposed convolution reads it backwards
-    expected = F.conv2d(repeated, flipped)[..., : sides[0] - 1 + odd, : sides[1] - 1 + odd]
-    found = up(x)
-    assert torch.allclose(found, expected, atol=1e-12)
-    assert torch.allclose(up.plain()(x), expected, atol=1e-12)
-    assert torch.autograd.gradcheck(up, (x,))
-    weights = torch.randn_like(found)
-    ours, theirs = (
-        torch.autograd.grad((picture * weights).sum(), [x, up.kernel])
-        for picture in (found, expected)
-    )
-    assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(ours, theirs, strict=True))
-
-
-def test_a_flat_picture_stays_flat_when_it_is_enlarged() -> None:
-    """Neither a chequerboard nor a frame: the outermost pixels are as the others."""
-    enlarged = EvenUp(1, 1)(torch.ones(1, 1, 6, 6))
-    assert enlarged.std() < 1e-6
-    assert nn.ConvTranspose2d(1, 1, 4, 2, 1)(torch.ones(1, 1, 6, 6)).std() > 1e-3

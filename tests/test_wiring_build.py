@@ -103,8 +103,7 @@ MODULATED_G = MODERN_G - 2 * 9 + 8 * 128 + 129 * 128 + 129 * 2 * 9
 # G, D, their parameters, norms of D, its spectral convolutions
 BUILDS: dict[str, tuple[type, type, int, int, set[str], int]] = {
     # one channel more for the last convolution of D
-    "modern": (ModulatedG, ModernD, MODULATED_G - 7 * (8 + 2), MODERN_D + 4 * 9, set(), 3),
-    "uneven": (ModulatedG, ModernD, MODULATED_G, MODERN_D + 4 * 9, set(), 3),
+    "modern": (ModulatedG, ModernD, MODULATED_G, MODERN_D + 4 * 9, set(), 3),
     "unmodulated": (ModernG, ModernD, MODERN_G, MODERN_D, set(), 3),
     "rpgan": (ModernG, ModernD, MODERN_G, MODERN_D, set(), 0),
     "dcgan": (NetG, NetD, DCGAN_G, DCGAN_D + 12, {"batch"}, 0),
@@ -149,7 +148,7 @@ def test_nets_of_noise_start_from_the_weights_of_torch(name: str) -> None:
     torch.manual_seed(0)
     nets = build(name, ngf=16, ndf=16)
     by_style = [module.style for module in found(nets.G, Modulation)]
-    assert bool(by_style) == (name in ("modern", "uneven"))
+    assert bool(by_style) == (name == "modern")
     for layer in by_style:
         error = 5 * layer.weight.numel() ** -0.5
         assert layer.weight.std().item() == pytest.approx(0.02, rel=error)

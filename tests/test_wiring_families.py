@@ -92,7 +92,6 @@ PICTURE_FORMULAS = {  # of translations: no halves (Zhu et al. 2017, section 4)
 }
 GAME_OF = {
     "modern": "hinge",
-    "uneven": "hinge",
     "unmodulated": "hinge",
     "rpgan": "relativistic",
     "dcgan": "logistic",
@@ -343,9 +342,6 @@ DEFAULTS = {
     # docs/recipe.md
     "modern": (96, 3, 64, "normal", 32, 32, 16,
                "adam", 8e-4, 8e-4, 0.0, 0.99, 200, 0.125, "cosine", 0.8, 1, 1, 0, True, "auto"),
-    # what modern was before
-    "uneven": (96, 3, 64, "normal", 32, 32, 16,
-               "adam", 8e-4, 8e-4, 0.0, 0.99, 200, 0.125, "cosine", 0.8, 1, 1, 0, True, "auto"),
     # what modern was first
     "unmodulated": (96, 3, 64, "normal", 32, 32, 16,
                     "adam", 4e-4, 4e-4, 0.0, 0.99, 200, 0.125, "cosine", 0.8, 1, 1, 0, True,
@@ -418,7 +414,6 @@ EXCEPTIONS = {"rpgan": {"penalty": 5.0, "penalty_every": 4}}
 LOGISTIC, PENALIZED = {"fake_label"}, {"penalty", "penalty_every"}
 FLAGS: dict[str, tuple[str, set[str], set[str]]] = {  # task, flags of its losses, flags it lacks
     "modern": ("noise", set(), set()),
-    "uneven": ("noise", set(), set()),
     "unmodulated": ("noise", set(), set()),
     "rpgan": ("noise", PENALIZED, set()),
     "dcgan": ("noise", LOGISTIC, set()),

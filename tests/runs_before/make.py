@@ -4,8 +4,7 @@ Kept so that one sees what the files are. Each run was trained for 6 steps witho
 way it saved the state after 3 of them, which is kept with what `generate` or `translate` drew
 from it, and of the state after 6 the mean and the norm of every tensor. `test_runs_before.py`
 goes on from the former and expects the latter. The moving average of `average` matters more: it
-was saved after 59 of 62 steps, and half of its average after 62 is what it was after 59. `uneven`
-is of later code, which called that family `modern`.
+was saved after 59 of 62 steps, and half of its average after 62 is what it was after 59.
 
 In an empty folder: PYTHONPATH=REPO:REPO/tests python REPO/tests/runs_before/make.py
 """

@@ -81,18 +81,6 @@ const STEPS = {
     g.run.multiply(m * side * side, h * w, c, g.at(op.a), x, g.scratch, g.panel);
     g.run.scatter(m, h, w, side, step, pad, op.outH, op.outW, g.scratch, g.at(op.b), y);
   },
-  /* The outermost pixels repeated `pad` times: [c, h, w] -> [c, h + 2 pad, w + 2 pad]. */
-  border(g, op, x, y) {
-    const {c, h, w, pad} = op, wide = w + 2 * pad;
-    const inside = (at, side) => Math.min(Math.max(at - pad, 0), side - 1);
-    let from = x / FLOAT, to = y / FLOAT;
-    for (let channel = 0; channel < c; channel++, from += h * w) {
-      for (let row = 0; row < h + 2 * pad; row++) {
-        const line = from + inside(row, h) * w;
-        for (let column = 0; column < wide; column++) g.floats[to++] = g.floats[line + inside(column, w)];
-      }
-    }
-  },
   leaky(g, op, x, y) {
     g.run.leaky(copied(g, op, x, y), op.slope, y);
   },
