@@ -165,11 +165,11 @@ def mlp_nets(config: Config, classes: int = 0, hidden: tuple[int, ...] = (256, 5
     )
 
 
-def modern_nets(config: Config, classes: int = 0, evenly: bool = True) -> Nets:
-    """G and D of the `modern` family; `evenly`: G enlarges by `EvenUp`."""
+def modern_nets(config: Config, classes: int = 0) -> Nets:
+    """G and D of the `modern` family."""
     size, channels = config.img_size, config.channels
     return Nets(
-        ModulatedG(config.nz, config.ngf, size, channels, classes, evenly),
+        ModulatedG(config.nz, config.ngf, size, channels, classes),
         ModernD(config.ndf, size, channels, classes, deviation=True),
     )
 
@@ -222,16 +222,14 @@ def find_family(name: str) -> Family:
 HALVED = {("cyclegan", ""), ("cyclegan", "least-squares"), ("pix2pix", "least-squares")}
 
 
-FORMER_NAMES = {"unmodulated": "modern", "uneven": "modern"}  # what earlier versions called them
+FORMER_NAMES = {"unmodulated": "modern"}  # what earlier versions called a family
 
 
 def family_then(name: str, weights: object) -> str:
     """The family that was called `name` when G's bare weights were saved."""
     if name != "modern" or not isinstance(weights, Mapping):
         return name
-    if not any(".style." in key for key in weights):
-        return "unmodulated"
-    return name if any(key.endswith(".kernel") for key in weights) else "uneven"
+    return name if any(".style." in key for key in weights) else "unmodulated"
 
 
 def settings_of(state: SavedState) -> Settings:

@@ -92,7 +92,6 @@ SLOWER: dict[str, Value] = {"lr1": 4e-4, "lr2": 4e-4}
 # fmt: off
 ROWS: dict[str, Row] = {
     "modern": Row("modern_nets", "hinge"),
-    "uneven": Row("modern_nets", "hinge", {"evenly": False}),  # what `modern` was before
     "unmodulated": Row("unmodulated_nets", "hinge", defaults=SLOWER),  # what `modern` was first
     # RpGAN with both penalties (Huang et al. 2024, arXiv:2501.05441); lazily, as StyleGAN2 has it
     "rpgan": Row(

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, fx, nn
 
 from gan.errors import Refused
-from gan.modern import EvenUp
 from gan.sample import Inputs
 
 Layer = nn.Linear | nn.Conv2d | nn.ConvTranspose2d
@@ -39,15 +38,6 @@ class OfTwo(OfOne):
 def fixed_inputs(G: nn.Module, inputs: Inputs) -> nn.Module:
     """G as a module whose `forward` has as many arguments as there are inputs, 1 or 2."""
     return OfOne(G) if len(inputs) == 1 else OfTwo(G)
-
-
-def in_plain_layers(G: nn.Module) -> nn.Module:
-    """G itself, in which every `EvenUp` is layers of PyTorch."""
-    for parent in list(G.modules()):
-        for name, layer in parent.named_children():
-            if isinstance(layer, EvenUp):
-                setattr(parent, name, layer.plain())
-    return G
 
 
 def scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -92,9 +82,8 @@ def folded(G: nn.Module, inputs: Inputs) -> fx.GraphModule:
 
     Raises Refused for a G whose `forward` depends on the numbers that it is given.
     """
-    G = in_plain_layers(copy.deepcopy(G).eval().cpu())
     try:
-        graph = fx.symbolic_trace(fixed_inputs(G, inputs))
+        graph = fx.symbolic_trace(fixed_inputs(copy.deepcopy(G).eval().cpu(), inputs))
     except Exception as error:  # what the tracer raises depends on what it meets
         reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
         raise Refused(f"this generator cannot be written as a fixed graph ({reason})") from error

@@ -1,11 +1,8 @@
 """The nets of the `modern` families: G and D that learn in minutes, at any size from 28 pixels."""
 
-from typing import Any, cast
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.autograd.function import once_differentiable
 
 from gan import distributed, spectral
 from gan.shapes import project, pyramid, width
@@ -13,87 +10,6 @@ from gan.shapes import project, pyramid, width
 STYLES = 128  # numbers in a style
 STYLE_DEVIATION = 0.02  # of the initial weights from style to modulation
 DEVIATION_WEIGHT = 0.01  # of a new value in the running mean
-
-
-class _Bordered(torch.autograd.Function):
-    """x with its outermost pixels repeated once on each side: [N, C, H, W] -> [N, C, H + 2, W + 2].
-
-    PyTorch's replication padding takes five times as long on a CPU where channels come last.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        count, channels, height, width = x.shape
-        y = x.new_empty(count, height + 2, width + 2, channels).permute(0, 3, 1, 2)
-        y[:, :, 1:-1, 1:-1] = x
-        y[:, :, 0, 1:-1], y[:, :, -1, 1:-1] = x[:, :, 0], x[:, :, -1]
-        y[..., 0], y[..., -1] = y[..., 1], y[..., -2]
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        grad = grads[0].clone()
-        grad[..., 1] += grad[..., 0]
-        grad[..., -2] += grad[..., -1]
-        grad[:, :, 1] += grad[:, :, 0]
-        grad[:, :, -2] += grad[:, :, -1]
-        return grad[:, :, 1:-1, 1:-1].contiguous(memory_format=torch.channels_last)
-
-
-class _Cropped(torch.autograd.Function):
-    """x from its third row and column on, and `height` x `width` of it."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, height: int, width: int) -> Tensor:
-        ctx.around = (2, x.shape[3] - 2 - width, 2, x.shape[2] - 2 - height)
-        inside = x[:, :, 2 : 2 + height, 2 : 2 + width]
-        return inside.contiguous(memory_format=torch.channels_last)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return F.pad(grads[0], ctx.around), None, None
-
-
-class EvenUp(nn.Module):
-    """Twice the size (and one pixel more if `odd`): [N, `c_in`, H, W] -> [N, `c_out`, 2 H, 2 W].
-
-    A 3 x 3 convolution of the picture that repeating its pixels makes (Odena et al. 2016,
-    doi:10.23915/distill.00003), written as a transposed convolution with the 4 x 4 kernels that are
-    the same, at less than half of the price. Every pixel gets the same sum of weights, so it draws
-    no chequerboard, as 4 x 4 free numbers do until they have learned not to. Beyond the border
-    the picture is what it is on it: zeros there would make the outermost pixels others, in every
-    stage, and a dotted frame around the last.
-    """
-
-    spread: Tensor  # [9, 16]
-
-    def __init__(self, c_in: int, c_out: int, odd: int = 0) -> None:
-        super().__init__()
-        self.odd = odd
-        self.kernel = nn.Parameter(torch.empty(c_in, c_out, 3, 3))
-        nn.init.kaiming_uniform_(self.kernel, 5**0.5)  # as convolutions of PyTorch begin
-        # of each of 9 weights, which of the 16 it is added to
-        line = torch.eye(3, 4) + torch.eye(4)[1:]
-        self.register_buffer("spread", torch.kron(line, line), persistent=False)
-
-    def kernels(self) -> Tensor:
-        """Those of the transposed convolution: [c_in, c_out, 4, 4]."""
-        return (self.kernel.flatten(2) @ self.spread).unflatten(2, (4, 4))
-
-    def forward(self, x: Tensor) -> Tensor:
-        # with a padding of 3, which would crop too, a CPU takes twice as long
-        wide = F.conv_transpose2d(_Bordered.apply(x), self.kernels(), None, 2, 1)
-        height, width = (2 * side + self.odd for side in x.shape[2:])
-        return cast(Tensor, _Cropped.apply(wide, height, width))
-
-    def plain(self) -> nn.Sequential:
-        """The same in layers of PyTorch, for other programs."""
-        c_in, c_out, *_ = self.kernel.shape
-        up = nn.ConvTranspose2d(c_in, c_out, 4, 2, 3, output_padding=self.odd, bias=False)
-        up.weight = nn.Parameter(self.kernels().detach(), False)
-        return nn.Sequential(nn.ReplicationPad2d(1), up)
 
 
 class Residual(nn.Module):
@@ -226,9 +142,8 @@ class ModernG(nn.Module):
 class ModulatedG(nn.Module):
     """Generator of the `modern` family: noise [N, nz] -> [N, C, s, s] in [-1, 1].
 
-    `ModernG` with a `Modulation` in place of each batch norm and, if `evenly`, `EvenUp`s. The style
-    is a function of the noise that is learned, `mapping` (Karras et al. 2019,
-    arXiv:1812.04948, section 2).
+    `ModernG` with a `Modulation` in place of each batch norm. The style is a function of the noise
+    that is learned, `mapping` (Karras et al. 2019, arXiv:1812.04948, section 2).
     """
 
     def __init__(
@@ -238,7 +153,6 @@ class ModulatedG(nn.Module):
         img_size: int = 96,
         channels: int = 3,
         classes: int = 0,
-        evenly: bool = True,
     ) -> None:
         super().__init__()
         plain = ModernG(nz, ngf, img_size, channels, classes).main
@@ -248,9 +162,6 @@ class ModulatedG(nn.Module):
                 self.main[i] = Modulation(STYLES, layer.num_features)
             elif isinstance(layer, Residual):
                 self.main[i] = ModulatedResidual(STYLES, layer)
-            elif isinstance(layer, nn.ConvTranspose2d) and evenly:
-                odd = layer.output_padding[0]
-                self.main[i] = EvenUp(layer.in_channels, layer.out_channels, odd)
         self.mapping = nn.Sequential(
             nn.Linear(nz + classes, STYLES),
             nn.LeakyReLU(0.2),
