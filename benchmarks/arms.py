@@ -11,6 +11,7 @@ from itertools import pairwise
 import common  # noqa: F401 (the toolkit's path)
 import torch
 import torch.nn.functional as F
+from even import make_even
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
@@ -155,6 +156,12 @@ def full_size_nets(config: Config, classes: int) -> Nets:
 def without_modulation(config: Config, classes: int) -> Nets:
     D = ModernD(config.ndf, config.img_size, config.channels, deviation=True)
     return Nets(ModernG(config.nz, config.ngf, config.img_size, config.channels), D)
+
+
+def even_nets(config: Config, classes: int) -> Nets:
+    nets = MODERN.build(config, 0)
+    make_even(nets.G)
+    return nets
 
 
 def without_deviation(config: Config, classes: int) -> Nets:
@@ -302,7 +309,9 @@ ARMS: dict[str, tuple[str, Family]] = {
     "no-modulation": ("", replace(MODERN, build=without_modulation)),
     "no-deviation": ("", replace(MODERN, build=without_deviation)),
     "slow-rates": ("--lr1=4e-4 --lr2=4e-4", MODERN),
+    # `modern` with one change
+    "even": ("", replace(MODERN, build=even_nets)),
     # for few images
-    "transfer": ("--init=modern-a-0-81500", MODERN),  # the name of another arm's run
+    "transfer": ("--init=modern-a-0-71700", MODERN),  # the name of another arm's run
     "narrow-d": ("--ndf=16", UNMODULATED),
 }
