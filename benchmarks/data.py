@@ -16,12 +16,14 @@ import os
 import resource
 import shutil
 import sys
+import tarfile
 import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -173,6 +175,31 @@ def their_batches(folder: Path, count: int) -> float:
     return (count - left) * BATCH / (time.perf_counter() - began)
 
 
+def as_array(picture: Image.Image) -> NDArray[np.uint8]:
+    return np.asarray(picture.resize((SIZE, SIZE), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+
+
+def shard_batches(shard: Path, count: int) -> float:
+    """The same of the `webdataset` library: batches of one shard, again and again."""
+    import webdataset  # type: ignore[import-not-found]  # no part of the toolkit
+
+    images = webdataset.WebDataset(str(shard), shardshuffle=False, empty_check=False).repeat()
+    batches = images.shuffle(1000).decode("pil").to_tuple("jpg").map_tuple(as_array).batched(BATCH)
+    loader = webdataset.WebLoader(batches, batch_size=None, num_workers=1)  # one shard, one process
+    read = iter(loader)
+    next(read)
+    began = time.perf_counter()
+    for _ in range(count):
+        next(read)
+    return count * BATCH / (time.perf_counter() - began)
+
+
+def write_shard(pictures: Path, shard: Path) -> None:
+    with tarfile.open(shard, "w") as archive:
+        for index, file in enumerate(sorted(pictures.rglob("*.jpg"))):
+            archive.add(file, f"{index:06}.jpg")
+
+
 def show_batches(anime: str, folder: Path) -> Iterator[Rows]:
     pictures = unpack(anime, folder, COUNTS[0])
     alone(build, pictures, folder / "cache")
@@ -191,7 +218,21 @@ def show_batches(anime: str, folder: Path) -> Iterator[Rows]:
             f"{cpu[0]:.2f}", f"{cpu[1]:.1f}", there, f"{cpu[1] / cpu[0]:.0f}"
         ],
         f"batches of {BATCH}, images/s": [
-            *(f"{rate:,.0f}" for rate in rates), there, f"{rates[0] / rates[1]:.0f}"
+            f"{rates[0]:,.0f}", f"{rates[1]:,.0f}", there, f"{rates[0] / rates[1]:.0f}"
+        ],
+    }  # fmt: skip
+
+    if find_spec("webdataset") is None:
+        return
+    write_shard(pictures, folder / "0.tar")
+    short, long = (alone(shard_batches, folder / "0.tar", n) for n in (few, many))
+    there, each = "webdataset, one process", 1000 * (long.cpu - short.cpu) / (many - few)
+    yield {
+        f"a batch of {BATCH}, CPU ms, again": [
+            f"{cpu[0]:.2f}", f"{each:.1f}", there, f"{each / cpu[0]:.0f}"
+        ],
+        f"batches of {BATCH}, images/s, again": [
+            f"{rates[0]:,.0f}", f"{long.result:,.0f}", there, f"{rates[0] / long.result:.0f}"
         ],
     }  # fmt: skip
 
