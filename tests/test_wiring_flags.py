@@ -336,7 +336,7 @@ def test_switches_and_other_names_of_flags(
     with pytest.raises(Refused, match=r"^--no-lr1: --lr1 is not a switch; give it a value"):
         main.run(["train", "--no-lr1=0.1"])
     with pytest.raises(Refused, match=r"^--rank-by: given twice"):
-        main.run(["generate", "--rank=none", "--rank-by=none"])
+        main.run(["generate", "--rank=none", "--rank-by=score"])
     main.run(["train", "-h"])
     assert "--img-size" in capsys.readouterr().out
 
