@@ -17,17 +17,13 @@ import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import common
 import numpy as np
-import resvg_py
 from arms import ARMS
 from common import CPU, LITE0, ROOT, SCORE
-from dicebear import Avatar, Style
-from PIL import Image
 
 import main as toolkit
 import models
@@ -123,16 +119,10 @@ def zip_of_style(name: str) -> Path:
     """A zip of as many faces of another style as there are avatars, 96 px, on their backgrounds."""
 
     def fill(archive: zipfile.ZipFile) -> None:
-        text = resources.files("dicebear_styles").joinpath(f"{name}.json").read_text("utf-8")
-        style = Style(json.loads(text))
+        style = avatars.load_style(name)
         for index in range(avatars.COUNT):
-            look = {"seed": f"face {index}", "backgroundColor": avatars.BACKGROUNDS}
-            drawing = Avatar(style, look).to_string()
-            png = resvg_py.svg_to_bytes(
-                svg_string=drawing, width=96, height=96, skip_system_fonts=True
-            )
             face = io.BytesIO()
-            Image.open(io.BytesIO(png)).convert("RGB").save(face, "PNG")
+            avatars.draw(style, index, 96, {}).save(face, "PNG")
             archive.writestr(f"{index:04}.png", face.getvalue())
 
     return make_zip(Path(f"{name}.zip"), fill)

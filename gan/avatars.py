@@ -10,6 +10,7 @@ dicebear-styles; rasterised by resvg-py. The face of an index is always the same
 import functools
 import io
 import json
+from collections.abc import Mapping
 from importlib import metadata, resources
 from pathlib import Path
 
@@ -24,8 +25,6 @@ from gan.readers import Source
 COUNT = 4096
 # The five backgrounds DiceBear's own gallery shows the style on.
 BACKGROUNDS = ["b6e3f4", "c0aede", "d1d4f9", "ffd5dc", "ffdfbf"]
-
-
 SIMPLE = "simple-avatars"  # what --data-path calls them
 SIMPLE_PARTS: dict[str, object] = {
     "hairVariant": [
@@ -42,8 +41,9 @@ SIMPLE_PARTS: dict[str, object] = {
 
 
 @functools.cache
-def _style() -> Style:
-    text = resources.files("dicebear_styles").joinpath("adventurer.json").read_text("utf-8")
+def load_style(name: str) -> Style:
+    """A style of the package dicebear-styles."""
+    text = resources.files("dicebear_styles").joinpath(f"{name}.json").read_text("utf-8")
     return Style(json.loads(text))
 
 
@@ -53,14 +53,18 @@ def version() -> str:
     return " ".join(f"{package} {metadata.version(package)}" for package in packages)
 
 
-def render_one(index: int, size: int, simple: bool = False) -> Image.Image:
-    """Face number `index`, RGB, `size` pixels on a side."""
-    parts = SIMPLE_PARTS if simple else {}
-    avatar = Avatar(_style(), {"seed": f"face {index}", "backgroundColor": BACKGROUNDS, **parts})
+def draw(style: Style, index: int, size: int, parts: Mapping[str, object]) -> Image.Image:
+    """Face number `index` of a style, RGB, `size` pixels on a side, of these parts alone."""
+    avatar = Avatar(style, {"seed": f"face {index}", "backgroundColor": BACKGROUNDS, **parts})
     png = resvg_py.svg_to_bytes(
         svg_string=avatar.to_string(), width=size, height=size, skip_system_fonts=True
     )
     return Image.open(io.BytesIO(png)).convert("RGB")
+
+
+def render_one(index: int, size: int, simple: bool = False) -> Image.Image:
+    """Face number `index`, RGB, `size` pixels on a side; `simple`: of SIMPLE_PARTS alone."""
+    return draw(load_style("adventurer"), index, size, SIMPLE_PARTS if simple else {})
 
 
 def render(start: int, count: int, size: int) -> NDArray[np.uint8]:
@@ -69,13 +73,9 @@ def render(start: int, count: int, size: int) -> NDArray[np.uint8]:
     return np.stack(faces).transpose(0, 3, 1, 2)
 
 
-def _is_simple(data_path: str) -> bool:
-    return data_path == SIMPLE and not Path(data_path).exists()
-
-
 def matches(data_path: str) -> bool:
     """Whether no path is given, or the name of the simple ones, which no file has."""
-    return not data_path or _is_simple(data_path)
+    return not data_path or (data_path == SIMPLE and not Path(data_path).exists())
 
 
 def _open(name: str, size: int) -> Image.Image:

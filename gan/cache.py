@@ -142,9 +142,8 @@ def map_in_processes(
         raise Refused("out of memory while decoding images; try --num-workers=1") from error
 
 
-_mapped: list[
-    Callable[..., object]
-] = []  # in a worker: the function, sent once, as it may be large
+# in a worker: the function, sent once, as it may be large
+_mapped: list[Callable[..., object]] = []
 
 
 def _start_mapping(function: Callable[..., object]) -> None:
