@@ -10,7 +10,7 @@ TORCH ?=
 
 faces: .venv/installed
 	$(PY) main.py train --name=faces --data-path=simple-avatars --overwrite --max-minutes=10 --save-every=1
-	$(PY) main.py generate --name=faces --gen-num=64 --gen-img=imgs/faces/best.png
+	$(PY) main.py generate --name=faces --gen-num=64 --gen-search-num=2048 --gen-img=imgs/faces/best.png
 
 test: .venv/tools
 	$(PY) -m ruff check .

@@ -3,6 +3,7 @@
 python benchmarks/soak.py PART [TRIALS] [--folder=FOLDER] [--results=FILE] [--minutes=N]
 
 kills      SIGKILL at random moments of trainings; the resumed run is the run
+background the same while saves are written beside the steps
 builds     the same while caches are built by several processes
 commands   the same of commands that write files
 disk       the disk is full for a while (needs the right to mount)

@@ -1,7 +1,8 @@
 """SIGKILL at random moments: what goes on afterwards ends as if nothing had been.
 
-`kills` of trainings in all that they do, `builds` of trainings while they build a cache, `commands`
-of the other commands that write files.
+`kills` of trainings in all that they do, `background` of those whose saves are written beside the
+steps, `builds` of trainings while they build a cache, `commands` of the other commands that write
+files.
 """
 
 import contextlib
@@ -11,7 +12,7 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +28,13 @@ from soak_work import (
     digest,
     fork,
     see_cheaply,
+    slow_disk,
     wait,
     words_of,
     workplace,
 )
 
-from gan import checkpoint
+from gan import checkpoint, saves
 
 LONGEST_PHASE_SECONDS = 0.3  # a kill comes so long after its phase began, at most
 BUILT = 400  # pictures of a build that is killed: enough for two processes that decode
@@ -48,14 +50,22 @@ def resumed(folder: Path, words: list[str]) -> int:
     return wait(fork(folder, words))
 
 
-def kill_training(top: Path, family: str, whole: str, counts: dict[str, int], number: int) -> str:
+def kill_training(
+    top: Path,
+    family: str,
+    whole: str,
+    counts: dict[str, int],
+    number: int,
+    phases: Sequence[str] = tuple(PHASES),
+    also: Callable[[], object] = int,
+) -> str:
     """Kill one in a phase, at a random moment; go on; compare."""
     chance = random.Random(f"{family} {number}")
     folder, words, watch = top / family / str(number), words_of(family, top), Watch()
-    phase = list(PHASES)[number % len(PHASES)]
+    phase = phases[number % len(phases)]
     if not counts[phase]:
         phase = "step"
-    pid = fork(folder, words, watch)
+    pid = fork(folder, words, watch, also)
     watch.wait_for(phase, chance.randint(1, counts[phase]), pid)
     time.sleep(chance.uniform(0, LONGEST_PHASE_SECONDS) ** 2)  # mostly soon
     with contextlib.suppress(ProcessLookupError):
@@ -90,6 +100,25 @@ def kills(record: Record, trials: int) -> None:
                 return kill_training(top, family, whole, counts, number)  # noqa: B023 (called here)
 
             record.try_all(fault, count, attempt)
+
+
+def background(record: Record, trials: int) -> None:
+    """Of trainings whose saves, however small, are written beside the steps, to a slow disk."""
+    see_cheaply()
+    saves.LIGHT_BYTES = 0
+    with workplace() as top:
+        for family in ("dcgan", "pix2pix"):
+            watch = Watch()
+            assert wait(fork(top / family / "whole", words_of(family, top), watch, slow_disk)) == 0
+            whole = digest(top / family / "whole")
+            counts = {name: int(n) // 2 for name, n in zip(PHASES, watch.counts, strict=True)}
+
+            def attempt(number: int) -> str:
+                given = top, family, whole, counts, number  # noqa: B023 (called here)
+                return kill_training(*given, ("save", "step"), slow_disk)
+
+            fault = f"SIGKILL while a save is written in the background, {family}"
+            record.try_all(fault, trials // 2, attempt)
 
 
 # --- builds --------------------------------------------------------------------------------------
@@ -266,6 +295,7 @@ def _whole(folder: Path, words: list[str]) -> tuple[dict[str, str], float]:
 
 PARTS: dict[str, tuple[Callable[[Record, int], None], int]] = {
     "kills": (kills, 100),
+    "background": (background, 20),
     "builds": (builds, 20),
     "commands": (commands, 70),
 }

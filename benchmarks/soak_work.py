@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import common  # noqa: F401 (Python finds the toolkit)
 import numpy as np
@@ -26,8 +27,12 @@ import main as program
 from gan import cache, checkpoint, features, filesystem, loop
 from models import read_state_to_resume
 
+if TYPE_CHECKING:
+    from _typeshed import HasFileno
+
 MEMORY = Path("/dev/shm")  # files there cost no time of a disk
 PATIENCE_SECONDS = 1800.0  # for a program of a few seconds, on a busy machine
+SLOW_SYNC_SECONDS = 0.03  # files in memory would be saved before anything can happen
 LOST = "lost: "  # how the outcome of a trial begins that lost something
 OF_A_RUN = ("--img-size=28", "--batch-size=4", "--gpu=False", "--num-workers=1", "--log-every=5")
 SMALL = (*OF_A_RUN, "--held-out=0.3", "--max-images=160", "--save-every=2", "--eval-every=60")
@@ -194,6 +199,17 @@ class Watch:
                 return False
             time.sleep(0.0005)
         return True
+
+
+def slow_disk() -> None:
+    """Every file takes a while to reach the disk."""
+    real = os.fsync
+
+    def sync(fd: "int | HasFileno") -> None:
+        time.sleep(SLOW_SYNC_SECONDS)
+        real(fd)
+
+    os.fsync = sync
 
 
 def fork(

@@ -28,11 +28,10 @@ BACKGROUNDS = ["b6e3f4", "c0aede", "d1d4f9", "ffd5dc", "ffdfbf"]
 SIMPLE = "simple-avatars"  # what --data-path calls them
 SIMPLE_PARTS: dict[str, object] = {
     "hairVariant": [
-        "long01", "long05", "long07", "long21", "long24", "short01",
-        "short04", "short07", "short10", "short11", "short14", "short18",
+        "long01", "long05", "long07", "short04", "short10", "short11",
     ],
-    "mouthVariant": [f"variant{number:02}" for number in (1, 2, 5, 23, 25, 27, 28, 30)],
-    "eyesVariant": [f"variant{number:02}" for number in (1, 2, 3, 4, 5, 24, 25, 26)],
+    "mouthVariant": [f"variant{number:02}" for number in (1, 5, 23, 25, 26, 27, 28, 30)],
+    "eyesVariant": [f"variant{number:02}" for number in (1, 2, 3, 24, 25, 26)],
     "eyebrowsVariant": [f"variant{number:02}" for number in (2, 4, 7, 9, 11, 13)],
     "detailsProbability": 0,
     "earringsProbability": 0,

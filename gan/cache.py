@@ -293,6 +293,20 @@ def mapped(file: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     return np.memmap(file, np.uint8, "r", shape=shape)
 
 
+def _build_in_place(folder: Path, build: Callable[[Path], None]) -> None:
+    """`build(a new folder)`, which gets its name when it is whole.
+
+    Raises Refused if somebody deletes it meanwhile.
+    """
+    try:
+        with container.atomic_folder(folder) as part:
+            build(part)
+    except FileNotFoundError as error:
+        if not str(error.filename).startswith(str(folder)):
+            raise
+        raise Refused(f"{folder}: deleted while it was written; try again") from error
+
+
 def open_or_build(
     folder: Path, read: Callable[[Path, Index], Set], build: Callable[[Path], None]
 ) -> Set:
@@ -318,8 +332,7 @@ def open_or_build(
         with container.building(folder, lambda line: say(f"data: {line}")):
             data_set = found(alarm)  # by another process
             if data_set is None:
-                with container.atomic_folder(folder) as part:
-                    build(part)
+                _build_in_place(folder, build)
                 data_set = found(lambda line: None)
     if data_set is None:
         raise Refused(f"{folder}: cannot be written or read; delete it and try again")

@@ -2,9 +2,9 @@
 
 D's score is a poor ranker: the images that it likes best are hardly better than others
 (docs/recipe.md, "Ranking"). "realism" takes images that lie among many real ones by the features
-of a fixed network. "consensus" asks a second network too, one that nothing has trained, and ranks
-images within their kind. "ratio" takes those that are likelier among real images than among the
-run's own; as a set they are most like real images.
+of a fixed network. "consensus" also asks a network that nothing has trained, and how unusual the
+oddest patches of an image are, and ranks images within their kind. "ratio" takes those that are
+likelier among real images than among the run's own; as a set they are most like real images.
 """
 
 from collections.abc import Callable
@@ -16,11 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gan import features, kinds, metrics, sample, whitened
+from gan import features, kinds, metrics, patches, sample, whitened
 from gan.features import Images
 
 NEIGHBOURS = 5  # k of the reals' k-NN balls
 MAX_REALS = 1000  # real images that a judge compares with
+PATCH_REALS = 500  # of them, whose patches are compared: 250 find as many broken faces
 RATIO_SAMPLES = 256  # fakes of the run that "ratio" and "consensus" are fitted to
 # Index of the first of them, beyond all that are ranked: a discriminant puts the fakes that it was
 # fitted to lower than other fakes of the same run.
@@ -28,9 +29,8 @@ RATIO_FIRST_INDEX = 2**48
 KINDS = 16  # clusters of the run's fakes
 KIND_COMPONENTS = 8  # leading ones of the whitened features, mostly colours: what kinds differ in
 SMALLEST_DEVIATION = 1e-6  # of the log realism: all fakes of a collapsed run are equal
-VIEW_SCALE = (
-    2  # at which "consensus" looks at untrained features: half size tells more broken faces
-)
+# at which "consensus" looks at untrained features: half size tells more broken faces
+VIEW_SCALE = 2
 SHRINKAGE = 10.0  # weight of the identity in the covariance, in units of the mean variance
 
 
@@ -87,6 +87,11 @@ class Reals:
         """Features of up to MAX_REALS evenly spaced images: float64 [m, d]."""
         subset = features.Subset(self.images, features.spaced(len(self.images), MAX_REALS))
         return torch.from_numpy(features.Reference(self.cache).features(subset, "lite0")).double()
+
+    def patch_bank(self, device: str) -> patches.PatchBank:
+        """Patches of up to PATCH_REALS evenly spaced images."""
+        subset = features.Subset(self.images, features.spaced(len(self.images), PATCH_REALS))
+        return patches.PatchBank(subset, device)
 
     def view(self, scale: int, components: int, device: str) -> "View":
         """Their untrained features at 1 / scale of their size; the images are those of the score,
@@ -147,30 +152,56 @@ def judge_by_realism(inputs: RankingInputs) -> sample.Judge:
     return judge
 
 
-def _standard_realism(
-    extract: Callable[[Tensor], Tensor], real: Tensor, fakes: Tensor
-) -> Callable[[Tensor], Tensor]:
-    """Log of the realism of images [n], in deviations from the mean of the run's fakes."""
-    usual = realism(extract(fakes), real).log()
+Measure = Callable[[Tensor], Tensor]  # uint8 [n, C, H, W] -> float64 [n], high for good images
+
+
+def _standard_by(usual: Tensor) -> Callable[[Tensor], Tensor]:
+    """Values [n] in deviations from the mean of the usual ones [m]."""
     mean, deviation = usual.mean(), usual.std(correction=0).clamp(min=SMALLEST_DEVIATION)
-    return lambda images: (realism(extract(images), real).log() - mean) / deviation
+    return lambda values: (values - mean) / deviation
+
+
+def _log_realism(extract: Measure, real: Tensor, fakes: Tensor) -> tuple[Measure, Tensor]:
+    """Log of the realism, in deviations from its mean over the run's fakes; and that of these."""
+    usual = realism(extract(fakes), real).log()
+    standard = _standard_by(usual)
+    return lambda images: standard(realism(extract(images), real).log()), standard(usual)
+
+
+def _usual_patches(bank: patches.PatchBank, fakes: Tensor) -> Measure:
+    """Minus the log of how unusual the oddest patches are, in deviations likewise.
+
+    What is usual at a place is the median distance of the run's fakes there: what G never gets
+    right, such as a texture behind the face, tells no broken face from a whole one.
+    """
+    distance = bank.distances(fakes)
+    usual = distance.median(0).values
+
+    def of(distance: Tensor) -> Tensor:
+        return -patches.unusualness(distance, usual).double().clamp(min=1e-9).log()
+
+    standard = _standard_by(of(distance))
+    return lambda images: standard(of(bank.distances(images)))
 
 
 def judge_by_consensus(inputs: RankingInputs) -> sample.Judge:
-    """Realism by lite0 and by whitened untrained features: the agreement of both.
+    """The agreement of two views of the whole image, and of both with that of its patches.
 
-    One network flatters some broken faces. Two that have nothing in common seldom flatter the same.
+    The views of the whole are realism by lite0 and by whitened untrained features: one network
+    flatters some broken faces, and two that have nothing in common seldom flatter the same. Both
+    are blind to a flaw of a few pixels, which the patches there show.
     """
     real, fakes = _reals(inputs), inputs.sample_fakes()
-    untrained = real.view(VIEW_SCALE, whitened.COMPONENTS, inputs.device)
-    views = (
-        _standard_realism(lambda x: lite0_features(x, inputs.device), real.lite0(), fakes),
-        _standard_realism(untrained, untrained.real, fakes),
-    )
+    view = real.view(VIEW_SCALE, whitened.COMPONENTS, inputs.device)
+    trained = _log_realism(lambda x: lite0_features(x, inputs.device), real.lite0(), fakes)
+    untrained = _log_realism(view, view.real, fakes)
+    standard = _standard_by(agreement(trained[1], untrained[1]))
+    by_patches = _usual_patches(real.patch_bank(inputs.device), fakes)
 
     def judge(images: Tensor, condition: tuple[Tensor, ...]) -> Tensor:
         pixels = sample.to_uint8(images)
-        return agreement(views[0](pixels), views[1](pixels)).float()
+        whole = standard(agreement(trained[0](pixels), untrained[0](pixels)))
+        return agreement(whole, by_patches(pixels)).float()
 
     return judge
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -177,6 +178,23 @@ def test_a_cache_that_stays_unreadable_is_refused(error: type[Exception], tmp_pa
     with pytest.raises(Refused, match=r"set: cannot be written or read; delete it"):
         cache.open_or_build(tmp_path / "set", failing(error), build)
     assert len(built) == 1
+
+
+def test_a_cache_that_is_deleted_in_its_build_is_refused(tmp_path: Path) -> None:
+    def build(folder: Path) -> None:
+        shutil.rmtree(folder.parent)
+        (folder / "images.u8").write_bytes(b"")
+
+    with pytest.raises(Refused, match=r"data/set: deleted while it was written; try again$"):
+        cache.open_or_build(tmp_path / "data/set", failing(FileNotFoundError), build)
+
+
+def test_a_source_that_is_gone_is_no_deleted_cache(tmp_path: Path) -> None:
+    def build(folder: Path) -> None:
+        (tmp_path / "faces.zip").read_bytes()
+
+    with pytest.raises(FileNotFoundError, match=r"faces\.zip"):
+        cache.open_or_build(tmp_path / "data/set", failing(FileNotFoundError), build)
 
 
 def test_a_whole_cache_is_not_built_again(tmp_path: Path) -> None:

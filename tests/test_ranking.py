@@ -1,5 +1,6 @@
 """Rankers, their statistics by hand, and the selection of images that differ."""
 
+import itertools
 import math
 import statistics
 from collections.abc import Callable
@@ -10,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gan import avatars, features, metrics, ranking, sample
+from gan import avatars, features, metrics, patches, ranking, sample
 from gan.losses import pair_auc
+from gan.patches import nearest_patches, unusualness
 from gan.ranking import (
     RANKERS,
     RankingInputs,
@@ -105,10 +107,12 @@ def test_agreement_by_hand() -> None:
     assert torch.equal(agreement(high, low), agreement(low, high))
 
 
-def test_consensus_is_the_agreement_of_both_realisms_in_deviations_of_the_fakes(
+def test_consensus_is_the_agreement_of_both_realisms_and_of_patches_in_deviations_of_the_fakes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Features are one number: the first pixel by lite0, the last by the untrained network."""
+    """Features are one number: the first pixel by lite0, the last by the untrained network. Of an
+    image's two patches the pixels between are the distances.
+    """
 
     def pixel(place: int) -> Callable[..., Tensor]:
         return lambda images, *_: images.flatten(1)[:, [place]].double()
@@ -117,7 +121,11 @@ def test_consensus_is_the_agreement_of_both_realisms_in_deviations_of_the_fakes(
         real = torch.tensor([[0.0], [1.0], [2.0], [3.0], [4.0], [5.0], [6.0], [100.0]]).double()
         __call__ = staticmethod(pixel(-1))
 
-    class Both(Reals):
+    class Bank:
+        def distances(self, images: Tensor) -> Tensor:
+            return images[:, :, :, 1:3].flatten(1).double()[:, None]
+
+    class All(Reals):
         def lite0(self) -> Tensor:
             return Line.real
 
@@ -125,13 +133,17 @@ def test_consensus_is_the_agreement_of_both_realisms_in_deviations_of_the_fakes(
             assert (scale, components) == (2, 64)
             return Line()
 
-    def pictures(*pairs: tuple[int, int]) -> Tensor:
-        return torch.tensor(pairs, dtype=torch.uint8)[:, None, None]
+        def patch_bank(self, device: str) -> Any:
+            return Bank()
+
+    def pictures(*rows: tuple[int, int, int, int]) -> Tensor:
+        return torch.tensor(rows, dtype=torch.uint8)[:, None, None]
 
     monkeypatch.setattr(ranking, "lite0_features", pixel(0))
-    fakes, drawn = pictures((10, 20), (20, 40), (40, 12)), pictures((8, 30), (16, 16))
+    fakes = pictures((10, 30, 2, 20), (20, 60, 2, 40), (40, 90, 8, 12))
+    drawn = pictures((8, 90, 2, 30), (16, 30, 12, 16))
     judge = RANKERS["consensus"].make_judge(
-        inputs(real=Both(np.zeros(1)), sample_fakes=lambda: fakes)
+        inputs(real=All(np.zeros(1)), sample_fakes=lambda: fakes)
     )
     found = judge(drawn.float() / 127.5 - 1, ())
 
@@ -139,16 +151,74 @@ def test_consensus_is_the_agreement_of_both_realisms_in_deviations_of_the_fakes(
         # of 0, 1, .. 6, 100 the fifth neighbours are 5, 4, 3, 3, 3, 4, 5, 98 away; the median is 4
         return max(math.log(r / abs(x - at)) for at, r in ((1, 4), (2, 3), (3, 3), (4, 3), (5, 4)))
 
-    def standard(x: int, own: tuple[int, ...]) -> float:
-        usual = [log_realism(value) for value in own]
-        return (log_realism(x) - statistics.mean(usual)) / statistics.pstdev(usual)
+    def log_usual(x: int, y: int) -> float:
+        # usual distances are 60 and 2; of two places the odder one counts
+        return -math.log(max(x / 60, y / 9.3))  # at least 0.3 of (60 + 2) / 2: 9.3
 
-    expected = []
-    for first, last in ((8, 30), (16, 16)):
-        a, b = standard(first, (10, 20, 40)), standard(last, (20, 40, 12))
-        expected.append(-math.log(math.exp(-a) + math.exp(-b)))
+    def standard(values: list[float], usual: list[float]) -> list[float]:
+        return [(v - statistics.mean(usual)) / statistics.pstdev(usual) for v in values]
+
+    def agree(firsts: list[float], seconds: list[float]) -> list[float]:
+        return [
+            -math.log(math.exp(-a) + math.exp(-b)) for a, b in zip(firsts, seconds, strict=True)
+        ]
+
+    def whole(firsts: tuple[int, ...], lasts: tuple[int, ...]) -> list[float]:
+        by_lite0 = standard(
+            [log_realism(x) for x in firsts], [log_realism(x) for x in (10, 20, 40)]
+        )
+        by_other = standard([log_realism(x) for x in lasts], [log_realism(x) for x in (20, 40, 12)])
+        return agree(by_lite0, by_other)
+
+    by_patches = standard(
+        [log_usual(90, 2), log_usual(30, 12)],
+        [log_usual(30, 2), log_usual(60, 2), log_usual(90, 8)],
+    )
+    expected = agree(
+        standard(whole((8, 16), (30, 16)), whole((10, 20, 40), (20, 40, 12))), by_patches
+    )
     assert found.tolist() == pytest.approx(expected, rel=1e-5)
     assert found.dtype == torch.float32
+
+
+def test_nearest_patches_as_a_loop_finds_them() -> None:
+    torch.manual_seed(0)
+    own, bank = torch.randn(3, 5, 4, 6), torch.randn(3, 5, 7, 6)
+    for reach in (0, 1, 2):
+        found = nearest_patches(own, bank, reach)
+        for y, x, n in itertools.product(range(3), range(5), range(4)):
+            near = [
+                float((own[y, x, n] - other).norm())
+                for row, column in itertools.product(range(3), range(5))
+                if max(abs(row - y), abs(column - x)) <= reach
+                for other in bank[row, column]
+            ]
+            assert float(found[n, y, x]) == pytest.approx(min(near), rel=1e-4)
+
+
+def test_unusualness_is_that_of_the_worst_places() -> None:
+    usual = torch.full((10, 10), 2.0)
+    usual[0, 0] = 0.0  # all images are equal there
+    distance = torch.full((2, 10, 10), 2.0)
+    distance[1, 2, 3], distance[1, 4, 7], distance[1, 0, 1] = 10.0, 6.0, 5.0
+    distance[:, 0, 0] = torch.tensor([1.782, 0.1])
+    # two of a hundred places count: 1.782 / 0.594 (0.3 of the mean) and 2 / 2; 10 / 2 and 6 / 2
+    assert unusualness(distance, usual).tolist() == pytest.approx([2.0, 4.0])
+    assert unusualness(torch.zeros(2, 5, 8), torch.zeros(5, 8)).tolist() == [0.0, 0.0]
+
+
+def test_patches_tell_a_smeared_eye() -> None:
+    """In a quarter of the faces, a flaw of one pixel in sixty."""
+    style, parts = avatars.load_style("adventurer"), {"hairVariant": ["short04"]}
+    parts = {**avatars.SIMPLE_PARTS, **parts}
+    faces = np.stack([np.asarray(avatars.draw(style, n, 96, parts)) for n in range(140)])
+    drawn = torch.from_numpy(faces.transpose(0, 3, 1, 2).copy())
+    eye = drawn[:10, :, 45:57, 44:56]
+    eye.copy_(eye.float().mean((2, 3), keepdim=True).expand_as(eye).byte())
+    distance = patches.PatchBank(drawn[40:].numpy(), "cpu").distances(drawn[:40])
+    odd = unusualness(distance, distance.median(0).values)
+    assert float(pair_auc(odd[:10], odd[10:])) > 0.85
+    assert distance.shape == (40, 24, 24)
 
 
 @pytest.mark.parametrize(("count", "channels", "auc"), [(60, 3, 0.65), (8, 1, 0.55)])
@@ -170,9 +240,11 @@ def test_consensus_ranks_faces_above_noisy_ones(count: int, channels: int, auc: 
     assert len(set(kind_of(clean).tolist())) > 1
 
 
-def test_a_collapsed_run_is_ranked_too() -> None:
+@pytest.mark.parametrize("face", [20, 19])
+def test_a_collapsed_run_is_ranked_too(face: int) -> None:
+    """Also one that draws a training image, of which every patch is at distance 0."""
     faces = avatars.render(0, 30, 48)
-    given = inputs(real=Reals(faces[:20]), sample_fakes=lambda: torch.from_numpy(faces[[20] * 9]))
+    given = inputs(real=Reals(faces[:20]), sample_fakes=lambda: torch.from_numpy(faces[[face] * 9]))
     row, drawn = RANKERS["consensus"], torch.from_numpy(faces[18:22]).float() / 127.5 - 1
     assert torch.isfinite(row.make_judge(given)(drawn, ())).all()
     assert row.make_kinds(given)(drawn).tolist() == [0] * 4
