@@ -30,7 +30,7 @@ SIMPLE_PARTS: dict[str, object] = {
     "hairVariant": [
         "long01", "long05", "long07", "short04", "short10", "short11",
     ],
-    "mouthVariant": [f"variant{number:02}" for number in (1, 5, 23, 25, 26, 27, 28, 30)],
+    "mouthVariant": [f"variant{number:02}" for number in (1, 5, 23, 27, 30)],
     "eyesVariant": [f"variant{number:02}" for number in (1, 2, 3, 24, 25, 26)],
     "eyebrowsVariant": [f"variant{number:02}" for number in (2, 4, 7, 9, 11, 13)],
     "detailsProbability": 0,

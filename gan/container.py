@@ -12,6 +12,7 @@ others, block by block. It takes a third of the time of SHA-256 (benchmarks/veri
 import contextlib
 import glob
 import hashlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -27,6 +28,7 @@ from gan import filesystem
 SEAL = "index.json"
 BLOCK = 2**20  # bytes that are summed at once, on each core
 EARLIER_BLOCK = 4 * 2**20  # the same, of `earlier_sum`
+SPAN = 16  # blocks, one after another, that are read from a file once it is open
 MAX_SEAL_BYTES = 2**30  # a million pictures have 100 MB of names
 
 Sum = TypeVar("Sum")
@@ -41,13 +43,15 @@ class Damaged(ValueError):
 def _of_blocks(path: Path, size: int, block: int, sum_of: Callable[[bytes], Sum]) -> list[Sum]:
     """`sum_of` each block of the file: all cores share the work."""
 
-    def sum_block(start: int) -> Sum:
+    def sum_span(start: int) -> list[Sum]:
         with open(path, "rb", buffering=0) as file:
             file.seek(start)
-            return sum_of(file.read(block))
+            ends = min(start + SPAN * block, size)
+            return [sum_of(file.read(block)) for _ in range(start, ends, block)]
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(sum_block, range(0, size, block)))
+        spans = pool.map(sum_span, range(0, size, SPAN * block))
+        return list(itertools.chain.from_iterable(spans))
 
 
 def sums(path: Path, size: int) -> list[int]:
