@@ -7,6 +7,7 @@ oddest patches of an image are, and ranks images within their kind. "ratio" take
 likelier among real images than among the run's own; as a set they are most like real images.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from gan.features import Images
 
 NEIGHBOURS = 5  # k of the reals' k-NN balls
 MAX_REALS = 1000  # real images that a judge compares with
+PATCH_WEIGHT = 4.0  # of patches against the whole: by looks at six runs
 PATCH_REALS = 500  # of them, whose patches are compared: 250 find as many broken faces
 RATIO_SAMPLES = 256  # fakes of the run that "ratio" and "consensus" are fitted to
 # Index of the first of them, beyond all that are ranked: a discriminant puts the fakes that it was
@@ -66,9 +68,9 @@ def fit_discriminant(
     return weights, -(means[0] + means[1]) @ weights / 2
 
 
-def agreement(first: Tensor, second: Tensor) -> Tensor:
-    """-log(exp(-a) + exp(-b)), a soft minimum of scores [n] and [n]: high where both are high."""
-    return -torch.logaddexp(-first, -second)
+def agreement(first: Tensor, second: Tensor, weight: float = 1.0) -> Tensor:
+    """-log(exp(-a) + w exp(-b)), a soft minimum of scores [n] and [n]: high where both are high."""
+    return -torch.logaddexp(-first, math.log(weight) - second)
 
 
 def lite0_features(images: Tensor, device: str = "cpu") -> Tensor:
@@ -201,7 +203,7 @@ def judge_by_consensus(inputs: RankingInputs) -> sample.Judge:
     def judge(images: Tensor, condition: tuple[Tensor, ...]) -> Tensor:
         pixels = sample.to_uint8(images)
         whole = standard(agreement(trained[0](pixels), untrained[0](pixels)))
-        return agreement(whole, by_patches(pixels)).float()
+        return agreement(whole, by_patches(pixels), PATCH_WEIGHT).float()
 
     return judge
 
