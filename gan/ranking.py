@@ -29,7 +29,7 @@ RATIO_SAMPLES = 256  # fakes of the run that "ratio" and "consensus" are fitted 
 # fitted to lower than other fakes of the same run.
 RATIO_FIRST_INDEX = 2**48
 KINDS = 16  # clusters of the run's fakes
-KIND_COMPONENTS = 8  # leading ones of the whitened features, mostly colours: what kinds differ in
+KIND_COMPONENTS = 8  # leading ones of the whitened features: the look of an image, mostly colours
 SMALLEST_DEVIATION = 1e-6  # of the log realism: all fakes of a collapsed run are equal
 # at which "consensus" looks at untrained features: half size tells more broken faces
 VIEW_SCALE = 2
@@ -170,20 +170,30 @@ def _log_realism(extract: Measure, real: Tensor, fakes: Tensor) -> tuple[Measure
     return lambda images: standard(realism(extract(images), real).log()), standard(usual)
 
 
-def _usual_patches(bank: patches.PatchBank, fakes: Tensor) -> Measure:
+def fit_line(x: Tensor, y: Tensor) -> Measure:
+    """The least-squares linear function of [n, k] with a constant, fitted to values [n]."""
+    bias = x.mean(0), y.mean()
+    weights = torch.linalg.lstsq(x - bias[0], (y - bias[1])[:, None]).solution[:, 0]
+    return lambda other: (other - bias[0]) @ weights + bias[1]
+
+
+def _usual_patches(bank: patches.PatchBank, look: Measure, fakes: Tensor) -> Measure:
     """Minus the log of how unusual the oddest patches are, in deviations likewise.
 
     What is usual at a place is the median distance of the run's fakes there: what G never gets
-    right, such as a texture behind the face, tells no broken face from a whole one.
+    right, such as a texture behind the face, tells no broken face from a whole one. What the look
+    of a face predicts, its colours and its silhouette, is taken off: long hair has more outline
+    and so odder patches than short hair, which alone would be left of a few thousand.
     """
-    distance = bank.distances(fakes)
+    distance, looks = bank.distances(fakes), look(fakes)
     usual = distance.median(0).values
 
     def of(distance: Tensor) -> Tensor:
         return -patches.unusualness(distance, usual).double().clamp(min=1e-9).log()
 
-    standard = _standard_by(of(distance))
-    return lambda images: standard(of(bank.distances(images)))
+    predicted = fit_line(looks, of(distance))
+    standard = _standard_by(of(distance) - predicted(looks))
+    return lambda images: standard(of(bank.distances(images)) - predicted(look(images)))
 
 
 def judge_by_consensus(inputs: RankingInputs) -> sample.Judge:
@@ -198,7 +208,8 @@ def judge_by_consensus(inputs: RankingInputs) -> sample.Judge:
     trained = _log_realism(lambda x: lite0_features(x, inputs.device), real.lite0(), fakes)
     untrained = _log_realism(view, view.real, fakes)
     standard = _standard_by(agreement(trained[1], untrained[1]))
-    by_patches = _usual_patches(real.patch_bank(inputs.device), fakes)
+    look = real.view(1, KIND_COMPONENTS, inputs.device)
+    by_patches = _usual_patches(real.patch_bank(inputs.device), look, fakes)
 
     def judge(images: Tensor, condition: tuple[Tensor, ...]) -> Tensor:
         pixels = sample.to_uint8(images)

@@ -21,6 +21,7 @@ from gan.ranking import (
     agreement,
     farthest_points,
     fit_discriminant,
+    fit_line,
     realism,
 )
 
@@ -133,8 +134,8 @@ def test_consensus_is_the_agreement_of_both_realisms_and_of_patches_in_deviation
             return Line.real
 
         def view(self, scale: int, components: int, device: str) -> Any:
-            assert (scale, components) == (2, 64)
-            return Line()
+            assert (scale, components) in ((2, 64), (1, 8))
+            return Line() if scale == 2 else pixel(0)
 
         def patch_bank(self, device: str) -> Any:
             return Bank()
@@ -172,9 +173,14 @@ def test_consensus_is_the_agreement_of_both_realisms_and_of_patches_in_deviation
         by_other = standard([log_realism(x) for x in lasts], [log_realism(x) for x in (20, 40, 12)])
         return agree(by_lite0, by_other)
 
+    usual = [log_usual(30, 2), log_usual(60, 2), log_usual(90, 8)]
+    slope, constant = statistics.linear_regression((10, 20, 40), usual)  # of the look
+
+    def left(values: list[float], looks: tuple[int, ...]) -> list[float]:
+        return [v - slope * look - constant for v, look in zip(values, looks, strict=True)]
+
     by_patches = standard(
-        [log_usual(90, 2), log_usual(30, 12)],
-        [log_usual(30, 2), log_usual(60, 2), log_usual(90, 8)],
+        left([log_usual(90, 2), log_usual(30, 12)], (8, 16)), left(usual, (10, 20, 40))
     )
     expected = agree(
         standard(whole((8, 16), (30, 16)), whole((10, 20, 40), (20, 40, 12))), by_patches, 4
@@ -207,6 +213,18 @@ def test_unusualness_is_that_of_the_worst_places() -> None:
     # two of a hundred places count: 1.782 / 0.594 (0.3 of the mean) and 2 / 2; 10 / 2 and 6 / 2
     assert unusualness(distance, usual).tolist() == pytest.approx([2.0, 4.0])
     assert unusualness(torch.zeros(2, 5, 8), torch.zeros(5, 8)).tolist() == [0.0, 0.0]
+
+
+def test_a_line_is_that_of_least_squares() -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(30, 3).double(), torch.randn(30).double()
+    found = fit_line(x, y)(x[:4])
+    with_constant = torch.cat([x, torch.ones(30, 1).double()], 1)
+    by_hand = torch.linalg.solve(with_constant.T @ with_constant, with_constant.T @ y)
+    assert found.tolist() == pytest.approx((with_constant[:4] @ by_hand).tolist())
+    assert fit_line(x[:1].expand(5, 3), y[:5])(x[:1]).tolist() == pytest.approx(
+        [float(y[:5].mean())]
+    )
 
 
 def test_patches_tell_a_smeared_eye() -> None:
