@@ -22,8 +22,8 @@ from gan.features import Images
 
 NEIGHBOURS = 5  # k of the reals' k-NN balls
 MAX_REALS = 1000  # real images that a judge compares with
-PATCH_WEIGHT = 4.0  # of patches against the whole: by looks at six runs
 PATCH_REALS = 500  # of them, whose patches are compared: 250 find as many broken faces
+PATCH_WEIGHT = 4.0  # of patches against the whole: by looks at six runs
 RATIO_SAMPLES = 256  # fakes of the run that "ratio" and "consensus" are fitted to
 # Index of the first of them, beyond all that are ranked: a discriminant puts the fakes that it was
 # fitted to lower than other fakes of the same run.
@@ -66,6 +66,13 @@ def fit_discriminant(
     covariance.diagonal().add_(shrinkage * covariance.diagonal().mean().clamp(min=1e-9))
     weights = torch.linalg.solve(covariance, means[0] - means[1])
     return weights, -(means[0] + means[1]) @ weights / 2
+
+
+def fit_line(x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
+    """The linear function [n, d] -> [n], with a constant, of least squares to [m, d] and [m]."""
+    means = x.mean(0), y.mean()
+    weights = torch.linalg.lstsq(x - means[0], (y - means[1])[:, None]).solution[:, 0]
+    return lambda other: (other - means[0]) @ weights + means[1]
 
 
 def agreement(first: Tensor, second: Tensor, weight: float = 1.0) -> Tensor:
@@ -163,21 +170,16 @@ def _standard_by(usual: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda values: (values - mean) / deviation
 
 
-def _log_realism(extract: Measure, real: Tensor, fakes: Tensor) -> tuple[Measure, Tensor]:
+def _log_realism(
+    extract: Callable[[Tensor], Tensor], real: Tensor, fakes: Tensor
+) -> tuple[Measure, Tensor]:
     """Log of the realism, in deviations from its mean over the run's fakes; and that of these."""
     usual = realism(extract(fakes), real).log()
     standard = _standard_by(usual)
     return lambda images: standard(realism(extract(images), real).log()), standard(usual)
 
 
-def fit_line(x: Tensor, y: Tensor) -> Measure:
-    """The least-squares linear function of [n, k] with a constant, fitted to values [n]."""
-    bias = x.mean(0), y.mean()
-    weights = torch.linalg.lstsq(x - bias[0], (y - bias[1])[:, None]).solution[:, 0]
-    return lambda other: (other - bias[0]) @ weights + bias[1]
-
-
-def _usual_patches(bank: patches.PatchBank, look: Measure, fakes: Tensor) -> Measure:
+def _usual_patches(bank: patches.PatchBank, look: View, fakes: Tensor) -> Measure:
     """Minus the log of how unusual the oddest patches are, in deviations likewise.
 
     What is usual at a place is the median distance of the run's fakes there: what G never gets
