@@ -56,8 +56,8 @@ def kill_training(
     whole: str,
     counts: dict[str, int],
     number: int,
-    phases: Sequence[str] = tuple(PHASES),
-    also: Callable[[], object] = int,
+    phases: Sequence[str],
+    also: Callable[[], object],
 ) -> str:
     """Kill one in a phase, at a random moment; go on; compare."""
     chance = random.Random(f"{family} {number}")
@@ -82,6 +82,29 @@ def kill_training(
     return f"equal, killed {'between them' if hit == 'between' else f'in a {hit}'}"
 
 
+def kill_trainings(
+    record: Record,
+    top: Path,
+    family: str,
+    fault: str,
+    trials: int,
+    phases: Sequence[str] = tuple(PHASES),
+    also: Callable[[], object] = int,
+) -> None:
+    """`kill_training` so many times, after a whole one to compare with."""
+    if not record.left(fault, trials):
+        return
+    folder, watch = top / family / "whole", Watch()
+    assert wait(fork(folder, words_of(family, top), watch, also)) == 0
+    whole = digest(folder)
+    counts = {name: int(n) // 2 for name, n in zip(PHASES, watch.counts, strict=True)}
+
+    def attempt(number: int) -> str:
+        return kill_training(top, family, whole, counts, number, phases, also)
+
+    record.try_all(fault, trials, attempt)
+
+
 def kills(record: Record, trials: int) -> None:
     """Of trainings: in building caches, steps, scores and saves."""
     families = [*NOISE, *PICTURES]
@@ -89,17 +112,7 @@ def kills(record: Record, trials: int) -> None:
     with workplace() as top:
         for place, family in enumerate(families):
             count = trials // len(families) + (place < trials % len(families))
-            fault, watch = f"SIGKILL of a training, {family}", Watch()
-            if not record.left(fault, count):
-                continue
-            assert wait(fork(top / family / "whole", words_of(family, top), watch)) == 0
-            whole = digest(top / family / "whole")
-            counts = {name: int(n) // 2 for name, n in zip(PHASES, watch.counts, strict=True)}
-
-            def attempt(number: int) -> str:
-                return kill_training(top, family, whole, counts, number)  # noqa: B023 (called here)
-
-            record.try_all(fault, count, attempt)
+            kill_trainings(record, top, family, f"SIGKILL of a training, {family}", count)
 
 
 def background(record: Record, trials: int) -> None:
@@ -108,17 +121,8 @@ def background(record: Record, trials: int) -> None:
     saves.LIGHT_BYTES = 0
     with workplace() as top:
         for family in ("dcgan", "pix2pix"):
-            watch = Watch()
-            assert wait(fork(top / family / "whole", words_of(family, top), watch, slow_disk)) == 0
-            whole = digest(top / family / "whole")
-            counts = {name: int(n) // 2 for name, n in zip(PHASES, watch.counts, strict=True)}
-
-            def attempt(number: int) -> str:
-                given = top, family, whole, counts, number  # noqa: B023 (called here)
-                return kill_training(*given, ("save", "step"), slow_disk)
-
             fault = f"SIGKILL while a save is written in the background, {family}"
-            record.try_all(fault, trials // 2, attempt)
+            kill_trainings(record, top, family, fault, trials // 2, ("save", "step"), slow_disk)
 
 
 # --- builds --------------------------------------------------------------------------------------

@@ -175,13 +175,17 @@ def build_lite0(side: int) -> nn.Module:
     return net.to(memory_format=torch.channels_last)
 
 
+def lite0_input(x: Tensor, side: int) -> Tensor:
+    """What EfficientNet-Lite0 is given of float [n, 3, H, W] in 0..255: [n, 3, side, side]."""
+    x = (resized(x, (side, side)) - 127) / 128
+    return x.contiguous(memory_format=torch.channels_last)
+
+
 def _lite0(side: int, device: str) -> Extract:
     net = cast(FeatureNet, build_lite0(side).to(device))
 
     def extract(x: Tensor) -> Tensor:
-        x = (resized(x, (side, side)) - 127) / 128
-        x = net.extract_features(x.contiguous(memory_format=torch.channels_last))
-        return _unit(x.mean((2, 3)))  # [n, 1280]
+        return _unit(net.extract_features(lite0_input(x, side)).mean((2, 3)))  # [n, 1280]
 
     return extract
 

@@ -9,7 +9,7 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from gan.features import Images, batches, build_lite0, input_side, resized
+from gan.features import Images, batches, build_lite0, input_side, lite0_input
 
 BLOCKS = 5  # of EfficientNet-Lite0's 16: 40 channels at an eighth of the input's side
 ENLARGED = 2  # inputs are up to so many times as large as images: a patch is 4 pixels of them
@@ -69,9 +69,8 @@ class PatchBank:
         """uint8 [n, C, H, W] -> float32 [side / 8, side / 8, n, 40] on the device."""
         found = []
         for x in batches(images, BATCH, device=self.device):
-            x = (resized(x, (self.side, self.side)) - 127) / 128
-            x = x.contiguous(memory_format=torch.channels_last)
-            x = self.net._swish(self.net._bn0(self.net._conv_stem(x)))
+            x = self.net._conv_stem(lite0_input(x, self.side))
+            x = self.net._swish(self.net._bn0(x))
             for block in self.net._blocks[:BLOCKS]:
                 x = block(x)
             found.append(x.permute(2, 3, 0, 1).contiguous())

@@ -158,7 +158,7 @@ def test_a_foreign_state_writes_into_the_folder_of_this_run(
     inside("train", *TINY, f"--data-path={faces}", "--max-images=20", "--name=a")
     [path] = (tmp_path / "checkpoints" / "a").glob("state_*.pth")
     state = checkpoint.load(path)
-    for name in ("../../elsewhere", "/tmp/elsewhere", "b"):
+    for name in ("../../elsewhere", str(tmp_path.parent / "elsewhere"), "b"):
         state["config"]["name"] = name
         torch.save(state, tmp_path / "foreign.pth")
         before = set(tmp_path.rglob("*"))
